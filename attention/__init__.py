@@ -1,0 +1,1 @@
+"""YaRN and Dual Chunk Attention: positions, frequencies, kernels, and the drop-in."""

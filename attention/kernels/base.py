@@ -1,0 +1,93 @@
+"""The one interface that every attention kernel implements.
+
+Shape legend: B batch, H query heads, K key/value heads (H % K == 0), L query tokens,
+M key tokens, D head dimension.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+
+
+class Partial(NamedTuple):
+    """Attention over a part of the keys, ready to be merged with other parts.
+
+    out_BHLD: softmax-weighted values, in the dtype of the query (a kernel may return fp32).
+    lse_BHL: natural log of the sum of exp(scale * q.k) over this part's keys, float32
+        (float64 for float64 input); -inf where a query has no key, and then its out is 0.
+    """
+
+    out_BHLD: torch.Tensor
+    lse_BHL: torch.Tensor
+
+
+class Kernel(Protocol):
+    """Exact softmax attention that also returns the log-sum-exp.
+
+    Every provider gives the same answer for the same call:
+
+    - grouped-query attention is native: query head h reads key head h // (H / K);
+    - `causal` is aligned bottom-right, the last query sees the last key:
+
+          L=2, M=4      1 1 1 0
+                        1 1 1 1
+
+      and needs L <= M;
+    - L == 0 or M == 0 is allowed (out 0, lse -inf);
+    - inputs may be strided views; the provider copies only where its backend must.
+    """
+
+    name: str
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why this kernel cannot run there, in one clause; None where it can."""
+        ...
+
+    def __call__(
+        self,
+        q_BHLD: torch.Tensor,
+        k_BKMD: torch.Tensor,
+        v_BKMD: torch.Tensor,
+        *,
+        causal: bool,
+        scale: float,
+    ) -> Partial:
+        """Attend q to k and v; logits are multiplied by `scale`.
+
+        Raises:
+            ValueError: heads not divisible, head dims that differ, or causal with L > M.
+        """
+        ...
+
+
+def check_shapes(
+    q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor, causal: bool
+) -> None:
+    """Reject what backends would read out of bounds or compute wrongly without a word."""
+    heads, kv_heads = q_BHLD.shape[1], k_BKMD.shape[1]
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(
+            f"query heads ({heads}) must be a multiple of key/value heads ({kv_heads})"
+        )
+    if k_BKMD.shape != v_BKMD.shape:
+        raise ValueError(f"k {tuple(k_BKMD.shape)} and v {tuple(v_BKMD.shape)} must agree")
+    if q_BHLD.shape[0] != k_BKMD.shape[0] or q_BHLD.shape[3] != k_BKMD.shape[3]:
+        raise ValueError(
+            f"q {tuple(q_BHLD.shape)} and k {tuple(k_BKMD.shape)} differ in batch or head_dim"
+        )
+    if causal and q_BHLD.shape[2] > k_BKMD.shape[2]:
+        raise ValueError(
+            f"causal attention is aligned to the last key: {q_BHLD.shape[2]} queries need at "
+            f"least as many keys, got {k_BKMD.shape[2]}"
+        )
+
+
+def empty_partial(q_BHLD: torch.Tensor) -> Partial:
+    """What attention over no keys is: out 0, lse -inf."""
+    lse_dtype = torch.float64 if q_BHLD.dtype == torch.float64 else torch.float32
+    return Partial(
+        torch.zeros_like(q_BHLD),
+        torch.full(q_BHLD.shape[:3], -torch.inf, dtype=lse_dtype, device=q_BHLD.device),
+    )
