@@ -16,7 +16,6 @@ from longctx.errors import UserError
 
 app = typer.Typer(
     name="longctx",
-    help="Longer context for transformers models (YaRN, Dual Chunk Attention), and the needle test.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     # Tracebacks of bugs are pasted into reports: plain ones read better there than framed ones.

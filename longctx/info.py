@@ -51,11 +51,11 @@ class KernelStatus:
 
 @dataclass(frozen=True)
 class AutoChoice:
-    """The kernel that `kernel="auto"` means on one device in one dtype."""
+    """What `kernel="auto"` means on one device in one dtype; None where nothing fast runs."""
 
     device: str
     dtype: str
-    kernel: str
+    kernel: str | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,11 @@ def collect() -> Info:
                 statuses.append(
                     KernelStatus(entry.device, name, dtype_name, reason is None, reason)
                 )
-            auto.append(AutoChoice(entry.device, dtype_name, kernels.auto(device, dtype).name))
+            try:
+                choice = kernels.auto(device, dtype).name
+            except ValueError:  # its reasons are the statuses above
+                choice = None
+            auto.append(AutoChoice(entry.device, dtype_name, choice))
     return Info(_versions(), devices, statuses, auto)
 
 
@@ -128,7 +132,7 @@ def show(info: Info) -> None:
         reasons = "; ".join(dict.fromkeys(s.reason for s in row if s.reason))
         table.add_row(device, kernel, *marks, Text(reasons))
     console.print(table)
-    console.print("auto: available, and the one that kernel=auto picks there", highlight=False)
+    console.print("auto = runs, and is the one that kernel=auto picks there", highlight=False)
 
 
 def _versions() -> dict[str, str | None]:

