@@ -10,7 +10,7 @@ from __future__ import annotations
 class UserError(Exception):
     """Bad input. The message is one line that names the argument, its value and the remedy.
 
-        raise UserError(f"--chunk-size {size} must be larger than --local-size {local}: lower one")
+    raise UserError(f"--chunk-size {size} must be larger than --local-size {local}: lower one")
     """
 
     def __str__(self) -> str:
