@@ -1,0 +1,113 @@
+"""The flash-attn package: FlashAttention-2, and FlashAttention-3 on Hopper where importable.
+
+Only the packages' public functions are called. Facts relied on, which the contract test checks
+on the real package (tests/flash_attn_contract): tensors are (B, L, H, D); causal is aligned
+bottom-right; grouped queries are native; lse is (B, H, L) float32, natural log. A row without
+keys has another lse in every backend (+inf, 0), so such calls are answered before the package.
+FlashAttention-3 is called by its documented interface and has no test without a Hopper GPU.
+
+The package is imported at the first question, not at import. Does not know gradients: lse
+carries none, the caller forbids backward. Shape legend in base.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+
+from longctx.attention.kernels.base import Partial, check_shapes, empty_partial
+from longctx.attention.kernels.torch_cuda import flash_ready, no_flash
+
+# (q_BLHD, k_BMKD, v_BMKD, causal, scale) -> out_BLHD, lse_BHL
+_Attend = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, bool, float], tuple[torch.Tensor, torch.Tensor]
+]
+
+
+class FlashAttnKernel:
+    """Flash attention by the flash-attn package, for float16 and bfloat16.
+
+    Args:
+        devices: device types to accept. The package is for CUDA; a test that gives it a CPU
+            implementation says so here.
+    """
+
+    name = "flash_attn"
+
+    def __init__(self, devices: tuple[str, ...] = ("cuda",)) -> None:
+        self._devices = devices
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        if device.type not in self._devices:
+            return f"runs on {' or '.join(self._devices)}, not on {device.type}"
+        reason = no_flash(device, dtype)
+        if reason is not None:
+            return reason
+        attend = _load(_is_hopper(device))
+        return attend if isinstance(attend, str) else None
+
+    def __call__(
+        self,
+        q_BHLD: torch.Tensor,
+        k_BKMD: torch.Tensor,
+        v_BKMD: torch.Tensor,
+        *,
+        causal: bool,
+        scale: float,
+    ) -> Partial:
+        """As the interface says.
+
+        Raises:
+            RuntimeError: no package can be imported; the message says why.
+        """
+        check_shapes(q_BHLD, k_BKMD, v_BKMD, causal)
+        if q_BHLD.numel() == 0 or k_BKMD.shape[2] == 0:
+            return empty_partial(q_BHLD)
+        attend = _load(_is_hopper(q_BHLD.device))
+        if isinstance(attend, str):
+            raise RuntimeError(f"kernel 'flash_attn' {attend}")
+        q_BLHD, k_BMKD, v_BMKD = (flash_ready(x).transpose(1, 2) for x in (q_BHLD, k_BKMD, v_BKMD))
+        out_BLHD, lse_BHL, *_ = attend(q_BLHD, k_BMKD, v_BMKD, softmax_scale=scale, causal=causal)
+        return Partial(out_BLHD.transpose(1, 2), lse_BHL)
+
+
+def _is_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+
+
+@cache
+def _load(hopper: bool) -> _Attend | str:
+    """The function to call, or a clause that says why there is none.
+
+    "Is not installed" is said only of a package that is not there. One that fails to import (a
+    wheel for another torch is an ImportError too) must not look like that: the run would go on,
+    slower, and nobody would know.
+    """
+    try:
+        # flash_attn_func of version 3 has returned (out, lse), then out alone, then what
+        # return_attn_probs asks for; this one has had return_softmax_lse all along. Without
+        # cache_seqlens all of K and V is the cache, and nothing is written to it.
+        if hopper and (attend := _public("flash_attn_interface", "flash_attn_with_kvcache")):
+            return partial(attend, return_softmax_lse=True)
+        # return_attn_probs is the public way to the lse; without dropout no probabilities are
+        # written, whatever its name says.
+        if attend := _public("flash_attn", "flash_attn_func"):
+            return partial(attend, return_attn_probs=True)
+    except Exception as error:
+        detail = " ".join(str(error).split())
+        return f"is installed but cannot be imported ({type(error).__name__}: {detail})"
+    return "is not installed"
+
+
+def _public(package: str, function: str) -> _Attend | None:
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name == package:
+            return None
+        raise
+    attend: _Attend = getattr(module, function)
+    return attend

@@ -1,0 +1,116 @@
+"""torch's own CUDA flash attention with its log-sum-exp, where flash-attn is not installed.
+
+The op is aten._scaled_dot_product_flash_attention: FlashAttention-2, vendored by torch. Facts
+relied on (torch 2.11 to 2.13: schema, meta kernel, flash_api.cpp):
+
+- inputs are BHLD and go to the kernel as transposed views; it reads every stride but the last;
+- K and V may have fewer heads than Q (params.h_h_k_ratio), nothing is repeated; one query per
+  sequence is packed by group inside the op, so decode reads K and V once;
+- results 0 and 1 are out, in q's dtype and layout, and lse, (B, H, L) float32, natural log;
+- a row without keys gets lse +inf, not -inf: such calls are answered here before the op;
+- lse carries no gradient: the caller forbids backward.
+
+Not relied on: how `is_causal` is aligned for L < M. torch.nn.attention.bias takes it for
+bottom-right, the op documents nothing, and a backend registered through torch.nn.attention may
+replace it; a square is unambiguous, so past and diagonal are two calls, merged.
+Shape legend in base.py.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from longctx.attention.kernels.base import Partial, check_shapes, empty_partial
+from longctx.attention.merge import merge
+
+_DTYPES = (torch.float16, torch.bfloat16)
+
+
+class TorchCudaKernel:
+    """Flash attention on CUDA for float16 and bfloat16, without any package but torch."""
+
+    name = "torch_cuda"
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        if device.type != "cuda":
+            return f"runs on cuda, not on {device.type}"
+        if torch.version.hip is not None:
+            return "is not verified on ROCm, where the same op is another library"
+        if not torch.backends.cuda.is_flash_attention_available():
+            return "is not in this build of torch"
+        return no_flash(device, dtype)
+
+    def __call__(
+        self,
+        q_BHLD: torch.Tensor,
+        k_BKMD: torch.Tensor,
+        v_BKMD: torch.Tensor,
+        *,
+        causal: bool,
+        scale: float,
+    ) -> Partial:
+        check_shapes(q_BHLD, k_BKMD, v_BKMD, causal)
+        queries, keys = q_BHLD.shape[2], k_BKMD.shape[2]
+        if q_BHLD.numel() == 0 or keys == 0:
+            return empty_partial(q_BHLD)
+        past = keys - queries
+        if not causal or queries == 1:
+            return _op(q_BHLD, k_BKMD, v_BKMD, False, scale)
+        if past == 0:
+            return _op(q_BHLD, k_BKMD, v_BKMD, True, scale)
+        return merge(
+            (
+                _op(q_BHLD, k_BKMD[:, :, :past], v_BKMD[:, :, :past], False, scale),
+                _op(q_BHLD, k_BKMD[:, :, past:], v_BKMD[:, :, past:], True, scale),
+            )
+        )
+
+
+def no_flash(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why no FlashAttention kernel runs there, as a clause; None where one does."""
+    if dtype not in _DTYPES:
+        return f"takes float16 or bfloat16, not {str(dtype).removeprefix('torch.')}"
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            return "finds no CUDA device"
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            return f"needs compute capability 8.0, {device} has {major}.{minor}"
+    return None
+
+
+def flash_ready(x_BHLD: torch.Tensor) -> torch.Tensor:
+    """`x_BHLD` itself where FlashAttention can read it, else a contiguous copy.
+
+    The kernels load 16 bytes at a time and check none of it but the last stride: a view that
+    starts or steps at another multiple is a misaligned address, which kills the CUDA context.
+    """
+    step = 16 // x_BHLD.element_size()
+    strides = [
+        stride
+        for size, stride in zip(x_BHLD.shape[:-1], x_BHLD.stride()[:-1], strict=True)
+        if size > 1
+    ]
+    if (
+        x_BHLD.stride(-1) == 1
+        and x_BHLD.storage_offset() % step == 0
+        and all(stride % step == 0 for stride in strides)
+    ):
+        return x_BHLD
+    # Not .contiguous(): it returns a contiguous view as it is, whatever its offset.
+    return x_BHLD.clone(memory_format=torch.contiguous_format)
+
+
+def _op(
+    q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor, causal: bool, scale: float
+) -> Partial:
+    dim = q_BHLD.shape[3]
+    # The op wants head_dim in eights; zeros add nothing to q.k, and `scale` is explicit.
+    q_BHLD, k_BKMD, v_BKMD = (
+        torch.nn.functional.pad(x, (0, -dim % 8)) if dim % 8 else flash_ready(x)
+        for x in (q_BHLD, k_BKMD, v_BKMD)
+    )
+    out_BHLD, lse_BHL, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+        q_BHLD, k_BKMD, v_BKMD, 0.0, causal, False, scale=scale
+    )
+    return Partial(out_BHLD[..., :dim], lse_BHL)
