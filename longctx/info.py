@@ -101,25 +101,26 @@ def to_json(info: Info) -> str:
 
 def show(info: Info) -> None:
     """Tables for people, on stdout."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
 
-    table = Table("version of", "", title="Versions", title_justify="left")
+    table = Table("package", "version", box=box.SIMPLE_HEAD)
     for name, version in info.versions.items():
         table.add_row(name, version or "not installed")
     console.print(table)
 
-    table = Table("device", "", title="Devices", title_justify="left")
+    table = Table("device", "is", box=box.SIMPLE_HEAD)
     for entry in info.devices:
         # Text, because rich would read a bracketed name as markup.
         table.add_row(entry.device, Text(entry.detail))
     console.print(table)
 
     chosen = {(choice.device, choice.dtype): choice.kernel for choice in info.auto}
-    table = Table("device", "kernel", title="Attention kernels", title_justify="left")
+    table = Table("device", "kernel", box=box.SIMPLE_HEAD)
     for column in (*DTYPES, "why not"):
         table.add_column(column)
     cells = {(s.device, s.kernel, s.dtype): s for s in info.kernels}
@@ -132,7 +133,7 @@ def show(info: Info) -> None:
         reasons = "; ".join(dict.fromkeys(s.reason for s in row if s.reason))
         table.add_row(device, kernel, *marks, Text(reasons))
     console.print(table)
-    console.print("auto = runs, and is the one that kernel=auto picks there", highlight=False)
+    console.print(" auto: it runs, and it is the one that kernel=auto picks", highlight=False)
 
 
 def _versions() -> dict[str, str | None]:
