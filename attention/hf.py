@@ -1,0 +1,412 @@
+"""Drop-in for transformers: `extend` a model in place, reversibly.
+
+Route: the model's own rotary gets position_ids % S from a pre-hook, so keys are cached rotated at
+p mod S; queries are rotated on inside the attention function. The decoder's pre-hook makes one plan
+per forward. Nothing is patched at import, no other model is touched, `remove()` puts everything
+back. This file and its hf_* neighbours are the only ones that know transformers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from longctx.attention import hf_forward, kernels
+from longctx.attention.config import DCA_METHODS, Scheme, resolve
+from longctx.attention.dca import plan_block
+from longctx.attention.hf_forward import ATTENTION_NAME, ForwardPlan, GroupPlan
+from longctx.attention.hf_model import ModelParts, find_parts
+from longctx.attention.hf_rope import scaled_inv_freq
+from longctx.attention.layout import Layout, read_layout
+from longctx.attention.rope import temperature, yarn_mscale
+
+_MARK = "_longctx_handle"  # on the decoder: its active handle
+_CACHE_TAG = "_longctx_cache"  # on a cache: what its contents depend on
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds")
+
+# (handle, prompt lengths per row) of the requests being served in this thread or task.
+_requests: ContextVar[tuple[tuple[Handle, tuple[int, ...]], ...]] = ContextVar(
+    "longctx_requests", default=()
+)
+
+
+def extend(
+    model: Any,
+    method: str,
+    *,
+    chunk_size: int | None = None,
+    local_size: int | None = None,
+    original_length: int | None = None,
+    factor: float | None = None,
+    cap: str = "chunk_size",
+    kernel: str = "auto",
+    request_length: int | None = None,
+) -> Handle:
+    """Give a transformers model a position scheme, in place, until `handle.remove()`.
+
+    Args:
+        model: a causal LM or its decoder with one shared rotary (Qwen2, Qwen2-MoE, Qwen3, Llama,
+            Mistral without active sliding window).
+        method: "none" (a no-op), "pi", "ntk", "yarn", "dca", "yarn+dca", "yarn-freqs+dca".
+        chunk_size, local_size: C and w of Dual Chunk Attention, tokens; by default from the
+            config's dual_chunk_attention_config or the family's rule.
+        original_length: L0, tokens of the trained window.
+        factor: extension of pi, ntk, yarn, yarn-freqs+dca.
+        cap: largest relative position, "chunk_size" or "chunk_size-1".
+        kernel: "auto" or a name of `longctx.attention.kernels.names()`; DCA methods only.
+        request_length: tokens of the prompt; fixes YaRN's temperature for every forward, and the
+            default factor. By default generate() takes its input's length per row and forward()
+            on an empty cache its own.
+
+    Returns:
+        A handle: prints itself, is a context manager, has `.remove()`.
+
+    Raises:
+        TypeError: not a transformers model.
+        ValueError: a scheme, kernel or model that cannot run; one line says what to change.
+        RuntimeError: the model is extended already.
+    """
+    base = getattr(model, "base_model", None)
+    if base is None or not hasattr(model, "config"):
+        find_parts(model)  # raises with the type named
+    if getattr(base, _MARK, None) is not None:
+        raise RuntimeError(
+            f"the model is extended already ({getattr(base, _MARK).scheme.method!r}): call "
+            ".remove() on its handle first"
+        )
+    scheme = resolve(
+        base.config,
+        method,
+        chunk_size=chunk_size,
+        local_size=local_size,
+        original_length=original_length,
+        factor=factor,
+        cap=cap,
+        request_length=request_length,
+    )
+    if method not in DCA_METHODS and kernel != "auto":
+        raise ValueError(
+            f"kernel={kernel!r} has no effect with method {method!r}: kernels serve "
+            f"{', '.join(DCA_METHODS)}"
+        )
+    if method == "none":
+        return Handle(None, scheme, type(model).__name__, kernel, request_length)
+    parts = find_parts(model)
+    if method in DCA_METHODS and kernel != "auto":
+        device = parts.rotary.inv_freq.device
+        kernels.resolve(kernel, device, parts.model.dtype)
+    handle = Handle(parts, scheme, type(model).__name__, kernel, request_length)
+    handle._apply()
+    return handle
+
+
+def active(model: Any) -> Handle | None:
+    """The handle of an extended model (also of a deep copy of one), else None."""
+    return getattr(getattr(model, "base_model", None), _MARK, None)
+
+
+class Handle:
+    """An extended model's scheme, and the way back. Made by `extend`.
+
+    Attributes:
+        scheme: every number of the scheme, with sources.
+        request_length: what `extend` was given; None follows each prompt.
+    """
+
+    def __init__(
+        self,
+        parts: ModelParts | None,
+        scheme: Scheme,
+        model_name: str,
+        kernel: str,
+        request_length: int | None,
+    ) -> None:
+        self.scheme = scheme
+        self.request_length = request_length
+        self._parts = parts
+        self._model_name = model_name
+        self._kernel = kernel
+        self._active = False
+        self._hooks: list[Any] = []
+        self._config: Any = None  # the model's own config object, put back by remove()
+        self._trained: tuple[torch.Tensor, float] | None = None  # inv_freq, attention_scaling
+
+    @property
+    def active(self) -> bool:
+        """False for "none" and after remove()."""
+        return self._active
+
+    @property
+    def kernel_name(self) -> str | None:
+        """The kernel in use, resolved for the model's device and dtype; None without DCA."""
+        if self.scheme.chunk_map is None or self._parts is None:
+            return None
+        device = self._parts.rotary.inv_freq.device
+        return kernels.resolve(self._kernel, device, self._parts.model.dtype).name
+
+    def __repr__(self) -> str:
+        state = "active" if self._active else "not active"
+        kernel = f", kernel {self.kernel_name}" if self.kernel_name else ""
+        return f"<longctx {self._model_name}: {self.scheme}{kernel}; {state}>"
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.remove()
+
+    @contextmanager
+    def request(self, length: int) -> Iterator[None]:
+        """Fix request_length, in tokens, for the forwards inside (one prompt and its answer).
+
+        Raises:
+            ValueError: a length that is not a positive whole number.
+        """
+        if isinstance(length, bool) or int(length) != length or length <= 0:
+            raise ValueError(f"request_length={length!r} must be a positive whole number of tokens")
+        with _serving(self, (int(length),)):
+            yield
+
+    # -- applying and removing ------------------------------------------------------------------
+
+    def _apply(self) -> None:
+        parts = self._parts
+        assert parts is not None
+        setattr(parts.base, _MARK, self)
+        self._active = True
+        rotary = parts.rotary
+        self._trained = (rotary.inv_freq, rotary.attention_scaling)
+        inv_freq_F, attention_scaling = scaled_inv_freq(self.scheme, rotary, parts.base.config)
+        rotary.inv_freq, rotary.attention_scaling = inv_freq_F, attention_scaling
+        if self.scheme.chunk_map is None:
+            return
+        hf_forward.register()
+        self._swap_config()
+        self._hooks = [
+            rotary.register_forward_pre_hook(self._fold_positions, with_kwargs=True),
+            parts.base.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            parts.base.register_forward_hook(self._after_forward, with_kwargs=True),
+        ]
+        if hasattr(parts.model, "generate"):
+            parts.model.generate = self._generate
+            parts.model.init_continuous_batching = self._refuse_continuous_batching
+
+    def remove(self) -> None:
+        """Put the model back, bit for bit. Removing twice is harmless."""
+        if not self._active or self._parts is None or self._trained is None:
+            return
+        parts = self._parts
+        inv_freq_F, attention_scaling = self._trained
+        device = parts.rotary.inv_freq.device  # the model may have moved since
+        parts.rotary.inv_freq = inv_freq_F.to(device)
+        parts.rotary.attention_scaling = attention_scaling
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if self._config is not None:
+            _rebind_config(parts.model, parts.base.config, self._config)
+            self._config = None
+        for name in ("generate", "init_continuous_batching"):
+            parts.model.__dict__.pop(name, None)
+        delattr(parts.base, _MARK)
+        self._active = False
+
+    def _swap_config(self) -> None:
+        """Select our attention on a copy of the config: other models may share the object."""
+        assert self._parts is not None
+        self._config = self._parts.base.config
+        own = copy.copy(self._config)
+        own._attn_implementation = ATTENTION_NAME
+        _rebind_config(self._parts.model, self._config, own)
+
+    # -- one forward ----------------------------------------------------------------------------
+
+    def _fold_positions(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The rotary sees p mod S."""
+        chunk_len = self.scheme.chunk_len
+        if "position_ids" in kwargs:
+            return args, {**kwargs, "position_ids": kwargs["position_ids"] % chunk_len}
+        x, position_ids, *rest = args
+        return (x, position_ids % chunk_len, *rest), kwargs
+
+    def _before_forward(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positions from mask and cache, one plan for all layers."""
+        kwargs = {**dict(zip(_INPUTS, args, strict=False)), **kwargs}
+        self._check_call(kwargs)
+        tokens = kwargs.get("input_ids")
+        tokens = kwargs["inputs_embeds"] if tokens is None else tokens
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, dict):  # prepared by generate() for a StaticCache
+            mask = next(iter(mask.values()))
+        layout = read_layout(
+            tokens.shape[0], tokens.shape[1], past, mask, kwargs.get("position_ids"), tokens.device
+        )
+        scales = self._logit_scales(layout, past)
+        self._check_cache(cache, past, scales)
+        kwargs["position_ids"] = layout.position_ids_BL
+        kwargs["longctx_plan"] = self._plan(layout, scales)
+        return (), kwargs
+
+    def _after_forward(
+        self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """Remember on the cache which scheme and temperature its contents belong to."""
+        cache = getattr(output, "past_key_values", None)
+        plan: ForwardPlan | None = kwargs.get("longctx_plan")
+        if cache is not None and plan is not None:
+            setattr(cache, _CACHE_TAG, (self.scheme, {g.logit_scale for g in plan.groups}))
+
+    def _check_call(self, kwargs: dict[str, Any]) -> None:
+        assert self._parts is not None
+        selected = self._parts.base.config._attn_implementation
+        if selected != ATTENTION_NAME:
+            raise RuntimeError(
+                f"the attention implementation was switched to {selected!r} while "
+                f"{self.scheme.method!r} is active, so keys would be rotated for another "
+                "attention: call remove() on the longctx handle first"
+            )
+        if kwargs.get("output_attentions"):
+            raise ValueError(
+                "output_attentions=True: Dual Chunk Attention never forms the weights; call "
+                "remove() and use the eager implementation to look at them"
+            )
+
+    def _plan(self, layout: Layout, scales: tuple[float, ...]) -> ForwardPlan:
+        assert self._parts is not None and self.scheme.chunk_map is not None
+        inv_freq_F = self._parts.rotary.inv_freq
+        dtype = torch.promote_types(self._parts.model.dtype, torch.float32)
+        groups = []
+        for group in layout.groups:
+            block = plan_block(self.scheme.chunk_map, group.start, group.length, inv_freq_F, dtype)
+            for rows, scale in _runs_of_equal_scale(group.rows, scales):
+                part = group if rows == group.rows else replace(group, rows=rows)
+                groups.append(GroupPlan(part, block, scale))
+        return ForwardPlan(tuple(groups), layout.padded, self._kernel)
+
+    def _logit_scales(self, layout: Layout, past: int) -> tuple[float, ...]:
+        """m^2 per row. Fixed by the prompt, never by how far decoding has come."""
+        scheme, rows = self.scheme, len(layout.lengths)
+        if scheme.method == "yarn-freqs+dca":
+            assert scheme.factor is not None
+            return (yarn_mscale(scheme.factor) ** 2,) * rows
+        if not scheme.uses_request_length:
+            return (1.0,) * rows
+        lengths = self._given_lengths()
+        if lengths is None:
+            if past:
+                raise RuntimeError(
+                    "method 'yarn+dca' on a non-empty cache needs the prompt's length for its "
+                    "temperature: pass request_length= to extend(), or run the forward inside "
+                    "`with handle.request(length):`"
+                )
+            lengths = layout.lengths
+        if rows % len(lengths):
+            raise RuntimeError(f"{rows} rows do not belong to {len(lengths)} prompts")
+        beams = rows // len(lengths)  # a prompt's beams are neighbours and share its length
+        scales = (temperature(n, scheme.original_length) ** 2 for n in lengths)
+        return tuple(scale for scale in scales for _ in range(beams))
+
+    def _given_lengths(self) -> tuple[int, ...] | None:
+        """Prompt lengths of the innermost request of this handle, else what extend() was given."""
+        for handle, lengths in reversed(_requests.get()):
+            if handle is self:
+                return lengths
+        return None if self.request_length is None else (self.request_length,)
+
+    def _check_cache(self, cache: Any, past: int, scales: tuple[float, ...]) -> None:
+        """m changes hidden states, so cached keys are exact only at the m they were made with."""
+        tag = getattr(cache, _CACHE_TAG, None)
+        if not past or tag is None:
+            return
+        scheme, made_at = tag
+        if scheme != self.scheme or not set(scales) <= made_at:
+            raise ValueError(
+                f"the cache was filled with {scheme} at logits x "
+                f"{', '.join(f'{s:.6f}' for s in sorted(made_at))}, this forward needs "
+                f"{self.scheme} at x {', '.join(f'{s:.6f}' for s in sorted(set(scales)))}: start "
+                "from an empty cache, or fix request_length"
+            )
+
+    # -- generate -------------------------------------------------------------------------------
+
+    def _generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:
+        """transformers' generate with the prompt's length known, compilation off."""
+        assert self._parts is not None
+        model = self._parts.model
+        if model.device.type != "cpu":  # a static cache would compile: plans are host-side
+            if generation_config is None:
+                kwargs.setdefault("disable_compile", True)
+            else:
+                generation_config = copy.deepcopy(generation_config)
+                generation_config.disable_compile = True
+        lengths = None
+        if self.scheme.uses_request_length and self._given_lengths() is None:
+            lengths = self._prompt_lengths(inputs, generation_config, kwargs)
+        generate = type(model).generate
+        if lengths is None:
+            return generate(model, inputs, generation_config, **kwargs)
+        with _serving(self, lengths):
+            return generate(model, inputs, generation_config, **kwargs)
+
+    def _prompt_lengths(
+        self, inputs: Any, generation_config: Any, kwargs: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """Real tokens per prompt, by the attention mask or, like transformers, by the pad id."""
+        assert self._parts is not None
+        mask = kwargs.get("attention_mask")
+        if mask is not None:
+            return tuple(int(n) for n in (mask != 0).sum(-1).tolist())
+        embeds = kwargs.get("inputs_embeds")
+        if embeds is not None:
+            return (embeds.shape[1],) * embeds.shape[0]
+        ids = inputs if inputs is not None else kwargs.get("input_ids")
+        if ids is None:
+            return None
+        defaults = generation_config or self._parts.model.generation_config
+        pad = kwargs.get("pad_token_id", getattr(defaults, "pad_token_id", None))
+        eos = kwargs.get("eos_token_id", getattr(defaults, "eos_token_id", None))
+        eos_ids = eos if isinstance(eos, (list, tuple)) else [eos]
+        if pad is None or pad in eos_ids:
+            return (ids.shape[1],) * ids.shape[0]
+        return tuple(int(n) for n in (ids != pad).sum(-1).tolist())
+
+    def _refuse_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(
+            "generate_batch (continuous batching) replaces the attention implementation and would "
+            f"drop {self.scheme.method!r}: use model.generate, or remove() the longctx handle"
+        )
+
+
+@contextmanager
+def _serving(handle: Handle, lengths: tuple[int, ...]) -> Iterator[None]:
+    token = _requests.set((*_requests.get(), (handle, lengths)))
+    try:
+        yield
+    finally:
+        _requests.reset(token)
+
+
+def _runs_of_equal_scale(rows: slice, scales: tuple[float, ...]) -> Iterator[tuple[slice, float]]:
+    first = rows.start
+    for row in range(rows.start, rows.stop):
+        if row + 1 == rows.stop or scales[row + 1] != scales[first]:
+            yield slice(first, row + 1), scales[first]
+            first = row + 1
+
+
+def _rebind_config(model: torch.nn.Module, old: Any, new: Any) -> None:
+    for module in model.modules():
+        if getattr(module, "config", None) is old:
+            module.config = new

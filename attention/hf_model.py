@@ -1,0 +1,106 @@
+"""What a transformers model must look like to be extended, found by looking, not by name.
+
+Supported: one shared rotary module on the decoder (`rotary_emb`), half-split rotation over the
+whole head, attention through the attention interface: Qwen2, Qwen2-MoE, Qwen2.5, Qwen3, Llama,
+Mistral without active sliding window. Anything else is refused with the class named.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from longctx.attention.rope import rotate, rotation
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """The modules that position schemes touch."""
+
+    model: PreTrainedModel
+    base: PreTrainedModel  # the decoder that owns layers and rotary
+    rotary: nn.Module
+    attentions: tuple[nn.Module, ...]
+    head_dim: int
+
+
+def find_parts(model: Any) -> ModelParts:
+    """Locate decoder, rotary and attention modules.
+
+    Raises:
+        TypeError: not a transformers model.
+        ValueError: a model whose rotary cannot be patched; the message names the class and why.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}")
+    base = model.base_model
+    refuse = _Refusal(type(model).__name__)
+    rotary = getattr(base, "rotary_emb", None)
+    layers = getattr(base, "layers", None)
+    if not isinstance(rotary, nn.Module) or not isinstance(layers, nn.ModuleList):
+        raise refuse("it has no shared rotary module (`rotary_emb` beside `layers`)")
+    inv_freq = getattr(rotary, "inv_freq", None)
+    if not isinstance(inv_freq, torch.Tensor) or inv_freq.ndim != 1:
+        raise refuse(f"its {type(rotary).__name__} has no 1-D `inv_freq`")
+    rotaries = [name for name, module in base.named_modules() if hasattr(module, "inv_freq")]
+    if len(rotaries) != 1:
+        raise refuse(f"it has {len(rotaries)} rotary modules ({', '.join(rotaries[:3])}, ...)")
+    attentions = tuple(getattr(layer, "self_attn", None) for layer in layers)
+    for attention in attentions:
+        if not isinstance(attention, nn.Module):
+            raise refuse("its layers have no `self_attn`")
+        if getattr(attention, "sliding_window", None) is not None:
+            raise refuse(f"sliding_window={attention.sliding_window} is active in its layers")
+        if not getattr(attention, "is_causal", True):
+            raise refuse("its attention is not causal")
+        head_dim = getattr(attention, "head_dim", None)
+        if head_dim != 2 * inv_freq.shape[0]:
+            raise refuse(f"its rotary turns {2 * inv_freq.shape[0]} of {head_dim} head dimensions")
+        _check_interface(attention, refuse)
+    _check_rotation(attentions[0], head_dim, refuse)
+    return ModelParts(model, base, rotary, attentions, head_dim)
+
+
+class _Refusal:
+    def __init__(self, class_name: str) -> None:
+        self.class_name = class_name
+
+    def __call__(self, why: str) -> ValueError:
+        return ValueError(
+            f"{self.class_name} cannot be extended: {why}; supported are models like Qwen2, "
+            "Qwen2-MoE, Qwen3, Llama and Mistral without sliding window"
+        )
+
+
+def _check_interface(attention: nn.Module, refuse: _Refusal) -> None:
+    """Attention must go through the interface, or a registered function is never called."""
+    for needed in ("config", "layer_idx", "scaling"):
+        if not hasattr(attention, needed):
+            raise refuse(f"its {type(attention).__name__} has no `{needed}`")
+    module = sys.modules.get(type(attention).__module__)
+    if not hasattr(module, "ALL_ATTENTION_FUNCTIONS"):
+        raise refuse(f"its {type(attention).__name__} does not use the attention interface")
+
+
+def _check_rotation(attention: nn.Module, head_dim: int, refuse: _Refusal) -> None:
+    """Its own apply_rotary_pos_emb must be the half-split rotation; asked with real numbers."""
+    apply = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
+    if apply is None:
+        raise refuse(f"its {type(attention).__name__} has no apply_rotary_pos_emb")
+    generator = torch.Generator().manual_seed(0)
+    x_BHLD = torch.randn(1, 1, 5, head_dim, generator=generator)
+    inv_freq_F = torch.rand(head_dim // 2, generator=generator)
+    ours_BHLD = rotate(x_BHLD, rotation(torch.arange(5), inv_freq_F))
+    angles_LD = torch.outer(torch.arange(5.0), inv_freq_F).repeat(1, 2)
+    try:
+        theirs_BHLD, _ = apply(x_BHLD, x_BHLD, angles_LD.cos()[None], angles_LD.sin()[None])
+        same = torch.allclose(ours_BHLD, theirs_BHLD, atol=1e-5)
+    except (TypeError, RuntimeError, ValueError):
+        same = False
+    if not same:
+        raise refuse("its rotation is not the half-split one (pairs i and i + head_dim / 2)")
