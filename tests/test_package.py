@@ -84,7 +84,8 @@ def may_import(module: str, imported: str) -> bool:
             allowed += ["flash_attn", "flash_attn_interface"]
         return starts_with(imported, *allowed)
     if starts_with(module, "longctx.eval"):  # sees models through a protocol
-        return not starts_with(imported, "longctx") or starts_with(
+        # `import longctx` is for the version; it loads nothing.
+        return not imported.startswith("longctx.") or starts_with(
             imported, "longctx.eval", "longctx.errors", "longctx.__version__"
         )
     if starts_with(module, "longctx.plots"):  # reads records, never a model
