@@ -21,10 +21,8 @@ import torch
 from longctx.attention.kernels.base import Partial, check_shapes, empty_partial
 from longctx.attention.kernels.torch_cuda import flash_ready, no_flash
 
-# (q_BLHD, k_BMKD, v_BMKD, causal, scale) -> out_BLHD, lse_BHL
-_Attend = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, bool, float], tuple[torch.Tensor, torch.Tensor]
-]
+# (q_BLHD, k_BMKD, v_BMKD, *, softmax_scale, causal) -> out_BLHD, lse_BHL and what else there is
+_Attend = Callable[..., tuple[torch.Tensor, ...]]
 
 
 class FlashAttnKernel:
@@ -90,12 +88,12 @@ def _load(hopper: bool) -> _Attend | str:
         # flash_attn_func of version 3 has returned (out, lse), then out alone, then what
         # return_attn_probs asks for; this one has had return_softmax_lse all along. Without
         # cache_seqlens all of K and V is the cache, and nothing is written to it.
-        if hopper and (attend := _public("flash_attn_interface", "flash_attn_with_kvcache")):
-            return partial(attend, return_softmax_lse=True)
+        if hopper and (version_3 := _public("flash_attn_interface", "flash_attn_with_kvcache")):
+            return partial(version_3, return_softmax_lse=True)
         # return_attn_probs is the public way to the lse; without dropout no probabilities are
         # written, whatever its name says.
-        if attend := _public("flash_attn", "flash_attn_func"):
-            return partial(attend, return_attn_probs=True)
+        if version_2 := _public("flash_attn", "flash_attn_func"):
+            return partial(version_2, return_attn_probs=True)
     except Exception as error:
         detail = " ".join(str(error).split())
         return f"is installed but cannot be imported ({type(error).__name__}: {detail})"

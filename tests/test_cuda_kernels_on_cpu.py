@@ -1,0 +1,250 @@
+"""What can be said of the CUDA kernels without a GPU: why they refuse, and how they call.
+
+Their results are tested on a GPU (tests/gpu) and, for flash-attn, on its CPU reference
+(tests/flash_attn_contract).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from longctx.attention.kernels import flash_attn
+from longctx.attention.kernels.flash_attn import FlashAttnKernel
+from longctx.attention.kernels.reference import ReferenceKernel
+from longctx.attention.kernels.torch_cuda import TorchCudaKernel, flash_ready
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+def heads(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder first on sys.path, with flash-attn's modules not imported yet."""
+    for name in ("flash_attn", "flash_attn_interface"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    flash_attn._load.cache_clear()
+    yield tmp_path
+    flash_attn._load.cache_clear()
+    for name in ("flash_attn", "flash_attn_interface"):
+        sys.modules.pop(name, None)
+
+
+class TestWhyUnavailable:
+    def test_other_device(self) -> None:
+        assert FlashAttnKernel().unavailable(CPU, torch.bfloat16) == "runs on cuda, not on cpu"
+        assert TorchCudaKernel().unavailable(CPU, torch.bfloat16) == "runs on cuda, not on cpu"
+
+    def test_no_cuda_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert FlashAttnKernel().unavailable(CUDA, torch.bfloat16) == "finds no CUDA device"
+
+    def test_dtype(self) -> None:
+        reason = FlashAttnKernel().unavailable(CUDA, torch.float32)
+        assert reason == "takes float16 or bfloat16, not float32"
+
+    def test_old_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.version, "hip", None)
+        monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+        reason = "needs compute capability 8.0, cuda has 7.5"
+        assert TorchCudaKernel().unavailable(CUDA, torch.float16) == reason
+        assert FlashAttnKernel().unavailable(CUDA, torch.float16) == reason
+
+    def test_torch_without_flash(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.version, "hip", None)
+        monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
+        reason = TorchCudaKernel().unavailable(CUDA, torch.float16)
+        assert reason == "is not in this build of torch"
+
+    def test_rocm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.version, "hip", "6.4")
+        reason = TorchCudaKernel().unavailable(CUDA, torch.float16)
+        assert reason is not None
+        assert reason.startswith("is not verified on ROCm")
+
+
+class TestFlashAttnImport:
+    """A broken package must never look like an absent one."""
+
+    kernel = FlashAttnKernel(devices=("cpu",))
+
+    def test_not_installed(self, packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "flash_attn", None)
+        assert self.kernel.unavailable(CPU, torch.float16) == "is not installed"
+        q_BHLD = heads(1, 1, 2, 8, dtype=torch.float16)
+        with pytest.raises(RuntimeError, match="kernel 'flash_attn' is not installed"):
+            self.kernel(q_BHLD, q_BHLD, q_BHLD, causal=True, scale=1.0)
+
+    @pytest.mark.parametrize(
+        ("source", "said"),
+        [
+            ("raise RuntimeError('driver\\n too old')", "RuntimeError: driver too old"),
+            ("raise ImportError('undefined symbol: x')", "ImportError: undefined symbol: x"),
+            ("import flash_attn_2_cuda", "No module named 'flash_attn_2_cuda'"),
+            ("", "has no attribute 'flash_attn_func'"),
+        ],
+    )
+    def test_broken(self, packages: Path, source: str, said: str) -> None:
+        (packages / "flash_attn.py").write_text(source)
+        reason = self.kernel.unavailable(CPU, torch.float16)
+        assert reason is not None
+        assert reason.startswith("is installed but cannot be imported (")
+        assert said in reason
+
+    @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
+    @pytest.mark.parametrize("has_version_3", [False, True])
+    def test_version_3_is_for_hopper(
+        self,
+        packages: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capability: tuple[int, int],
+        has_version_3: bool,
+    ) -> None:
+        (packages / "flash_attn.py").write_text("def flash_attn_func(): ...")
+        if has_version_3:
+            source = "def flash_attn_with_kvcache(): ..."
+            (packages / "flash_attn_interface.py").write_text(source)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        assert FlashAttnKernel().unavailable(CUDA, torch.float16) is None
+        attend = flash_attn._load(flash_attn._is_hopper(CUDA))
+        assert not isinstance(attend, str)
+        expected = "flash_attn"
+        if has_version_3 and capability == (9, 0):
+            expected = "flash_attn_interface"
+        assert attend.func.__module__ == expected  # type: ignore[attr-defined]
+
+
+class TestTorchCudaCalls:
+    """The kernel's use of torch's op, with a stand-in that refuses what the op misreads."""
+
+    @pytest.fixture(autouse=True)
+    def op(self) -> Iterator[list[tuple[int, int, bool]]]:
+        """The calls made, as (L, M, causal). The op gets a CPU kernel, which torch has not."""
+        calls: list[tuple[int, int, bool]] = []
+        exact = ReferenceKernel()
+
+        def stand_in(
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            dropout_p: float = 0.0,
+            is_causal: bool = False,
+            return_debug_mask: bool = False,
+            *,
+            scale: float,
+        ) -> tuple[torch.Tensor | int, ...]:
+            assert dropout_p == 0.0
+            assert not return_debug_mask
+            for x in (query, key, value):
+                assert x.stride(-1) == 1
+                assert x.shape[-1] % 8 == 0
+                assert x.shape[2] > 0
+            assert not is_causal or query.shape[2] == key.shape[2], "alignment is not documented"
+            calls.append((query.shape[2], key.shape[2], is_causal))
+            out, lse = exact(query, key, value, causal=is_causal, scale=scale)
+            none = torch.empty(0)
+            return out, lse, none, none, query.shape[2], key.shape[2], none, none, none
+
+        library = torch.library.Library("aten", "IMPL")
+        library.impl("_scaled_dot_product_flash_attention", stand_in, "CPU")
+        yield calls
+        library._destroy()
+
+    @pytest.mark.parametrize(
+        ("queries", "keys", "causal", "calls"),
+        [
+            (5, 9, False, [(5, 9, False)]),
+            (9, 5, False, [(9, 5, False)]),
+            (5, 5, True, [(5, 5, True)]),
+            (1, 9, True, [(1, 9, False)]),
+            (5, 9, True, [(5, 4, False), (5, 5, True)]),
+            (0, 9, True, []),
+            (3, 0, False, []),
+        ],
+    )
+    @pytest.mark.parametrize("dim", [16, 20])
+    def test_calls_and_result(
+        self,
+        op: list[tuple[int, int, bool]],
+        queries: int,
+        keys: int,
+        causal: bool,
+        calls: list[tuple[int, int, bool]],
+        dim: int,
+    ) -> None:
+        q_BHLD = heads(2, 6, queries, dim, seed=1)
+        k_BKMD, v_BKMD = heads(2, 2, keys, dim, seed=2), heads(2, 2, keys, dim, seed=3)
+        got = TorchCudaKernel()(q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=0.3)
+        want = ReferenceKernel()(q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=0.3)
+        assert op == calls
+        torch.testing.assert_close(got.out_BHLD, want.out_BHLD)
+        torch.testing.assert_close(got.lse_BHL, want.lse_BHL)
+
+    def test_head_dim_stride(self) -> None:
+        q_BHLD = heads(2, 4, 16, 5).transpose(2, 3)
+        got = TorchCudaKernel()(q_BHLD, q_BHLD, q_BHLD, causal=True, scale=0.3)
+        want = ReferenceKernel()(q_BHLD, q_BHLD, q_BHLD, causal=True, scale=0.3)
+        torch.testing.assert_close(got.out_BHLD, want.out_BHLD)
+
+    def test_shapes_are_checked(self) -> None:
+        q_BHLD = heads(1, 2, 9, 8)
+        with pytest.raises(ValueError, match="9 queries need at least as many keys, got 4"):
+            TorchCudaKernel()(q_BHLD, q_BHLD[:, :, :4], q_BHLD[:, :, :4], causal=True, scale=1.0)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_torch_accepts_the_call(causal: bool) -> None:
+    # torch's own shape function for the op: argument order, native GQA, L < M, lse (B, H, L).
+    q_BHLD = torch.empty(2, 6, 5, 64, dtype=torch.bfloat16, device="meta")
+    k_BKMD = torch.empty(2, 2, 9, 64, dtype=torch.bfloat16, device="meta")
+    got = TorchCudaKernel()(q_BHLD, k_BKMD, k_BKMD, causal=causal, scale=1.0)
+    assert got.out_BHLD.shape == (2, 6, 5, 64)
+    assert got.lse_BHL.shape == (2, 6, 5)
+    assert got.lse_BHL.dtype == torch.float32
+
+
+class TestFlashReady:
+    """16-byte loads: eight elements of two bytes."""
+
+    @pytest.mark.parametrize(
+        "view",
+        [
+            torch.zeros(2, 4, 9, 64).half(),
+            torch.zeros(2, 4, 9, 64).half()[:, 1:3, 2:7],
+            torch.zeros(2, 9, 4, 64).half().transpose(1, 2),
+            torch.zeros(1, 4, 9, 64).half().expand(3, -1, -1, -1),
+            torch.zeros(2, 4, 9, 72).half()[..., 8:],
+            torch.zeros(64, 3).half().T.view(3, 1, 1, 64)[:1].contiguous(),
+        ],
+    )
+    def test_readable_views_are_not_copied(self, view: torch.Tensor) -> None:
+        assert flash_ready(view) is view
+
+    @pytest.mark.parametrize(
+        "view",
+        [
+            torch.zeros(2, 4, 64, 9).half().transpose(2, 3),
+            torch.zeros(2, 4, 9, 128).half()[..., ::2],
+            torch.zeros(2, 4, 9, 72).half()[..., 1:65],
+            torch.zeros(2, 4, 9, 67).half()[..., :64],
+            torch.zeros(1 + 2 * 4 * 9 * 64).half()[1:].view(2, 4, 9, 64),
+        ],
+    )
+    def test_others_are_copied_to_aligned_memory(self, view: torch.Tensor) -> None:
+        ready = flash_ready(view)
+        assert ready.data_ptr() != view.data_ptr()
+        assert ready.is_contiguous()
+        assert ready.storage_offset() == 0
+        assert torch.equal(ready, view)
