@@ -1,8 +1,9 @@
 # Everything that a clone needs, each target by itself: `make test` sets up .venv and runs the tests.
-# Overridable: PYTHON (3.11 or newer), VENV, PYTEST_ARGS.
+# Overridable: PYTHON (3.11 or newer), VENV, JOBS (processes of the quick tests), PYTEST_ARGS.
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -33,8 +34,10 @@ test: ## all tests, the quick ones first
 	$(MAKE) test-quick
 	$(MAKE) test-slow
 
+# One thread in each process: small tensors gain nothing from more, and two processes that both
+# want every core took twice as long. The slow tests run with torch's own choice of threads.
 test-quick: $(READY) ## the tests that take seconds
-	$(OFFLINE) $(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest -m "not slow" -n $(JOBS) $(PYTEST_ARGS)
 
 # pytest's 5 means that nothing was selected, as PYTEST_ARGS may ask for.
 test-slow: $(READY) ## the tests that take minutes
