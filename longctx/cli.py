@@ -13,6 +13,7 @@ import typer
 
 from longctx import __version__
 from longctx.errors import UserError
+from longctx.needle_cmd import needle
 
 app = typer.Typer(
     name="longctx",
@@ -59,6 +60,7 @@ def info(
 
 # Commands that live in modules of their own are registered here, one line each:
 #     app.command()(function)
+app.command()(needle)
 
 
 def main() -> None:

@@ -251,7 +251,7 @@ def load_model(
             f"MODEL {source.name}: {len(missing)} weights are missing from the checkpoint "
             f"(first: {missing[0]}): download it again"
         )
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def shape_of(config: PretrainedConfig) -> ModelShape:

@@ -1,0 +1,97 @@
+"""Tell the person what happens: a bar with the time left on a terminal, plain lines elsewhere.
+
+Everything goes to stderr; stdout belongs to results. Time left is remaining work at the rate of the
+finished cells: cells differ a hundredfold, so counting them would mislead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from longctx.eval.config import show_depth, show_length
+from longctx.eval.estimate import Shape, show_seconds, work
+from longctx.eval.grid import Cell
+from longctx.eval.records import Record
+
+_MARKS = {"ok": "[green]found[/]", "miss": "[red]missed[/]", "error": "[bold red]error[/]"}
+
+
+class ProgressReport:
+    """An observer for the runner; use it as a context manager around the run."""
+
+    def __init__(
+        self, console: Console, pending: Sequence[Cell], shape: Shape, answer_tokens: int
+    ) -> None:
+        self._console = console
+        self._work = {cell: work(shape, cell.length, answer_tokens) for cell in pending}
+        self._total = sum(self._work.values())
+        self._done_work = 0.0
+        self._count = len(pending)
+        self._finished = 0
+        self._began = time.perf_counter()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> ProgressReport:
+        self._began = time.perf_counter()
+        if self._console.is_terminal and self._count:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[counted]}"),
+                TextColumn("[cyan]{task.fields[left]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(
+                "starting", total=self._total, counted=f"0/{self._count}", left=""
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def started(self, cell: Cell) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=_name(cell))
+
+    def finished(self, cell: Cell, record: Record) -> None:
+        self._finished += 1
+        self._done_work += self._work.get(cell, 0.0)
+        left = self._left()
+        status = str(record["status"])
+        mark = _MARKS.get(status, f"[yellow]{status}[/]")
+        detail = "" if record["error"] is None else f" {record['error']}"
+        counted = f"{self._finished}/{self._count}"
+        line = f"{counted:>7}  {_name(cell):<34} {mark} in {record['total_s']:.1f} s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done_work, counted=counted, left=left)
+            self._bar.console.print(line, highlight=False)
+        else:
+            self._console.print(f"{line}{', ' + left if left else ''}", highlight=False)
+        if detail:
+            self._console.print(detail, markup=False, highlight=False)
+
+    def _left(self) -> str:
+        remaining = self._total - self._done_work
+        if remaining <= 0 or not self._done_work:
+            return ""
+        spent = time.perf_counter() - self._began
+        return f"{show_seconds(spent / self._done_work * remaining)} left"
+
+
+def _name(cell: Cell) -> str:
+    repeat = f" repeat {cell.repeat + 1}" if cell.repeat else ""
+    return f"{cell.method} {show_length(cell.length)} at {show_depth(cell.depth)}{repeat}"

@@ -1,0 +1,75 @@
+"""From a response to a score and a state. Strings only; no model judges, no tokenizer is needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["ok", "miss", "partial", "truncated_output", "overflow", "error"]
+# What a finished cell can be; `error` is run again, `not_run` is the absence of a record.
+SCORED: tuple[Status, ...] = ("ok", "miss", "partial")
+STATUSES: tuple[Status, ...] = (*SCORED, "truncated_output", "overflow", "error")
+
+_THINKING = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    score: float | None
+    status: Status
+
+
+def judge(response: str, expected: Sequence[str], finish_reason: str) -> Verdict:
+    """The share of expected strings that the response holds.
+
+    An answer that the token budget cut off is not a wrong answer: it has no score. It counts as
+    cut off while thinking is still open, or where it ends in the beginning of what was expected.
+    """
+    answer = strip_thinking(response)
+    found = sum(contains(answer, value) for value in expected)
+    if found == len(expected):
+        return Verdict(1.0, "ok")
+    if finish_reason == "length" and _cut_off(response, answer, expected):
+        return Verdict(None, "truncated_output")
+    return Verdict(found / len(expected), "partial" if found else "miss")
+
+
+def strip_thinking(response: str) -> str:
+    # A template may open the block itself, and then the response only closes it.
+    head, closed, tail = response.rpartition("</think>")
+    if closed and "<think>" not in head:
+        return tail.strip()
+    return _THINKING.sub("", response).strip()
+
+
+def contains(text: str, value: str) -> bool:
+    """Whether `value` stands in `text` as a word of its own, whatever its case."""
+    folded, wanted = text.casefold(), value.casefold()
+    if wanted.isdigit():
+        folded = _THOUSANDS.sub("", folded)
+    position = folded.find(wanted)
+    while position >= 0:
+        end = position + len(wanted)
+        if not _glued(folded[position - 1 : position]) and not _glued(folded[end : end + 1]):
+            return True
+        position = folded.find(wanted, position + 1)
+    return False
+
+
+def _glued(neighbour: str) -> bool:
+    # Scripts without spaces (from U+2E80 on) write a number straight after a word.
+    return bool(neighbour) and (neighbour.isalnum() or neighbour == "_") and ord(neighbour) < 0x2E80
+
+
+def _cut_off(response: str, answer: str, expected: Sequence[str]) -> bool:
+    if response.count("<think>") > response.count("</think>"):
+        return True
+    tail = answer.casefold()
+    return any(
+        tail.endswith(value[:size].casefold()) and not _glued(tail[-size - 1 : -size])
+        for value in expected
+        for size in range(1, len(value))
+    )

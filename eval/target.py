@@ -1,0 +1,63 @@
+"""What a model is to the harness: two methods. And an arm: a target under one method.
+
+A scripted fake, the local model and a remote endpoint all satisfy `Target`; nothing else in this
+package may know which one it talks to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from longctx.eval.chat import Conversation
+
+
+class ContextOverflowError(Exception):
+    """The target cannot take a prompt this long. A finding about the target, not a failed cell."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Greedy decoding, always: temperature 0, repetition penalty 1.
+
+    `request_length` is the cell's nominal length, so that all depths share one temperature.
+    `conversation` is for targets that take messages and encode them themselves.
+    """
+
+    ids: Sequence[int]
+    max_new_tokens: int
+    request_length: int
+    conversation: Conversation | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    text: str
+    finish_reason: Literal["stop", "length"]
+    ttft_s: float
+    total_s: float
+    peak_mem_bytes: int | None = None
+
+
+class Target(Protocol):
+    def generate(self, request: Request) -> Completion: ...
+
+    def logprobs(self, ids: Sequence[int], *, request_length: int) -> npt.NDArray[np.float64]:
+        """Natural log-probability of each of ids[1:], given what stands before it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method to measure. `open` makes the target ready and undoes it when the block ends."""
+
+    method: str
+    scheme: Mapping[str, Any]
+    open: Callable[[], AbstractContextManager[Target]]
+    backend: str = ""
+    proof: Mapping[str, Any] = field(default_factory=dict)

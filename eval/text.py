@@ -1,0 +1,138 @@
+"""Text as bytes and as sentences: decoding files, and the places where one may cut or insert.
+
+Knows nothing of tokens or of files' meaning. Everything downstream hashes and tokenises what
+`decode` returns, so it settles encodings, line ends and Unicode form once.
+"""
+
+from __future__ import annotations
+
+import bisect
+import codecs
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+# Closing quotes and brackets stay with the sentence that they close.
+_CLOSERS = "\"'”’»)\\]」』）】"
+_SENTENCE_END = re.compile(
+    rf"[.!?؟।…]+[{_CLOSERS}]*(?=\s|$)|[。！？…]+[{_CLOSERS}]*|(?<=\S)(?=\n\s*\n)"
+)
+_CLAUSE_END = re.compile(rf"[,;:—][{_CLOSERS}]*(?=\s|$)|—|[，；：、]")
+_GAP = re.compile(r"(?<=\S)(?=\s)")
+# "Mr. Knightley" and "J. Smith" are not ends of sentences.
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Messrs|Mme|Prof|Rev|Capt|Col|Gen|Lt|Jr|Sr|vs|etc|e\.g|i\.e|No|Vol)"
+    r"|\b[A-Z])\.$"
+)
+_LONGEST_ABBREVIATION = 8
+_WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u3040-\u30ff\U00020000-\U0003ffff]")
+
+
+class UndecodableError(ValueError):
+    """The bytes are no text in any encoding that is read here; `offset` is the first bad byte."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"neither UTF-8, UTF-16 with a mark, nor GB18030: bad byte at {offset}")
+        self.offset = offset
+
+
+def decode(data: bytes) -> str:
+    """Bytes to NFC text with `\\n` line ends."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = _strict(data, "utf-16")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as not_utf8:
+            # The offset of the UTF-8 failure is the useful one: GB18030 accepts almost any bytes
+            # and fails far behind, so a decode that leaves control characters is refused too.
+            try:
+                text = data.decode("gb18030")
+            except UnicodeDecodeError:
+                raise UndecodableError(not_utf8.start) from None
+            if not _plausible_chinese(text):
+                raise UndecodableError(not_utf8.start) from None
+    # Qwen's tokenizer gives \r\n other tokens than \n.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\x00" in text:
+        raise UndecodableError(data.find(b"\x00"))
+    return unicodedata.normalize("NFC", text)
+
+
+def _strict(data: bytes, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UndecodableError(error.start) from None
+
+
+def _plausible_chinese(text: str) -> bool:
+    other = [char for char in text if ord(char) > 127]
+    wide = sum(1 for char in other if _WIDE.match(char))
+    control = sum(1 for char in text if unicodedata.category(char) in ("Cc", "Co", "Cn"))
+    printable_controls = text.count("\n") + text.count("\r") + text.count("\t")
+    return wide * 2 >= len(other) and control <= printable_controls
+
+
+def is_wide(char: str) -> bool:
+    """Chinese, Japanese or full-width: scripts that put no space between words."""
+    return bool(_WIDE.match(char))
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Character positions just behind each sentence, ascending."""
+    ends: list[int] = []
+    for match in _SENTENCE_END.finditer(text):
+        end = match.end()
+        head = text[max(0, match.start() + 1 - _LONGEST_ABBREVIATION) : match.start() + 1]
+        if match.group() == "." and _ABBREVIATION.search(head):
+            continue
+        if not ends or ends[-1] != end:
+            ends.append(end)
+    return ends
+
+
+@dataclass
+class Boundaries:
+    """Where a text may be cut, in tiers: sentences, then clauses, then gaps, then anywhere."""
+
+    text: str
+    _tiers: dict[int, list[int]] = field(default_factory=dict)
+
+    def tier(self, index: int) -> list[int]:
+        if index not in self._tiers:
+            if index == 0:
+                found = sentence_ends(self.text)
+            elif index in (1, 2):
+                pattern = (_CLAUSE_END, _GAP)[index - 1]
+                found = [match.end() for match in pattern.finditer(self.text)]
+            else:
+                found = list(range(1, len(self.text)))
+            self._tiers[index] = found
+        return self._tiers[index]
+
+    def last_sentence_end(self, limit: int) -> int:
+        """The largest sentence end at or before `limit`; 0 where there is none."""
+        ends = self.tier(0)
+        index = bisect.bisect_right(ends, limit)
+        return ends[index - 1] if index else 0
+
+    def next_sentence_end(self, after: int) -> int | None:
+        ends = self.tier(0)
+        index = bisect.bisect_right(ends, after)
+        return ends[index] if index < len(ends) else None
+
+    def near(self, position: int, limit: int) -> Iterable[list[int]]:
+        """Per tier, the up to two positions in (0, limit) that lie around `position`."""
+        for index in range(4):
+            ends = self.tier(index)
+            at = bisect.bisect_left(ends, position)
+            yield [end for end in ends[max(at - 1, 0) : at + 1] if 0 < end < limit]
+
+
+def join(left: str, right: str) -> str:
+    """The space that two sentences need between them; none beside wide scripts or line ends."""
+    if not left or not right or left[-1].isspace() or right[0].isspace():
+        return ""
+    return "" if is_wide(left[-1]) and is_wide(right[0]) else " "

@@ -1,0 +1,70 @@
+"""What `longctx needle` says to people: the banner before, the map and the table after.
+
+Formats what others computed. Knows no model and starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from longctx.eval.config import show_length
+from longctx.eval.summary import Results, others_sentence, show_tally
+from longctx.plots.terminal import TerminalMap
+
+if TYPE_CHECKING:
+    from longctx.needle_run import Prepared
+
+_FAILURES_SHOWN = 5
+
+
+def print_banner(err: Console, prepared: Prepared) -> None:
+    haystack, builder = prepared.sweep.builder.haystack, prepared.sweep.builder
+    err.print(
+        f"[bold]{prepared.options.model}[/] ({prepared.model_config.model_type}, "
+        f"{prepared.sweep.identity.dtype}, trained on {show_length(prepared.trained_length)}) · "
+        f"{haystack.id}, {builder.haystack_tokens:,} tokens · {prepared.output}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for scheme in prepared.schemes.values():
+        err.print(f"  {scheme}", highlight=False, markup=False, soft_wrap=True)
+
+
+def proof_words(proof: Mapping[str, Any]) -> str:
+    if "layer_change" not in proof:
+        return str(proof["by"])
+    verdict = "proved" if proof["verified"] else "NOT proved: the effect drowns in rounding"
+    return (
+        f"{verdict}: a layer at {proof['tokens']} tokens changes by {proof['layer_change']:.1%}, "
+        f"a short prompt by {proof['short_change']:.1%}"
+    )
+
+
+def print_results(
+    out: Console,
+    output: Path,
+    results: Results,
+    figures: Mapping[str, Any],
+    pictures: Sequence[Path],
+) -> None:
+    out.print()
+    out.print(TerminalMap(results))
+    out.print()
+    table = Table("method", box=None, pad_edge=False, header_style="bold")
+    for length in results.lengths:
+        table.add_column(show_length(length), justify="right")
+    for method in results.methods:
+        cells = [show_tally(results.tally(method, length)) for length in results.lengths]
+        table.add_row(method, *cells)
+    out.print(table, highlight=False)
+    out.print(f"found/asked (95 % interval). {others_sentence(figures)}", style="dim")
+    for reason in figures["controls"]["reasons"]:
+        out.print(f"not discriminative: the model {reason}", style="bold yellow")
+    for failure in figures["failures"][:_FAILURES_SHOWN]:
+        out.print(f"failed: {failure}", style="red", markup=False)
+    out.print(f"wrote {output}/ with summary.md and {', '.join(file.name for file in pictures)}")
