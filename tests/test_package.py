@@ -70,7 +70,7 @@ def starts_with(module: str, *packages: str) -> bool:
 
 
 def may_import(module: str, imported: str) -> bool:
-    """The direction: cli -> server -> engine -> attention; cli -> eval; cli -> plots -> records."""
+    """cli -> server -> engine -> attention; cli -> eval; cli -> plots -> what eval has recorded."""
     if imported.split(".")[0] in sys.stdlib_module_names:
         return True
     if module == "longctx":
@@ -88,11 +88,16 @@ def may_import(module: str, imported: str) -> bool:
         return not imported.startswith("longctx.") or starts_with(
             imported, "longctx.eval", "longctx.errors", "longctx.__version__"
         )
-    if starts_with(module, "longctx.plots"):  # reads records, never a model
+    if starts_with(module, "longctx.plots"):  # reads what lies in a run folder, never a model
         return starts_with(
-            imported, "numpy", "matplotlib", "rich", "longctx.plots", "longctx.errors",
-            "longctx.eval.records",
-        )  # fmt: skip
+            imported,
+            "numpy",
+            "matplotlib",
+            "rich",
+            "longctx.plots",
+            "longctx.errors",
+            *(f"longctx.eval.{name}" for name in ("config", "records", "summary")),
+        )
     if starts_with(module, "longctx.engine"):
         return not starts_with(imported, "longctx.cli", "longctx.server", "longctx.eval")
     return True
@@ -131,3 +136,8 @@ def loaded_after(code: str) -> set[str]:
 )
 def test_start_up_imports_nothing_heavy(code: str) -> None:
     assert not loaded_after(code) & HEAVY
+
+
+def test_plots_load_no_model_library() -> None:
+    names = [name for name, _ in MODULES if starts_with(name, "longctx.plots")]
+    assert not loaded_after(f"import {', '.join(names)}") & {"torch", "transformers"}
