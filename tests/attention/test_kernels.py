@@ -1,0 +1,199 @@
+"""Every kernel that runs here against the reference, and the CPU op's traps one by one."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from longctx.attention import kernels
+from longctx.attention.kernels.base import Partial
+from longctx.attention.merge import merge
+
+CPU = kernels.get("torch_cpu")
+REFERENCE = kernels.get("reference")
+HEADS = {1: (3, 3), 3: (9, 3), 7: (14, 2), 8: (16, 2)}
+
+
+def qkv(heads, kv_heads, queries, keys, dim, dtype=torch.float32, batch=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(h: int, n: int) -> torch.Tensor:
+        return torch.randn(batch, h, n, dim, generator=generator).to(dtype)
+
+    return draw(heads, queries), draw(kv_heads, keys), draw(kv_heads, keys)
+
+
+def assert_close(got: Partial, expected: Partial, tolerance: float) -> None:
+    scale = expected.out_BHLD.double().norm().clamp_min(1e-30)
+    assert (got.out_BHLD.double() - expected.out_BHLD.double()).norm() / scale < tolerance
+    torch.testing.assert_close(
+        got.lse_BHL.double(), expected.lse_BHL.double(), rtol=0, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("group", HEADS)
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize(
+    ("queries", "keys", "causal"),
+    [
+        (1, 1, True),
+        (1, 300, True),
+        (7, 300, True),
+        (130, 130, True),
+        (65, 200, True),
+        (33, 200, False),
+        (300, 40, False),
+    ],
+)
+def test_cpu_kernel_equals_the_reference(group, dim, queries, keys, causal) -> None:
+    q, k, v = qkv(*HEADS[group], queries, keys, dim)
+    got = CPU(q, k, v, causal=causal, scale=dim**-0.5)
+    assert_close(got, REFERENCE(q.double(), k, v, causal=causal, scale=dim**-0.5), 1e-5)
+    assert got.lse_BHL.dtype == torch.float32 and got.lse_BHL.shape == q.shape[:3]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_cpu_kernel_in_other_dtypes(dtype) -> None:
+    q, k, v = qkv(14, 2, 65, 200, 64, dtype)
+    got = CPU(q, k, v, causal=True, scale=0.125)
+    expected = REFERENCE(q.double(), k, v, causal=True, scale=0.125)
+    tolerance = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float64: 1e-12}[dtype]
+    assert_close(got, expected, tolerance)
+    assert got.lse_BHL.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_reference_is_the_textbook_formula() -> None:
+    q, k, v = qkv(1, 1, 2, 3, 4, torch.float64, batch=1)
+    got = REFERENCE(q, k, v, causal=True, scale=0.5)
+    for i in range(2):
+        weights = [float((q[0, 0, i] @ k[0, 0, j]) * 0.5) for j in range(i + 2)]
+        exp = torch.tensor(weights, dtype=torch.float64).exp()
+        expected = (exp[:, None] * v[0, 0, : i + 2]).sum(0) / exp.sum()
+        torch.testing.assert_close(got.out_BHLD[0, 0, i], expected)
+        assert float(got.lse_BHL[0, 0, i]) == pytest.approx(float(exp.sum().log()))
+
+
+@pytest.mark.parametrize("kernel", [CPU, REFERENCE], ids=lambda k: k.name)
+@pytest.mark.parametrize(("queries", "keys"), [(0, 5), (5, 0), (0, 0)])
+def test_trap_empty_parts_do_not_kill_the_process(kernel, queries, keys) -> None:
+    q, k, v = qkv(4, 2, queries, keys, 64)
+    got = kernel(q, k, v, causal=False, scale=1.0)
+    assert got.out_BHLD.shape == q.shape and not got.out_BHLD.any()
+    assert got.lse_BHL.shape == q.shape[:3] and bool((got.lse_BHL == -torch.inf).all())
+
+
+@pytest.mark.slow
+def test_trap_is_real_the_bare_op_dies_on_no_keys() -> None:
+    """If torch mends this, the special case may go."""
+    code = (
+        "import torch; q = torch.zeros(1, 1, 1, 8); k = torch.zeros(1, 1, 0, 8); "
+        "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, k)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode < 0
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_trap_last_dim_stride_other_than_one(which) -> None:
+    tensors = list(qkv(6, 2, 20, 20, 64))
+    expected = CPU(*tensors, causal=True, scale=0.125)
+    tensors[which] = tensors[which].mT.contiguous().mT
+    assert tensors[which].stride(-1) != 1
+    assert_close(CPU(*tensors, causal=True, scale=0.125), expected, 1e-6)
+
+
+@pytest.mark.parametrize("kernel", [CPU, REFERENCE], ids=lambda k: k.name)
+def test_trap_heads_that_do_not_divide(kernel) -> None:
+    q, k, v = qkv(5, 2, 4, 4, 64)
+    with pytest.raises(ValueError, match=r"query heads \(5\) must be a multiple.*\(2\)"):
+        kernel(q, k, v, causal=True, scale=1.0)
+
+
+@pytest.mark.parametrize("kernel", [CPU, REFERENCE], ids=lambda k: k.name)
+def test_wrong_shapes_are_one_clear_error(kernel) -> None:
+    q, k, v = qkv(4, 2, 9, 4, 64)
+    with pytest.raises(ValueError, match="9 queries need at least as many keys, got 4"):
+        kernel(q, k, v, causal=True, scale=1.0)
+    with pytest.raises(ValueError, match=r"k \(2, 2, 4, 64\) and v \(2, 2, 3, 64\)"):
+        kernel(q, k, v[:, :, :3], causal=False, scale=1.0)
+    with pytest.raises(ValueError, match="differ in batch or head_dim"):
+        kernel(q[:1], k, v, causal=False, scale=1.0)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 31, 100])
+def test_trap_causal_is_aligned_to_the_last_key(queries) -> None:
+    """The op aligns top-left: the first query of a block with history would see one key."""
+    q, k, v = qkv(6, 2, queries, 100, 64)
+    got = CPU(q, k, v, causal=True, scale=0.125)
+    assert_close(got, REFERENCE(q.double(), k, v, causal=True, scale=0.125), 1e-5)
+    v_changed = v.clone()
+    v_changed[:, :, -1] += 100.0
+    moved = CPU(q, k, v_changed, causal=True, scale=0.125).out_BHLD != got.out_BHLD
+    assert not moved[:, :, :-1].any() and moved[:, :, -1].all()
+
+
+def test_strided_slices_of_a_larger_cache_are_read_in_place() -> None:
+    q, k, v = qkv(14, 2, 5, 400, 64)
+    expected = REFERENCE(q.double(), k[:, :, 100:300], v[:, :, 100:300], causal=False, scale=0.1)
+    got = CPU(q, k[:, :, 100:300], v[:, :, 100:300], causal=False, scale=0.1)
+    assert_close(got, expected, 1e-5)
+    k_LK, v_LK = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
+    assert not k_LK.is_contiguous()
+    assert_close(CPU(q, k_LK[:, :, 100:300], v_LK[:, :, 100:300], causal=False, scale=0.1), got, 1e-6)
+
+
+def test_packed_and_unpacked_calls_agree(monkeypatch) -> None:
+    q, k, v = qkv(14, 2, 30, 500, 64)
+    packed = CPU(q, k, v, causal=False, scale=0.125)
+    monkeypatch.setattr("longctx.attention.kernels.torch_cpu.PACKED_ROWS", 0)
+    assert_close(CPU(q, k, v, causal=False, scale=0.125), packed, 1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_merge_is_attention_over_the_concatenation(parts) -> None:
+    q, k, v = qkv(6, 2, 17, 200, 64)
+    cuts = torch.linspace(0, 200, parts + 1).long().tolist()
+    partials = [
+        CPU(q, k[:, :, a:b], v[:, :, a:b], causal=False, scale=0.3)
+        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+    ]
+    assert_close(merge(partials), CPU(q, k, v, causal=False, scale=0.3), 1e-5)
+
+
+def test_merge_with_empty_parts() -> None:
+    q, k, v = qkv(6, 2, 17, 20, 64)
+    full = CPU(q, k, v, causal=False, scale=0.3)
+    none = CPU(q, k[:, :, :0], v[:, :, :0], causal=False, scale=0.3)
+    assert_close(merge([none, full, none]), full, 1e-6)
+    both = merge([none, none])
+    assert not both.out_BHLD.any() and bool((both.lse_BHL == -torch.inf).all())
+
+
+def test_merge_is_fp32_for_bf16_parts() -> None:
+    """A bf16 lse near 10 has steps of 1/16: weights would be off by 6 %."""
+    q, k, v = qkv(2, 2, 8, 4000, 64, torch.bfloat16)
+    halves = [
+        CPU(q, k[:, :, a], v[:, :, a], causal=False, scale=0.125)
+        for a in (slice(0, 1900), slice(1900, 4000))
+    ]
+    merged = merge(halves)
+    assert merged.out_BHLD.dtype == merged.lse_BHL.dtype == torch.float32
+    expected = REFERENCE(q.double(), k, v, causal=False, scale=0.125)
+    assert_close(merged, expected, 5e-3)
+    torch.testing.assert_close(merged.lse_BHL.double(), expected.lse_BHL, rtol=0, atol=1e-4)
+    rounded = merge([Partial(p.out_BHLD, p.lse_BHL.bfloat16().float()) for p in halves])
+    assert (rounded.lse_BHL - expected.lse_BHL).abs().max() > 1e-3
+
+
+def test_kernels_are_chosen_and_refused_aloud() -> None:
+    cpu = torch.device("cpu")
+    assert kernels.names() == ["flash_attn", "torch_cuda", "torch_cpu", "reference"]
+    assert kernels.auto(cpu, torch.bfloat16).name == "torch_cpu"
+    assert kernels.resolve("auto", cpu, torch.float32).name == "torch_cpu"
+    assert kernels.resolve("reference", cpu, torch.float32).name == "reference"
+    with pytest.raises(ValueError, match=r"kernel='fa9' is unknown: choose auto or one of flash_"):
+        kernels.resolve("fa9", cpu, torch.float32)
+    with pytest.raises(ValueError, match=r"kernel='torch_cuda' cannot run .* on cpu: .*usable"):
+        kernels.resolve("torch_cuda", cpu, torch.float32)
+    with pytest.raises(ValueError, match=r"no fast kernel for torch.int64 on cpu: flash_attn"):
+        kernels.auto(cpu, torch.int64)
