@@ -84,6 +84,8 @@ class DenseModel:
 
     def __init__(self, model: torch.nn.Module, inv_freq_F: torch.Tensor | None = None) -> None:
         self.model = copy.deepcopy(model).double()
+        if hasattr(self.model, "set_experts_implementation"):
+            self.model.set_experts_implementation("eager")  # the grouped one has no float64
         config = model.config
         head_dim = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads
