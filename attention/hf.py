@@ -21,7 +21,7 @@ from longctx.attention import hf_forward, kernels
 from longctx.attention.config import DCA_METHODS, Scheme, resolve
 from longctx.attention.dca import plan_block
 from longctx.attention.hf_forward import ATTENTION_NAME, ForwardPlan, GroupPlan
-from longctx.attention.hf_model import ModelParts, find_parts
+from longctx.attention.hf_model import ModelParts, check_model, find_parts
 from longctx.attention.hf_rope import scaled_inv_freq
 from longctx.attention.layout import Layout, read_layout
 from longctx.attention.rope import temperature, yarn_mscale
@@ -72,9 +72,7 @@ def extend(
         ValueError: a scheme, kernel or model that cannot run; one line says what to change.
         RuntimeError: the model is extended already.
     """
-    base = getattr(model, "base_model", None)
-    if base is None or not hasattr(model, "config"):
-        find_parts(model)  # raises with the type named
+    base: Any = check_model(model).base_model
     if getattr(base, _MARK, None) is not None:
         raise RuntimeError(
             f"the model is extended already ({getattr(base, _MARK).scheme.method!r}): call "

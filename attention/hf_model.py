@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,15 +18,33 @@ from transformers import PreTrainedModel
 from longctx.attention.rope import rotate, rotation
 
 
+class Rotary(nn.Module):
+    """What every transformers rotary module has; for types only."""
+
+    inv_freq: torch.Tensor  # [head_dim / 2] float32
+    attention_scaling: float  # multiplies cos and sin
+
+
 @dataclass(frozen=True)
 class ModelParts:
     """The modules that position schemes touch."""
 
     model: PreTrainedModel
     base: PreTrainedModel  # the decoder that owns layers and rotary
-    rotary: nn.Module
+    rotary: Rotary
     attentions: tuple[nn.Module, ...]
     head_dim: int
+
+
+def check_model(model: Any) -> PreTrainedModel:
+    """The model itself.
+
+    Raises:
+        TypeError: not a transformers model.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}")
+    return model
 
 
 def find_parts(model: Any) -> ModelParts:
@@ -36,9 +54,7 @@ def find_parts(model: Any) -> ModelParts:
         TypeError: not a transformers model.
         ValueError: a model whose rotary cannot be patched; the message names the class and why.
     """
-    if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}")
-    base = model.base_model
+    base = check_model(model).base_model
     refuse = _Refusal(type(model).__name__)
     rotary = getattr(base, "rotary_emb", None)
     layers = getattr(base, "layers", None)
@@ -50,8 +66,10 @@ def find_parts(model: Any) -> ModelParts:
     rotaries = [name for name, module in base.named_modules() if hasattr(module, "inv_freq")]
     if len(rotaries) != 1:
         raise refuse(f"it has {len(rotaries)} rotary modules ({', '.join(rotaries[:3])}, ...)")
-    attentions = tuple(getattr(layer, "self_attn", None) for layer in layers)
-    for attention in attentions:
+    attentions = []
+    width = 2 * inv_freq.shape[0]
+    for layer in layers:
+        attention = getattr(layer, "self_attn", None)
         if not isinstance(attention, nn.Module):
             raise refuse("its layers have no `self_attn`")
         if getattr(attention, "sliding_window", None) is not None:
@@ -59,11 +77,12 @@ def find_parts(model: Any) -> ModelParts:
         if not getattr(attention, "is_causal", True):
             raise refuse("its attention is not causal")
         head_dim = getattr(attention, "head_dim", None)
-        if head_dim != 2 * inv_freq.shape[0]:
-            raise refuse(f"its rotary turns {2 * inv_freq.shape[0]} of {head_dim} head dimensions")
+        if head_dim != width:
+            raise refuse(f"its rotary turns {width} of {head_dim} head dimensions")
         _check_interface(attention, refuse)
-    _check_rotation(attentions[0], head_dim, refuse)
-    return ModelParts(model, base, rotary, attentions, head_dim)
+        attentions.append(attention)
+    _check_rotation(attentions[0], width, refuse)
+    return ModelParts(model, base, cast(Rotary, rotary), tuple(attentions), width)
 
 
 class _Refusal:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from longctx.attention.config import Scheme, rope_parameters
+from longctx.attention.hf_model import Rotary
 from longctx.attention.rope import (
     base_inv_freq,
     ntk_inv_freq,
@@ -17,7 +17,7 @@ from longctx.attention.rope import (
 )
 
 
-def scaled_inv_freq(scheme: Scheme, rotary: nn.Module, config: Any) -> tuple[torch.Tensor, float]:
+def scaled_inv_freq(scheme: Scheme, rotary: Rotary, config: Any) -> tuple[torch.Tensor, float]:
     """inv_freq [F] and the scale of cos and sin for a scheme.
 
     `yarn` scales cos and sin by m(factor), as transformers does. With Dual Chunk Attention the
@@ -27,8 +27,8 @@ def scaled_inv_freq(scheme: Scheme, rotary: nn.Module, config: Any) -> tuple[tor
     Raises:
         ValueError: the config has no rope_theta, which YaRN's ramp needs.
     """
-    trained_F: torch.Tensor = rotary.inv_freq
-    trained_scaling = float(rotary.attention_scaling)
+    trained_F = rotary.inv_freq
+    trained_scaling = rotary.attention_scaling
     if scheme.method in ("none", "dca", "yarn+dca"):
         return trained_F, trained_scaling
     assert scheme.factor is not None

@@ -5,10 +5,12 @@ The kernel asked for is the kernel used: `get` and `auto` never fall back withou
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from longctx.attention.kernels.base import Kernel, Partial
-from longctx.attention.kernels.flash_attn import FlashAttnKernel
+from longctx.attention.kernels.flash_attn import BROKEN, FlashAttnKernel
 from longctx.attention.kernels.reference import ReferenceKernel
 from longctx.attention.kernels.torch_cpu import TorchCpuKernel
 from longctx.attention.kernels.torch_cuda import TorchCudaKernel
@@ -41,6 +43,9 @@ def get(name: str) -> Kernel:
 def auto(device: torch.device, dtype: torch.dtype) -> Kernel:
     """The fastest kernel that runs there. The reference is for tests: `auto` never picks it.
 
+    A kernel whose package is installed but broken is passed over with a warning: a slower path
+    must not be silent.
+
     Raises:
         ValueError: none runs there; the message gives every kernel's reason.
     """
@@ -51,6 +56,8 @@ def auto(device: torch.device, dtype: torch.dtype) -> Kernel:
         reason = kernel.unavailable(device, dtype)
         if reason is None:
             return kernel
+        if BROKEN in reason:
+            warnings.warn(f"{kernel.name} {reason}", RuntimeWarning, stacklevel=2)
         reasons.append(f"{kernel.name} {reason}")
     raise ValueError(
         f"no fast kernel for {dtype} on {device.type}: {'; '.join(reasons)}; "

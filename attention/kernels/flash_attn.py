@@ -21,6 +21,8 @@ import torch
 from longctx.attention.kernels.base import Partial, check_shapes, empty_partial
 from longctx.attention.kernels.torch_cuda import flash_ready, no_flash
 
+BROKEN = "is installed but cannot be imported"  # `auto` warns where a reason says so
+
 # (q_BLHD, k_BMKD, v_BMKD, *, softmax_scale, causal) -> out_BLHD, lse_BHL and what else there is
 _Attend = Callable[..., tuple[torch.Tensor, ...]]
 
@@ -96,7 +98,7 @@ def _load(hopper: bool) -> _Attend | str:
             return partial(version_2, return_attn_probs=True)
     except Exception as error:
         detail = " ".join(str(error).split())
-        return f"is installed but cannot be imported ({type(error).__name__}: {detail})"
+        return f"{BROKEN} ({type(error).__name__}: {detail})"
     return "is not installed"
 
 

@@ -82,8 +82,15 @@ def test_up_to_chunk_size_equals_the_unextended_model(model_qwen2) -> None:
 def snapshot(model):
     return (
         {name: value.clone() for name, value in model.named_buffers()},
-        {name: id(module.config) for name, module in model.named_modules() if hasattr(module, "config")},
-        {name: len(m._forward_pre_hooks) + len(m._forward_hooks) for name, m in model.named_modules()},
+        {
+            name: id(module.config)
+            for name, module in model.named_modules()
+            if hasattr(module, "config")
+        },
+        {
+            name: len(m._forward_pre_hooks) + len(m._forward_hooks)
+            for name, m in model.named_modules()
+        },
         dict(model.config.to_dict()),
         model.config._attn_implementation,
         model.model.rotary_emb.attention_scaling,

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 import torch
-from tiny_models import FAMILIES, build
 from oracle import DenseModel, dca_positions, plain_positions, relative_error
+from tiny_models import FAMILIES, build
 from transformers import DynamicCache, StaticCache
 
 from longctx.attention import extend
@@ -221,7 +221,9 @@ def test_beams_and_samples(model_qwen2, method) -> None:
 def test_static_cache_in_blocks_and_with_capacity_to_spare(model_qwen2) -> None:
     dca(model_qwen2)
     cache = StaticCache(config=model_qwen2.config, max_cache_len=500)
-    assert relative_error(in_blocks(model_qwen2, IDS, 50, cache), oracle_logits("qwen2", 333)) < 1e-5
+    assert (
+        relative_error(in_blocks(model_qwen2, IDS, 50, cache), oracle_logits("qwen2", 333)) < 1e-5
+    )
 
 
 def test_embeddings_instead_of_ids(model_qwen2) -> None:

@@ -1,5 +1,6 @@
 """Every kernel that runs here against the reference, and the CPU op's traps one by one."""
 
+import itertools
 import subprocess
 import sys
 
@@ -139,7 +140,9 @@ def test_strided_slices_of_a_larger_cache_are_read_in_place() -> None:
     assert_close(got, expected, 1e-5)
     k_LK, v_LK = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
     assert not k_LK.is_contiguous()
-    assert_close(CPU(q, k_LK[:, :, 100:300], v_LK[:, :, 100:300], causal=False, scale=0.1), got, 1e-6)
+    assert_close(
+        CPU(q, k_LK[:, :, 100:300], v_LK[:, :, 100:300], causal=False, scale=0.1), got, 1e-6
+    )
 
 
 def test_packed_and_unpacked_calls_agree(monkeypatch) -> None:
@@ -155,7 +158,7 @@ def test_merge_is_attention_over_the_concatenation(parts) -> None:
     cuts = torch.linspace(0, 200, parts + 1).long().tolist()
     partials = [
         CPU(q, k[:, :, a:b], v[:, :, a:b], causal=False, scale=0.3)
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        for a, b in itertools.pairwise(cuts)
     ]
     assert_close(merge(partials), CPU(q, k, v, causal=False, scale=0.3), 1e-5)
 
@@ -197,3 +200,10 @@ def test_kernels_are_chosen_and_refused_aloud() -> None:
         kernels.resolve("torch_cuda", cpu, torch.float32)
     with pytest.raises(ValueError, match=r"no fast kernel for torch.int64 on cpu: flash_attn"):
         kernels.auto(cpu, torch.int64)
+
+
+def test_auto_warns_before_it_passes_over_a_broken_package(monkeypatch) -> None:
+    broken = "is installed but cannot be imported (ImportError: undefined symbol)"
+    monkeypatch.setattr(type(kernels.get("flash_attn")), "unavailable", lambda *_: broken)
+    with pytest.warns(RuntimeWarning, match="flash_attn is installed but cannot be imported"):
+        assert kernels.auto(torch.device("cpu"), torch.float32).name == "torch_cpu"

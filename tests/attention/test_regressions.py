@@ -145,7 +145,9 @@ def test_defect_batches_larger_than_one(model_qwen2) -> None:
     rows = torch.cat((IDS, IDS.flip(1), IDS.roll(7, 1)))
     together = logits(model_qwen2, rows)
     for row in range(3):
-        assert relative_error(together[row : row + 1], logits(model_qwen2, rows[row : row + 1])) < 1e-5
+        assert (
+            relative_error(together[row : row + 1], logits(model_qwen2, rows[row : row + 1])) < 1e-5
+        )
 
 
 def test_defect_grouped_heads_are_repeated(model_qwen2, monkeypatch) -> None:
