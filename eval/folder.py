@@ -81,18 +81,15 @@ class RunFolder:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
+    def check(self, run: Mapping[str, Any]) -> None:
+        """Raise where this run cannot continue what the folder holds."""
+        join_runs(read_run(self.path), run, self.path)
+
     def begin(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """Write run.json for this run, joined with what the folder holds already."""
         joined = join_runs(read_run(self.path), run, self.path)
         self._write_run(joined)
         return joined
-
-    def amend_session(self, session: Mapping[str, Any]) -> None:
-        """Write what became known about this run after it began."""
-        run = read_run(self.path)
-        if run is not None:
-            run["sessions"][-1] = dict(session)
-            self._write_run(run)
 
     def _write_run(self, run: Mapping[str, Any]) -> None:
         write_atomically(self.path / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")

@@ -139,7 +139,7 @@ _SAME = 0.02
 _SIGNAL_OVER_NOISE = 2.0
 
 
-class UnprovenMethodError(RuntimeError):
+class UnprovenMethodError(UserError):
     """The method that was asked for is not the one that runs."""
 
 

@@ -92,7 +92,8 @@ def needle(
     haystack: Annotated[
         str | None,
         typer.Option(
-            help="The text to search in: a file, a directory or a glob.", rich_help_panel=_TEXT
+            help="The text to search in: a file, a directory or a glob. Default: generated prose.",
+            rich_help_panel=_TEXT,
         ),
     ] = None,
     template: Annotated[

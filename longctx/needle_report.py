@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _FAILURES_SHOWN = 5
 
 
+def say(console: Console, line: str) -> None:
+    """One line as it is: numbers uncoloured, long ones left to the terminal to break."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def print_banner(err: Console, prepared: Prepared) -> None:
     haystack, builder = prepared.sweep.builder.haystack, prepared.sweep.builder
     err.print(

@@ -22,7 +22,7 @@ from longctx import models
 from longctx.attention import DCA_METHODS, METHODS, Scheme, default_method, resolve
 from longctx.attention.config import FACTOR_METHODS
 from longctx.errors import UserError
-from longctx.eval import estimate, folder, records, summary
+from longctx.eval import estimate, folder, prose, records, summary
 from longctx.eval import haystack as haystacks
 from longctx.eval.chat import ChatEncoder
 from longctx.eval.controls import run_closed_book
@@ -35,7 +35,7 @@ from longctx.eval.runner import Sweep
 from longctx.eval.target import Arm, Request
 from longctx.local_target import local_arm, matmul_rate
 from longctx.needle_cmd import NeedleOptions
-from longctx.needle_report import print_banner, print_results, proof_words
+from longctx.needle_report import print_banner, print_results, proof_words, say
 from longctx.plots import heatmap
 from longctx.plots.palette import PALETTES
 
@@ -50,12 +50,14 @@ def run(options: NeedleOptions) -> int:
     print_banner(err, prepared)
     if options.dry_run:
         plan = prepared.plan(_records_so_far(prepared.output))
-        err.print(str(plan), highlight=False, soft_wrap=True)
+        say(err, str(plan))
         _print_json(options, {"dry_run": True, **prepared.describe(), "plan": asdict(plan)})
         return DONE
 
     with RunFolder(prepared.output) as run_folder:
         interrupted = _sweep(prepared, run_folder, err)
+        if folder.read_run(prepared.output) is None:
+            return INTERRUPTED  # while loading: there is nothing to show yet
         figures = summary.write(prepared.output)
     results = summary.load(prepared.output)
     pictures = _draw(prepared, err)
@@ -159,14 +161,16 @@ def prepare(options: NeedleOptions) -> Prepared:
         raise UserError(f"--prefill-chunk {options.prefill_chunk}: must be at least 1")
     if options.palette not in PALETTES:
         raise UserError(f"--palette {options.palette}: not known: use {' or '.join(PALETTES)}")
-    if options.haystack is None:
-        raise UserError("--haystack: missing: name a text file, a directory or a glob to search in")
     source = models.locate(options.model, weights=not options.dry_run)
     model_config = models.load_config(source)
     schemes = settle_schemes(options, model_config)
     tokenizer = models.load_tokenizer(source)
     chat = ChatEncoder(tokenizer, config.template)
-    haystack = haystacks.load(options.haystack)
+    haystack = (
+        prose.haystack(max(config.lengths))
+        if options.haystack is None
+        else haystacks.load(options.haystack)
+    )
 
     on_cpu = options.device_map == "cpu" or not torch.cuda.is_available()
     device = "cpu" if on_cpu else "cuda"
@@ -250,17 +254,13 @@ def settle_schemes(options: NeedleOptions, model_config: Any) -> dict[str, Schem
 
 def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
     """Run what is pending; True where the user interrupted it."""
-
     options, sweep = prepared.options, prepared.sweep
     description = prepared.describe()
-    run_folder.begin(description)
+    run_folder.check(description)
     pending = sweep.pending(run_folder.results.records)[: options.config.limit]
     if not pending:
-        err.print(
-            str(prepared.plan(run_folder.results.records, rate=0.0)),
-            highlight=False,
-            soft_wrap=True,
-        )
+        run_folder.begin(description)
+        say(err, str(prepared.plan(run_folder.results.records, rate=0.0)))
         return False
     try:
         with err.status(f"loading {options.model}"):
@@ -270,16 +270,11 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
             method: {"backend": arm.backend, "proof": dict(arm.proof)}
             for method, arm in arms.items()
         }
-        run_folder.amend_session(description["sessions"][0])
+        # Only now: a run whose model or method cannot be loaded must not claim the folder.
+        run_folder.begin(description)
         for method, arm in arms.items():
-            err.print(
-                f"  {method}: {arm.backend}, {proof_words(arm.proof)}",
-                highlight=False,
-                soft_wrap=True,
-            )
-        err.print(
-            str(prepared.plan(run_folder.results.records, rate)), highlight=False, soft_wrap=True
-        )
+            say(err, f"  {method}: {arm.backend}, {proof_words(arm.proof)}")
+        say(err, str(prepared.plan(run_folder.results.records, rate)))
         shape = models.shape_of(prepared.model_config)
         with ProgressReport(err, pending, shape, options.config.answer_tokens) as report:
             sweep.run(pending, arms, run_folder.results, report)

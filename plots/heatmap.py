@@ -21,6 +21,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -34,7 +35,7 @@ from longctx.plots.palette import INK, MUTED, NOT_RUN, PALETTES, Palette, palett
 
 DPI = 200
 _PANELS_PER_ROW = 4
-_GAP_COLOUR = "white"
+_NARROWEST = 7.4  # inches: the title's and the legend's need, however small the grid
 _STYLE: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters everywhere
     "font.size": 10,
@@ -57,10 +58,10 @@ class Layout:
 
     left: float = 0.95
     right: float = 1.05
-    top: float = 1.5
-    bottom: float = 1.12
+    top: float = 1.62
+    bottom: float = 0.92
     gap_x: float = 0.42
-    gap_y: float = 1.15
+    gap_y: float = 1.3
 
     @property
     def panel_width(self) -> float:
@@ -72,8 +73,12 @@ class Layout:
 
     @property
     def width(self) -> float:
+        return max(self.panels_right + self.right, _NARROWEST)
+
+    @property
+    def panels_right(self) -> float:
         panels = self.columns * self.panel_width + (self.columns - 1) * self.gap_x
-        return self.left + panels + self.right
+        return self.left + panels
 
     @property
     def height(self) -> float:
@@ -82,15 +87,12 @@ class Layout:
 
 
 def layout_for(methods: int, lengths: int, depths: int) -> Layout:
-    columns = min(methods, _PANELS_PER_ROW)
-    rows = -(-methods // columns)
+    rows = -(-methods // _PANELS_PER_ROW)
+    columns = -(-methods // rows)
     room = 12.0 - 2.0 - 0.42 * (columns - 1)
-    cell_width = min(max(room / columns / lengths, 0.42), 1.25)
+    cell_width = min(max(room / columns / lengths, 0.42), 1.6)
     # A map reads best as wide cells in a panel that is not taller than a page.
     cell_height = min(max(3.4 / depths, 0.26), 0.62)
-    # The title needs seven inches, whatever the grid.
-    narrow = 7.4 - 2.0 - 0.42 * (columns - 1)
-    cell_width = max(cell_width, narrow / columns / lengths)
     return Layout(columns, rows, cell_width, cell_height, lengths, depths)
 
 
@@ -153,7 +155,7 @@ def _draw_panel(
     axes.annotate(
         method,
         (0, 1),
-        (0, 32),
+        (0, 39),
         xycoords="axes fraction",
         textcoords="offset points",
         fontsize=12.5,
@@ -163,7 +165,7 @@ def _draw_panel(
     axes.annotate(
         _scheme_words(results.run["schemes"][method]),
         (0, 1),
-        (0, 19),
+        (0, 26),
         xycoords="axes fraction",
         textcoords="offset points",
         fontsize=8.5,
@@ -174,39 +176,23 @@ def _draw_panel(
 def _draw_cell(axes: Axes, x: int, y: int, tally: Tally, colours: Palette) -> None:
     others = tally.others()
     colour = NOT_RUN if tally.score is None else colours.colour(tally.score)
-    failed = others.get("error", 0) + others.get("truncated_output", 0)
-    axes.add_patch(
-        Rectangle(
-            (x - 0.5, y - 0.5), 1, 1, facecolor=colour.hex, edgecolor=_GAP_COLOUR, linewidth=1.6
-        )
-    )
-    if failed:
+    ink = MUTED if tally.score is None else colour.ink
+    hatched = bool(others.get("error") or others.get("truncated_output"))
+    corner = (x - 0.5, y - 0.5)
+    fill = "white" if hatched and not tally.n else colour.hex
+    axes.add_patch(Rectangle(corner, 1, 1, facecolor=fill, linewidth=0))
+    if hatched:
         axes.add_patch(
-            Rectangle(
-                (x - 0.5, y - 0.5),
-                1,
-                1,
-                facecolor="none" if tally.n else "white",
-                edgecolor=(MUTED if colour is NOT_RUN else colour.ink).hex,
-                hatch="////",
-                linewidth=0,
-            )
+            Rectangle(corner, 1, 1, facecolor="none", edgecolor=ink.hex, hatch="////", linewidth=0)
         )
+    axes.add_patch(Rectangle(corner, 1, 1, facecolor="none", edgecolor="white", linewidth=1.6))
     if others.get("overflow"):
-        ink = MUTED if tally.score is None else colour.ink
-        for slope in (1, -1):
-            line = ([x - 0.22, x + 0.22], [y - 0.22 * slope, y + 0.22 * slope])
-            axes.plot(*line, color=ink.hex, linewidth=1.6, solid_capstyle="round")
+        axes.plot(x, y, marker="x", markersize=9, markeredgewidth=1.8, color=ink.hex)
     elif tally.n and tally.total < tally.n:
-        axes.text(
-            x,
-            y,
-            f"{tally.total:g}/{tally.n}",
-            ha="center",
-            va="center",
-            fontsize=9.5,
-            color=colour.ink.hex,
-        )
+        text = axes.text(x, y, f"{tally.total:g}/{tally.n}", ha="center", va="center", zorder=5)
+        text.set(fontsize=9.5, color=ink.hex)
+        # Hatching and the frontier may pass behind the figures.
+        text.set_path_effects([patheffects.withStroke(linewidth=3, foreground=colour.hex)])
 
 
 def _draw_trained(
@@ -217,25 +203,26 @@ def _draw_trained(
         return
     border = sum(length <= trained for length in lengths) - 0.5
     axes.plot(
-        [border, border], [-0.62, len(depths) - 0.5], color=INK.hex, linewidth=2, clip_on=False
+        [border, border], [-0.5, len(depths) - 0.5], color=INK.hex, linewidth=2, clip_on=False
     )
     axes.annotate(
         f"trained {show_length(trained)}",
         (border, -0.5),
-        (0, 6),
+        (0, 10),
         textcoords="offset points",
         ha="center" if -0.5 < border < len(lengths) - 0.5 else ("left" if border < 0 else "right"),
         fontsize=8.5,
         color=INK.hex,
         annotation_clip=False,
     )
-    xs, ys = [border], [-0.5]
+    xs: list[float] = []
+    ys: list[float] = []
     for x, length in enumerate(lengths):
         if length > trained:
             level = _row_of(100 * (1 - trained / length), depths)
             xs += [x - 0.5, x + 0.5]
             ys += [level, level]
-    if len(xs) > 1:
+    if xs:
         # White under black: the line must show on pale and on dark cells.
         axes.plot(xs, ys, color="white", linewidth=3.2, alpha=0.85)
         axes.plot(xs, ys, color=INK.hex, linewidth=1.5, linestyle=(0, (4, 2.5)))
@@ -255,7 +242,7 @@ def _draw_colour_bar(figure: Figure, layout: Layout, colours: Palette) -> None:
     height = min(layout.panel_height, 2.6)
     bottom = layout.height - layout.top - layout.panel_height
     box = (
-        (layout.width - layout.right + 0.3) / layout.width,
+        (layout.panels_right + 0.3) / layout.width,
         bottom / layout.height,
         0.16 / layout.width,
         height / layout.height,

@@ -28,8 +28,8 @@ class RGB(NamedTuple):
 
     @property
     def ink(self) -> RGB:
-        """Black or white, whichever reads better on this colour."""
-        return RGB(16, 20, 28) if self.luminance > 0.22 else RGB(255, 255, 255)
+        """Near-black or white, whichever contrasts more with this colour."""
+        return RGB(16, 20, 28) if self.luminance > 0.194 else RGB(255, 255, 255)
 
 
 NOT_RUN = RGB(222, 224, 228)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import needle_fakes
+import pytest
+
+from longctx.eval.haystack import Haystack
+
+
+@pytest.fixture(scope="session")
+def chatml() -> Any:
+    return needle_fakes.chatml_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def metaspace() -> Any:
+    return needle_fakes.metaspace_tokenizer()
+
+
+@pytest.fixture(params=["chatml", "metaspace"])
+def tokenizer(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def book() -> Haystack:
+    return Haystack.from_text(needle_fakes.english(), "book")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, chatml: Any) -> Path:
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    needle_fakes.save_tiny_model(directory, chatml)
+    return directory

@@ -1,0 +1,73 @@
+"""Strings to scores and states, and intervals from counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from longctx.eval.scoring import contains, judge, strip_thinking
+from longctx.eval.stats import wilson
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1234567", " 1234567.", "It is 1,234,567.", "**1234567**", "号码是1234567。", "key=1234567;"],
+)
+def test_found(text: str) -> None:
+    assert contains(text, "1234567")
+
+
+@pytest.mark.parametrize("text", ["", "123456", "12345678", "91234567", "123 4567", "x1234567"])
+def test_not_found(text: str) -> None:
+    assert not contains(text, "1234567")
+
+
+def test_words_match_whatever_their_case_but_whole() -> None:
+    assert contains("The KETTLE.", "kettle")
+    assert not contains("kettles", "kettle")
+    assert contains("kettles and a kettle", "kettle")
+
+
+@pytest.mark.parametrize(
+    ("response", "reason", "score", "status"),
+    [
+        (" 1234567.", "stop", 1.0, "ok"),
+        (" 1234567 and so on and on", "length", 1.0, "ok"),
+        (" 7654321.", "stop", 0.0, "miss"),
+        (" the the the the", "length", 0.0, "miss"),
+        (" The number is 123", "length", None, "truncated_output"),
+        (" The number is 123", "stop", 0.0, "miss"),
+        ("<think>let me see", "length", None, "truncated_output"),
+        ("<think>1234567?</think> No idea.", "stop", 0.0, "miss"),
+        ("<think>hm</think> 1234567", "stop", 1.0, "ok"),
+        ("", "stop", 0.0, "miss"),
+    ],
+)
+def test_states(response: str, reason: str, score: float | None, status: str) -> None:
+    verdict = judge(response, ["1234567"], reason)
+    assert (verdict.score, verdict.status) == (score, status)
+
+
+def test_some_of_several_is_partial() -> None:
+    verdict = judge("1111111 and 2222222", ["1111111", "2222222", "3333333"], "stop")
+    assert verdict.score == pytest.approx(2 / 3)
+    assert verdict.status == "partial"
+
+
+def test_thinking_that_the_template_opened() -> None:
+    assert strip_thinking("hmm, 1.</think>\n\n2") == "2"
+
+
+# Checked against R's binom::binom.wilson and the textbook value of 10/10.
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [
+        (0, 0, 0.0, 1.0),
+        (10, 10, 0.7224672, 1.0),
+        (0, 10, 0.0, 0.2775328),
+        (5, 10, 0.2365931, 0.7634069),
+        (1, 1, 0.2065493, 1.0),
+        (22, 22, 0.8513, 1.0),
+    ],
+)
+def test_wilson(k: int, n: int, low: float, high: float) -> None:
+    assert wilson(k, n) == pytest.approx((low, high), abs=1e-4)

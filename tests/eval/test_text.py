@@ -1,0 +1,98 @@
+"""Bytes to text, and where sentences end."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import random
+
+import pytest
+
+from longctx.eval import prose
+from longctx.eval.text import Boundaries, UndecodableError, decode, join, sentence_ends
+
+
+def test_utf8_with_and_without_a_mark() -> None:
+    assert decode("née".encode()) == decode(codecs.BOM_UTF8 + "née".encode()) == "née"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_needs_its_mark(encoding: str) -> None:
+    mark = codecs.BOM_UTF16_LE if encoding.endswith("le") else codecs.BOM_UTF16_BE
+    assert decode(mark + "山高".encode(encoding)) == "山高"
+
+
+def test_gb18030_is_recognised() -> None:
+    text = "山不在高，有仙则名。水不在深，有龙则灵。"
+    assert decode(text.encode("gb18030")) == text
+
+
+def test_latin1_is_no_chinese() -> None:
+    with pytest.raises(UndecodableError, match="bad byte at 2"):
+        decode("née à Genève".encode("latin-1")[1:].replace(b"\xe9", b"ab\xe9", 1)[0:40])
+
+
+def test_random_bytes_are_no_text() -> None:
+    with pytest.raises(UndecodableError):
+        decode(random.Random(0).randbytes(4000))
+
+
+def test_nul_is_no_text() -> None:
+    with pytest.raises(UndecodableError, match="bad byte at 1"):
+        decode(b"a\x00b")
+
+
+def test_line_ends_and_composition_are_settled() -> None:
+    assert decode("a\r\nb\rc e\u0301".encode()) == "a\nb\nc \u00e9"
+
+
+def parts(text: str) -> list[str]:
+    ends = [0, *sentence_ends(text)]
+    return [text[a:b].strip() for a, b in itertools.pairwise(ends)]
+
+
+def test_sentences_keep_their_quotes_and_names() -> None:
+    text = 'Mr. Knightley said, "Not at all." He left... J. Smith stayed! Why?\n\nA heading\n\nEnd.'
+    assert parts(text) == [
+        'Mr. Knightley said, "Not at all."',
+        "He left...",
+        "J. Smith stayed!",
+        "Why?",
+        "A heading",
+        "End.",
+    ]
+
+
+def test_numbers_do_not_end_sentences() -> None:
+    assert parts("It is 3.14 or so. Yes.") == ["It is 3.14 or so.", "Yes."]
+
+
+def test_chinese_sentences() -> None:
+    assert parts("山不在高。“有仙则名！”水深……好") == ["山不在高。", "“有仙则名！”", "水深……"]
+
+
+def test_near_offers_weaker_borders_in_turn() -> None:
+    text = "one two, three four"
+    tiers = list(Boundaries(text).near(5, len(text)))
+    assert tiers[0] == []
+    assert tiers[1] == [8]
+    assert 3 in tiers[2]
+    assert tiers[3] == [4, 5]
+
+
+def test_join() -> None:
+    assert join("a.", "B") == " "
+    assert join("a.\n", "B") == join("", "B") == join("山。", "水") == ""
+
+
+def test_generated_prose_is_seeded_and_has_no_digits() -> None:
+    first, again, other = prose.haystack(1024), prose.haystack(2048), prose.haystack(1024, seed=1)
+    assert first == again
+    assert first.sha256 != other.sha256
+    assert not any(char.isdigit() or char in "{}|" for char in first.text)
+    long_sentences = [part for part in parts(first.text[:200_000]) if len(part) > 60]
+    assert len(set(long_sentences)) > 0.85 * len(long_sentences)
+
+
+def test_generated_prose_grows_with_the_length() -> None:
+    assert len(prose.haystack(1 << 18).text) >= 9 << 18
