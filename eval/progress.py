@@ -73,16 +73,16 @@ class ProgressReport:
         left = self._left()
         status = str(record["status"])
         mark = _MARKS.get(status, f"[yellow]{status}[/]")
-        detail = "" if record["error"] is None else f" {record['error']}"
         counted = f"{self._finished}/{self._count}"
         line = f"{counted:>7}  {_name(cell):<34} {mark} in {record['total_s']:.1f} s"
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done_work, counted=counted, left=left)
-            self._bar.console.print(line, highlight=False)
+            self._console.print(line, highlight=False)
         else:
             self._console.print(f"{line}{', ' + left if left else ''}", highlight=False)
-        if detail:
-            self._console.print(detail, markup=False, highlight=False)
+        if record["error"] is not None:
+            error = f"         {record['error']}"
+            self._console.print(error, markup=False, highlight=False, soft_wrap=True)
 
     def _left(self) -> str:
         remaining = self._total - self._done_work

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from longctx.eval.config import show_length
+from longctx.eval.config import show_depth, show_length
 from longctx.eval.summary import Results, others_sentence, show_tally
 from longctx.plots.terminal import TerminalMap
 
@@ -29,15 +30,16 @@ def say(console: Console, line: str) -> None:
 
 def print_banner(err: Console, prepared: Prepared) -> None:
     haystack, builder = prepared.sweep.builder.haystack, prepared.sweep.builder
+    text = f"{haystack.id}, {builder.haystack_tokens:,} tokens"
     err.print(
-        f"[bold]{prepared.options.model}[/] ({prepared.model_config.model_type}, "
+        f"[bold]{escape(prepared.options.model)}[/] ({prepared.model_config.model_type}, "
         f"{prepared.sweep.identity.dtype}, trained on {show_length(prepared.trained_length)}) · "
-        f"{haystack.id}, {builder.haystack_tokens:,} tokens · {prepared.output}",
+        f"{escape(text)} · {escape(str(prepared.output))}",
         highlight=False,
         soft_wrap=True,
     )
     for scheme in prepared.schemes.values():
-        err.print(f"  {scheme}", highlight=False, markup=False, soft_wrap=True)
+        say(err, f"  {scheme}")
 
 
 def proof_words(proof: Mapping[str, Any]) -> str:
@@ -71,5 +73,6 @@ def print_results(
     for reason in figures["controls"]["reasons"]:
         out.print(f"not discriminative: the model {reason}", style="bold yellow")
     for failure in figures["failures"][:_FAILURES_SHOWN]:
-        out.print(f"failed: {failure}", style="red", markup=False)
-    out.print(f"wrote {output}/ with summary.md and {', '.join(file.name for file in pictures)}")
+        where = f"{show_length(failure['length'])} at {show_depth(failure['depth'])}"
+        say(out, f"failed: {failure['method']} {where}: {failure['error']}")
+    say(out, f"wrote {output}/ with summary.md and {', '.join(file.name for file in pictures)}")

@@ -29,6 +29,7 @@ from longctx.eval.controls import run_closed_book
 from longctx.eval.estimate import Plan
 from longctx.eval.folder import RunFolder, describe_run
 from longctx.eval.grid import Cell, Identity
+from longctx.eval.needle import WORDING_SHA256
 from longctx.eval.progress import ProgressReport
 from longctx.eval.prompt import PromptBuilder
 from longctx.eval.runner import Sweep
@@ -95,6 +96,7 @@ class Prepared:
             "haystack_sha256": identity.haystack_sha256,
             "tokenizer_sha256": identity.tokenizer_sha256,
             "template_sha256": identity.template_sha256,
+            "wording_sha256": WORDING_SHA256,
             "temperature": 0,
             "repetition_penalty": 1,
         }

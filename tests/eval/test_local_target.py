@@ -153,3 +153,12 @@ def test_what_cannot_be_extended_is_a_user_error(model: Any) -> None:
 
 def test_the_device_of_an_offloaded_model(model: Any) -> None:
     assert input_device(model) == torch.device("cpu")
+
+
+def test_blocks_in_bfloat16(model: Any, tiny_model: Path) -> None:
+    source = models.locate(str(tiny_model))
+    half = models.load_model(source, models.load_config(source), torch.bfloat16, "cpu")
+    prompt = ids(1000, half)
+    for method in ("none", "yarn", "dca", "yarn+dca"):
+        with open_arm(half, method, 100).open() as target:
+            assert target.generate(Request(prompt, 2, 1024)).text

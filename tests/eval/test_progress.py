@@ -1,0 +1,56 @@
+"""What is said while a sweep runs: plain lines for a log, a bar for a terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from longctx.eval.grid import Cell
+from longctx.eval.progress import ProgressReport
+from longctx.models import ModelShape
+
+SHAPE = ModelShape(2, 64, 128, 4, 2, 16, 100)
+CELLS = [Cell("none", 512, 50.0, 0), Cell("dca", 12288, 12.5, 2)]
+
+
+def record(status: str, error: str | None = None) -> dict[str, Any]:
+    return {"status": status, "error": error, "total_s": 1.25}
+
+
+def report(console: Console, monkeypatch: pytest.MonkeyPatch) -> str:
+    clock = iter([0.0, 0.0, 1.0, 101.0])
+    monkeypatch.setattr("longctx.eval.progress.time.perf_counter", lambda: next(clock, 200.0))
+    with ProgressReport(console, CELLS, SHAPE, 32) as progress:
+        progress.started(CELLS[0])
+        progress.finished(CELLS[0], record("ok"))
+        progress.started(CELLS[1])
+        progress.finished(CELLS[1], record("error", "RuntimeError: [no] room"))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_log_gets_a_line_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = report(Console(file=io.StringIO(), width=100), monkeypatch).splitlines()
+    assert re.match(r" +1/2  none 512 at 50% +found in 1\.2 s, .* left$", lines[0])
+    assert re.match(r" +2/2  dca 12K at 12\.5% repeat 3 +error in 1\.2 s$", lines[1])
+    assert lines[2].strip() == "RuntimeError: [no] room"
+    assert len(lines) == 3
+
+
+def test_time_left_goes_by_work_and_not_by_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = report(Console(file=io.StringIO(), width=100), monkeypatch)
+    # One second for the cell of 512 tokens: the one of 12K is worth more than a hundred.
+    found = re.search(r"(\d+) (s|min)", shown.split("1.2 s, ")[1])
+    assert found is not None
+    assert found[2] == "min" or int(found[1]) > 20
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    shown = report(console, monkeypatch)
+    assert "\x1b[" in shown
+    assert "2/2" in shown
