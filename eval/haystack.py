@@ -146,3 +146,11 @@ class Slice:
 
     def character_after(self, tokens: int) -> int:
         return self.token_ends[min(tokens, len(self.token_ends)) - 1] if tokens > 0 else 0
+
+    def without(self, characters: int) -> Slice:
+        """The slice without its first characters; token ends are kept, as merges there change."""
+        if characters == 0:
+            return self
+        ends = [end - characters for end in self.token_ends if end > characters]
+        text = self.text[characters:]
+        return Slice(text, ends, Boundaries(text))

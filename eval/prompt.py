@@ -31,7 +31,7 @@ _BREAK = "\n\n"
 DEPTH_TOLERANCE_TOKENS = 60
 # Tokens kept back when a haystack's start is drawn: one long sentence, cut at the end of the text.
 _MARGIN_TOKENS = 256
-_EXACT_ATTEMPTS = 400
+_EXACT_STARTS = 64
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class ClosedBook(NamedTuple):
     expected: tuple[str, ...]
 
 
-class Fitted(NamedTuple):
-    """A conversation that fills its length, and where its haystack begins."""
+class Body(NamedTuple):
+    """A conversation that fills its length; the first `start` characters of text are left out."""
 
     conversation: Conversation
     encoded: Encoded
-    offset: int
+    start: int = 0
 
 
 class PromptBuilder:
@@ -130,9 +130,9 @@ class PromptBuilder:
             answer_prefix=recipe.answer_prefix,
         )
 
-    def _fit(self, recipe: Recipe, needle: Needle, budget: int) -> Fitted:
+    def _fit(self, recipe: Recipe, needle: Needle, budget: int) -> Body:
         bare = len(self._encode(recipe, needle, "", 0)[1].ids)
-        wanted = budget - bare
+        wanted = budget - bare  # tokens of haystack, but for merges at its two seams
         if wanted < 1:
             raise UserError(
                 f"--lengths {recipe.length}: template, question and answer alone take "
@@ -140,21 +140,15 @@ class PromptBuilder:
             )
         offset = self._offset(recipe, wanted)
         hay = self._map.slice(offset, wanted + _MARGIN_TOKENS)
-        if hay.tokens_before(len(hay.text)) < wanted:
-            self.require(recipe.length, wanted)
-        fit = self._fit_exactly if recipe.exact else self._fit_sentences
-        conversation, encoded = fit(recipe, needle, hay, wanted, budget)
-        return Fitted(conversation, encoded, offset)
-
-    def require(self, length: int, tokens: int | None = None) -> None:
-        """Raise where the haystack holds less than a prompt of `length` needs."""
-        needed = tokens or length
-        if not self._map.allow_repeat and self._map.tokens < needed:
+        if len(hay.token_ends) < wanted:
             raise UserError(
-                f"--haystack {self.haystack.id}: a prompt of {length} tokens needs {needed} of "
-                f"haystack, and it has {self._map.tokens} of them: add text, lower --lengths, "
-                "or pass --allow-repeat"
+                f"--haystack {self.haystack.id}: a prompt of {recipe.length} tokens needs {wanted} "
+                f"of haystack, and it has {len(hay.token_ends)} of them: add text, lower "
+                "--lengths, or pass --allow-repeat"
             )
+        fit = self._fit_exactly if recipe.exact else self._fit_sentences
+        body = fit(recipe, needle, hay, wanted, budget)
+        return body._replace(start=offset + body.start)
 
     def _offset(self, recipe: Recipe, wanted: int) -> int:
         rng = seeded("offset", recipe.seed, recipe.length, recipe.repeat)
@@ -177,14 +171,14 @@ class PromptBuilder:
 
     def _fit_sentences(
         self, recipe: Recipe, needle: Needle, hay: Slice, wanted: int, budget: int
-    ) -> tuple[Conversation, Encoded]:
+    ) -> Body:
         """Cut at the last sentence end that fits: what is left over is less than a sentence."""
         cut = hay.boundaries.last_sentence_end(hay.character_after(wanted + _MARGIN_TOKENS // 8))
         while cut:
             place = _place(hay, cut, recipe.depth)
             conversation, encoded = self._encode(recipe, needle, hay.text[:cut], place)
             if len(encoded.ids) <= budget:
-                return conversation, encoded
+                return Body(conversation, encoded)
             cut = hay.boundaries.last_sentence_end(cut - 1)
         raise UserError(
             f"--lengths {recipe.length}: not one sentence of {self.haystack.id} fits: "
@@ -193,29 +187,30 @@ class PromptBuilder:
 
     def _fit_exactly(
         self, recipe: Recipe, needle: Needle, hay: Slice, wanted: int, budget: int
-    ) -> tuple[Conversation, Encoded]:
-        """Cut anywhere so that not one token is left over."""
-        aim = wanted
-        tried: set[int] = set()
-        for _ in range(_EXACT_ATTEMPTS):
-            cut = hay.character_after(aim)
-            while cut in tried and cut > 1:
-                # Every cut between two token ends is a chance of another count.
-                cut -= 1
-            tried.add(cut)
-            place = _place(hay, cut, recipe.depth)
-            conversation, encoded = self._encode(recipe, needle, hay.text[:cut], place)
-            missing = budget - len(encoded.ids)
-            if missing == 0:
-                return conversation, encoded
-            aim += missing
+    ) -> Body:
+        """Cut anywhere so that not one token is left over.
+
+        Where characters take several tokens (Chinese under an English vocabulary) no cut may hit
+        the count; another first character shifts all counts, so a few of those are tried.
+        """
+        for skipped in range(_EXACT_STARTS):
+            rest = hay.without(skipped)
+            aim, tried = wanted, set[int]()
+            while (cut := rest.character_after(aim)) not in tried and cut:
+                tried.add(cut)
+                place = _place(rest, cut, recipe.depth)
+                body = Body(*self._encode(recipe, needle, rest.text[:cut], place), skipped)
+                missing = budget - len(body.encoded.ids)
+                if missing == 0:
+                    return body
+                aim += missing
         raise UserError(
             f"--exact: no cut of {self.haystack.id} gives exactly {recipe.length} tokens: "
             "leave --exact out"
         )
 
 
-def _measure(fitted: Fitted, needle: Needle, budget: int) -> Prompt:
+def _measure(fitted: Body, needle: Needle, budget: int) -> Prompt:
     """Find needle and question in the tokens, and check that the answer stands there once."""
     conversation, encoded = fitted.conversation, fitted.encoded
     user = conversation.user
@@ -245,7 +240,7 @@ def _measure(fitted: Fitted, needle: Needle, budget: int) -> Prompt:
         depth_actual=round(min(max(depth, 0.0), 100.0), 3),
         needle_span=(encoded.user_start + first, encoded.user_start + last),
         question_start=encoded.user_start + token_at(question_start),
-        haystack_offset=fitted.offset,
+        haystack_offset=fitted.start,
     )
 
 

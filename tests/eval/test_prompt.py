@@ -70,6 +70,18 @@ def test_exact_leaves_nothing_over(
     assert prompt.slack == 0
 
 
+def test_exact_where_characters_take_several_tokens(chatml: Any) -> None:
+    mixed = Haystack.from_text(needle_fakes.CHINESE.replace("，", ", "), "陋室铭")
+    for length in range(700, 712):
+        prompt = builder(chatml, mixed).build(recipe(length=length, exact=True))
+        assert len(prompt.ids) + ANSWER == length
+        assert "\ufffd" not in chatml.decode(prompt.ids)
+    # Three bytes a character and a token a byte: two counts of three do not exist.
+    threes = Haystack.from_text(needle_fakes.CHINESE, "陋室铭")
+    with pytest.raises(UserError, match="--exact: no cut of 陋室铭 gives exactly 701 tokens"):
+        builder(chatml, threes).build(recipe(length=701, exact=True))
+
+
 @pytest.mark.parametrize(("length", "bound"), [(4096, 1.5), (32768, 0.2)])
 def test_depth_is_kept(tokenizer: Any, length: int, bound: float) -> None:
     haystack = Haystack.from_text(needle_fakes.english(400_000), "book")
