@@ -18,7 +18,7 @@ from longctx.eval.summary import Results, others_sentence, show_tally
 from longctx.plots.terminal import TerminalMap
 
 if TYPE_CHECKING:
-    from longctx.needle_run import Prepared
+    from longctx.needle_prepare import Prepared
 
 _FAILURES_SHOWN = 5
 

@@ -202,7 +202,9 @@ BAD = {
     "bad depth": (("--depths", "5,200"), "--depths 200"),
     "missing text": (("--haystack", "nowhere.txt"), r"--haystack nowhere\.txt: no such file"),
     "bad dtype": (("--dtype", "int4"), "--dtype int4"),
-    "bad kernel": (("--kernel", "magic"), "--methods dca: .*magic"),
+    "bad kernel": (("--kernel", "magic"), "--kernel magic: .*torch_cpu"),
+    "kernel of another device": (("--kernel", "torch_cuda"), "--kernel torch_cuda: .*"),
+    "unused kernel": (("--methods", "none", "--kernel", "reference"), "--kernel reference: no me"),
     "bad cap": (("--cap", "x"), "--methods dca: cap='x'"),
     "local above chunk": (
         ("--chunk-size", "100", "--local-size", "100"),
