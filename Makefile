@@ -1,5 +1,6 @@
 # Everything that a clone needs, each target by itself: `make test` sets up .venv and runs the tests.
-# Overridable: PYTHON (3.11 or newer), VENV, JOBS (processes of the quick tests), PYTEST_ARGS.
+# Overridable: PYTHON (3.11 or newer), VENV, JOBS (processes of the quick tests), PYTEST_ARGS,
+# HAYSTACK (a text for the demo to search in).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -78,7 +79,7 @@ $(SMOLLM2)/config.json: | $(READY)
 	rm -rf models/.incoming
 
 demo: smollm2 ## plain RoPE loses the needle at 12K, DCA finds it (some minutes)
-	$(BIN)/longctx needle $(SMOLLM2) --methods none,dca --lengths 2K,12K --depths 10,50,90 --repeats 1 --output runs/demo
+	$(BIN)/longctx needle $(SMOLLM2) --methods none,dca --lengths 2K,12K --depths 10,40,90 --repeats 1 $(if $(HAYSTACK),--haystack $(HAYSTACK)) --output runs/demo
 
 bench: $(READY) ## DCA against plain flash attention
 	$(PY) benchmarks/attention.py --lengths 16K,32K

@@ -6,8 +6,10 @@ transformers config by attribute (so a plain namespace serves too) and never a m
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from longctx.attention.positions import CAPS, Cap, ChunkMap
@@ -20,6 +22,9 @@ QWEN2_FAMILY = ("qwen2", "qwen2_moe", "qwen3")
 # Scalings that stretch a trained window at run time. Others (llama3, linear) were trained with.
 _RUNTIME_SCALINGS = ("yarn", "dynamic", "longrope")
 _QWEN2_WINDOW = 32768
+_KEY_LENGTHS = ("chunk_size", "local_size", "original_max_position_embeddings")
+# Sparse attention approximates what is computed here exactly: its settings are not read.
+_KEY_OTHERS = ("sparse_attention_enabled", "sparse_attention_config")
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Scheme:
 
     Attributes:
         method: one of METHODS.
-        original_length: L0, the trained window that temperature and factors are relative to.
+        original_length: L0, what the temperature m(L) is relative to.
+        trained_length: the trained window, what factors and YaRN's ramp are relative to.
         chunk_size, local_size, cap: Dual Chunk Attention's map; None for other methods.
         factor: extension factor of pi, ntk, yarn and yarn-freqs+dca; None for others.
         sources: where each number came from, by name.
@@ -36,6 +42,7 @@ class Scheme:
 
     method: str
     original_length: int
+    trained_length: int
     chunk_size: int | None = None
     local_size: int | None = None
     cap: Cap | None = None
@@ -81,6 +88,8 @@ class Scheme:
                 shown = f"{value:g}" if isinstance(value, float) else value
                 source = self.sources.get(name)
                 parts.append(f"{name} {shown}" + (f" ({source})" if source else ""))
+        if "scaling" in self.sources:
+            parts.append(self.sources["scaling"])
         return ", ".join(parts)
 
 
@@ -118,34 +127,38 @@ def resolve(
         raise ValueError(f"method={method!r} is unknown: choose one of {', '.join(METHODS)}")
     if cap not in CAPS:
         raise ValueError(f"cap={cap!r} is unknown: choose one of {', '.join(CAPS)}")
-    _check_unused(method, chunk_size=chunk_size, local_size=local_size, factor=factor)
-    _check_positive(
+    other_cap = None if cap == CAPS[0] else cap
+    _check_unused(
+        method, chunk_size=chunk_size, local_size=local_size, factor=factor, cap=other_cap
+    )
+    check_positive(
         chunk_size=chunk_size,
         local_size=local_size,
         original_length=original_length,
         request_length=request_length,
     )
-    if factor is not None and not (math.isfinite(factor) and factor >= 1):
-        raise ValueError(f"factor={factor!r} must be a finite number of at least 1")
+    _check_factor(factor)
     rope = rope_parameters(config)
-    _check_scaling(config, rope, method)
-    if method != "none":
+    sources: dict[str, str] = {}
+    if method == "none":  # changes nothing, so what the config scales stays scaled
+        if rope["rope_type"] in _RUNTIME_SCALINGS:
+            sources["scaling"] = f"the config's own {rope['rope_type']} scaling stays active"
+    else:
+        _check_scaling(config, rope, method)
         _check_sliding_window(config, method)
 
-    sources: dict[str, str] = {}
     window = _trained_window(config, rope, original_length, sources)
     if method not in DCA_METHODS:
         settled = _factor(method, rope, factor, request_length, window, sources)
-        return Scheme(method, window, factor=settled, sources=sources)
+        return Scheme(method, window, window, factor=settled, sources=sources)
 
     key = _dca_key(config)
     if original_length is None and key.get("original_max_position_embeddings") is None:
         sources["original_length"] = "chunk_size"
     chunk_size, local_size = _chunk(config, key, chunk_size, local_size, window, sources)
-    if sources["original_length"] == "chunk_size":
-        window = chunk_size
     scheme = Scheme(
         method,
+        chunk_size if sources["original_length"] == "chunk_size" else window,
         window,
         chunk_size,
         local_size,
@@ -173,20 +186,34 @@ def rope_parameters(config: Any) -> dict[str, Any]:
     return rope
 
 
-def _check_unused(method: str, **given: float | None) -> None:
+def _check_unused(method: str, **given: float | str | None) -> None:
     """An argument that the method does not read would be a silent no-op."""
-    users = {"chunk_size": DCA_METHODS, "local_size": DCA_METHODS, "factor": FACTOR_METHODS}
     for name, value in given.items():
-        if value is not None and method not in users[name]:
+        users = FACTOR_METHODS if name == "factor" else DCA_METHODS
+        if value is not None and method not in users:
             raise ValueError(
                 f"{name}={value} has no effect with method {method!r}: leave it out, or use one "
-                f"of {', '.join(users[name])}"
+                f"of {', '.join(users)}"
             )
 
 
-def _check_positive(**given: int | None) -> None:
+def _check_factor(factor: Any) -> None:
+    if factor is not None and not (
+        isinstance(factor, (int, float)) and math.isfinite(factor) and factor >= 1
+    ):
+        raise ValueError(f"factor={factor!r} must be a finite number of at least 1")
+
+
+def check_positive(**given: Any) -> None:
+    """Lengths are positive whole numbers; None stands for not given.
+
+    Raises:
+        ValueError: with the name and the value of the first that is not.
+    """
     for name, value in given.items():
-        if value is not None and (isinstance(value, bool) or int(value) != value or value <= 0):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, Integral) or value <= 0
+        ):
             raise ValueError(f"{name}={value!r} must be a positive whole number of tokens")
 
 
@@ -264,6 +291,15 @@ def _dca_key(config: Any) -> dict[str, Any]:
         return {}
     if not isinstance(key, dict):
         raise ValueError(f"config.dual_chunk_attention_config={key!r} must be an object")
+    for name in set(key) - set(_KEY_LENGTHS) - set(_KEY_OTHERS):
+        near = difflib.get_close_matches(name, _KEY_LENGTHS, n=1)
+        raise ValueError(
+            f"config.dual_chunk_attention_config has the unknown key {name!r}: "
+            + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KEY_LENGTHS)}")
+        )
+    check_positive(
+        **{f"dual_chunk_attention_config.{name}": key.get(name) for name in _KEY_LENGTHS}
+    )
     return key
 
 
@@ -278,6 +314,8 @@ def _chunk(
     """C and w: arguments, DCA key, else the family's rule."""
     qwen2 = getattr(config, "model_type", None) in QWEN2_FAMILY
     rule = "Qwen2 family" if qwen2 else "window * 7/8 and 1/8"
+    if qwen2 and sources["original_length"] == "argument":
+        rule = "original_length"
     if chunk_size is not None:
         sources["chunk_size"] = "argument"
     elif key.get("chunk_size") is not None:
@@ -286,11 +324,11 @@ def _chunk(
     else:
         chunk_size = window if qwen2 else window * 7 // 8
         sources["chunk_size"] = rule
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and chunk_size > longest:
+    trained = max(window, _trained_window(config, rope_parameters(config), None, {}))
+    if chunk_size > trained and sources["chunk_size"] == "argument":
         raise ValueError(
-            f"chunk_size={chunk_size} exceeds the model's window of {longest} tokens "
-            "(max_position_embeddings): use at most the trained window"
+            f"chunk_size={chunk_size} exceeds the trained window of {trained} tokens: use at most "
+            "that, or say original_length= if the model was trained on more"
         )
     if local_size is not None:
         sources["local_size"] = "argument"

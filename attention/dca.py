@@ -153,7 +153,8 @@ def attend(
         )
     if len(plan.steps) == 1 and not plan.steps[0].bands:
         # Within the first chunk this is plain causal attention: one call, bit-equal to it.
-        return kernel(q_BHLD, k_BKMD, v_BKMD, causal=True, scale=scale).out_BHLD
+        out_BHLD = kernel(q_BHLD, k_BKMD, v_BKMD, causal=True, scale=scale).out_BHLD
+        return out_BHLD.to(q_BHLD.dtype)  # fp32 where the kernel merged a block with its history
 
     out_BHLD = torch.empty_like(q_BHLD)
     for step in plan.steps:

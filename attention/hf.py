@@ -9,31 +9,28 @@ back. This file and its hf_* neighbours are the only ones that know transformers
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from longctx.attention import hf_forward, kernels
-from longctx.attention.config import DCA_METHODS, Scheme, resolve
+from longctx.attention.config import DCA_METHODS, Scheme, check_positive, resolve
 from longctx.attention.dca import plan_block
+from longctx.attention.hf_cache import Tag, check_cache, tag_cache
 from longctx.attention.hf_forward import ATTENTION_NAME, ForwardPlan, GroupPlan
 from longctx.attention.hf_model import ModelParts, check_model, find_parts
+from longctx.attention.hf_request import lengths_for, outer_lengths, prompt_lengths, serving
 from longctx.attention.hf_rope import scaled_inv_freq
 from longctx.attention.layout import Layout, read_layout
 from longctx.attention.rope import temperature, yarn_mscale
 
 _MARK = "_longctx_handle"  # on the decoder: its active handle
-_CACHE_TAG = "_longctx_cache"  # on a cache: what its contents depend on
-_INPUTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds")
-
-# (handle, prompt lengths per row) of the requests being served in this thread or task.
-_requests: ContextVar[tuple[tuple[Handle, tuple[int, ...]], ...]] = ContextVar(
-    "longctx_requests", default=()
-)
+_METHODS = ("generate", "init_continuous_batching")  # replaced on the model while DCA is active
 
 
 def extend(
@@ -96,9 +93,8 @@ def extend(
     if method == "none":
         return Handle(None, scheme, type(model).__name__, kernel, request_length)
     parts = find_parts(model)
-    if method in DCA_METHODS and kernel != "auto":
-        device = parts.rotary.inv_freq.device
-        kernels.resolve(kernel, device, parts.model.dtype)
+    if method in DCA_METHODS:
+        kernels.resolve(kernel, parts.rotary.inv_freq.device, parts.model.dtype)
     handle = Handle(parts, scheme, type(model).__name__, kernel, request_length)
     handle._apply()
     return handle
@@ -133,7 +129,15 @@ class Handle:
         self._active = False
         self._hooks: list[Any] = []
         self._config: Any = None  # the model's own config object, put back by remove()
+        self._config_before: dict[str, Any] = {}
         self._trained: tuple[torch.Tensor, float] | None = None  # inv_freq, attention_scaling
+        self._replaced: dict[str, Any] = {}  # what the model itself had under _METHODS
+        self._inputs: tuple[str, ...] = ()  # the decoder's positional parameters
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy or an unpickled model needs the attention function in its process."""
+        self.__dict__.update(state)
+        hf_forward.register()
 
     @property
     def active(self) -> bool:
@@ -163,12 +167,13 @@ class Handle:
     def request(self, length: int) -> Iterator[None]:
         """Fix request_length, in tokens, for the forwards inside (one prompt and its answer).
 
+        Holds in this thread or task: a thread started inside enters its own.
+
         Raises:
             ValueError: a length that is not a positive whole number.
         """
-        if isinstance(length, bool) or int(length) != length or length <= 0:
-            raise ValueError(f"request_length={length!r} must be a positive whole number of tokens")
-        with _serving(self, (int(length),)):
+        check_positive(request_length=length)
+        with serving(self, (int(length),)):
             yield
 
     # -- applying and removing ------------------------------------------------------------------
@@ -179,39 +184,49 @@ class Handle:
         setattr(parts.base, _MARK, self)
         self._active = True
         rotary = parts.rotary
-        self._trained = (rotary.inv_freq, rotary.attention_scaling)
         inv_freq_F, attention_scaling = scaled_inv_freq(self.scheme, rotary, parts.base.config)
-        rotary.inv_freq, rotary.attention_scaling = inv_freq_F, attention_scaling
+        if inv_freq_F is not rotary.inv_freq:
+            self._trained = (rotary.inv_freq, rotary.attention_scaling)
+            rotary.inv_freq, rotary.attention_scaling = inv_freq_F, attention_scaling
         if self.scheme.chunk_map is None:
             return
         hf_forward.register()
         self._swap_config()
+        parameters = inspect.signature(type(parts.base).forward).parameters
+        self._inputs = tuple(parameters)[1:]
         self._hooks = [
             rotary.register_forward_pre_hook(self._fold_positions, with_kwargs=True),
             parts.base.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             parts.base.register_forward_hook(self._after_forward, with_kwargs=True),
         ]
         if hasattr(parts.model, "generate"):
+            own = parts.model.__dict__
+            self._replaced = {name: own[name] for name in _METHODS if name in own}
             parts.model.generate = self._generate
             parts.model.init_continuous_batching = self._refuse_continuous_batching
 
     def remove(self) -> None:
-        """Put the model back, bit for bit. Removing twice is harmless."""
-        if not self._active or self._parts is None or self._trained is None:
+        """Put the model back, bit for bit. Removing twice is harmless.
+
+        A cache that was filled meanwhile belongs to the scheme: do not go on with it.
+        """
+        if not self._active or self._parts is None:
             return
         parts = self._parts
-        inv_freq_F, attention_scaling = self._trained
-        device = parts.rotary.inv_freq.device  # the model may have moved since
-        parts.rotary.inv_freq = inv_freq_F.to(device)
-        parts.rotary.attention_scaling = attention_scaling
+        if self._trained is not None:
+            trained_F, attention_scaling = self._trained
+            # the model may have been moved or cast since
+            parts.rotary.inv_freq = trained_F.to(parts.rotary.inv_freq)
+            parts.rotary.attention_scaling = attention_scaling
+            self._trained = None
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         if self._config is not None:
-            _rebind_config(parts.model, parts.base.config, self._config)
-            self._config = None
-        for name in ("generate", "init_continuous_batching"):
+            self._restore_config()
+        for name in _METHODS:
             parts.model.__dict__.pop(name, None)
+        parts.model.__dict__.update(self._replaced)
         delattr(parts.base, _MARK)
         self._active = False
 
@@ -221,7 +236,20 @@ class Handle:
         self._config = self._parts.base.config
         own = copy.copy(self._config)
         own._attn_implementation = ATTENTION_NAME
+        self._config_before = dict(own.__dict__)
         _rebind_config(self._parts.model, self._config, own)
+
+    def _restore_config(self) -> None:
+        """The model's own object again, with what was set on the copy meanwhile."""
+        assert self._parts is not None
+        own = self._parts.base.config
+        for name, value in own.__dict__.items():
+            if name == "_attn_implementation_internal":
+                continue
+            if name not in self._config_before or self._config_before[name] is not value:
+                setattr(self._config, name, value)
+        _rebind_config(self._parts.model, own, self._config)
+        self._config = None
 
     # -- one forward ----------------------------------------------------------------------------
 
@@ -239,10 +267,12 @@ class Handle:
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positions from mask and cache, one plan for all layers."""
-        kwargs = {**dict(zip(_INPUTS, args, strict=False)), **kwargs}
+        kwargs = {**dict(zip(self._inputs, args, strict=False)), **kwargs}
         self._check_call(kwargs)
         tokens = kwargs.get("input_ids")
-        tokens = kwargs["inputs_embeds"] if tokens is None else tokens
+        tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+        if tokens is None or tokens.ndim < 2:
+            return (), kwargs  # the model says itself what is missing
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         mask = kwargs.get("attention_mask")
@@ -252,7 +282,7 @@ class Handle:
             tokens.shape[0], tokens.shape[1], past, mask, kwargs.get("position_ids"), tokens.device
         )
         scales = self._logit_scales(layout, past)
-        self._check_cache(cache, past, scales)
+        check_cache(cache, past, Tag(self.scheme, scales))
         kwargs["position_ids"] = layout.position_ids_BL
         kwargs["longctx_plan"] = self._plan(layout, scales)
         return (), kwargs
@@ -261,10 +291,10 @@ class Handle:
         self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any
     ) -> None:
         """Remember on the cache which scheme and temperature its contents belong to."""
-        cache = getattr(output, "past_key_values", None)
         plan: ForwardPlan | None = kwargs.get("longctx_plan")
-        if cache is not None and plan is not None:
-            setattr(cache, _CACHE_TAG, (self.scheme, {g.logit_scale for g in plan.groups}))
+        if plan is not None:
+            tag = Tag(self.scheme, plan.logit_scales)
+            tag_cache(output, kwargs.get("past_key_values"), tag)
 
     def _check_call(self, kwargs: dict[str, Any]) -> None:
         assert self._parts is not None
@@ -291,7 +321,7 @@ class Handle:
             for rows, scale in _runs_of_equal_scale(group.rows, scales):
                 part = group if rows == group.rows else replace(group, rows=rows)
                 groups.append(GroupPlan(part, block, scale))
-        return ForwardPlan(tuple(groups), layout.padded, self._kernel)
+        return ForwardPlan(tuple(groups), scales, layout.padded, self._kernel)
 
     def _logit_scales(self, layout: Layout, past: int) -> tuple[float, ...]:
         """m^2 per row. Fixed by the prompt, never by how far decoding has come."""
@@ -318,28 +348,16 @@ class Handle:
 
     def _given_lengths(self) -> tuple[int, ...] | None:
         """Prompt lengths of the innermost request of this handle, else what extend() was given."""
-        for handle, lengths in reversed(_requests.get()):
-            if handle is self:
-                return lengths
+        lengths = lengths_for(self)
+        if lengths is not None:
+            return lengths
         return None if self.request_length is None else (self.request_length,)
-
-    def _check_cache(self, cache: Any, past: int, scales: tuple[float, ...]) -> None:
-        """m changes hidden states, so cached keys are exact only at the m they were made with."""
-        tag = getattr(cache, _CACHE_TAG, None)
-        if not past or tag is None:
-            return
-        scheme, made_at = tag
-        if scheme != self.scheme or not set(scales) <= made_at:
-            raise ValueError(
-                f"the cache was filled with {scheme} at logits x "
-                f"{', '.join(f'{s:.6f}' for s in sorted(made_at))}, this forward needs "
-                f"{self.scheme} at x {', '.join(f'{s:.6f}' for s in sorted(set(scales)))}: start "
-                "from an empty cache, or fix request_length"
-            )
 
     # -- generate -------------------------------------------------------------------------------
 
-    def _generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:
+    def _generate(
+        self, inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """transformers' generate with the prompt's length known, compilation off."""
         assert self._parts is not None
         model = self._parts.model
@@ -349,51 +367,22 @@ class Handle:
             else:
                 generation_config = copy.deepcopy(generation_config)
                 generation_config.disable_compile = True
+        generate = self._replaced.get("generate") or partial(type(model).generate, model)
         lengths = None
         if self.scheme.uses_request_length and self._given_lengths() is None:
-            lengths = self._prompt_lengths(inputs, generation_config, kwargs)
-        generate = type(model).generate
+            lengths = outer_lengths() or prompt_lengths(
+                model.generation_config, inputs, generation_config, kwargs
+            )
         if lengths is None:
-            return generate(model, inputs, generation_config, **kwargs)
-        with _serving(self, lengths):
-            return generate(model, inputs, generation_config, **kwargs)
-
-    def _prompt_lengths(
-        self, inputs: Any, generation_config: Any, kwargs: dict[str, Any]
-    ) -> tuple[int, ...] | None:
-        """Real tokens per prompt, by the attention mask or, like transformers, by the pad id."""
-        assert self._parts is not None
-        mask = kwargs.get("attention_mask")
-        if mask is not None:
-            return tuple(int(n) for n in (mask != 0).sum(-1).tolist())
-        embeds = kwargs.get("inputs_embeds")
-        if embeds is not None:
-            return (embeds.shape[1],) * embeds.shape[0]
-        ids = inputs if inputs is not None else kwargs.get("input_ids")
-        if ids is None:
-            return None
-        defaults = generation_config or self._parts.model.generation_config
-        pad = kwargs.get("pad_token_id", getattr(defaults, "pad_token_id", None))
-        eos = kwargs.get("eos_token_id", getattr(defaults, "eos_token_id", None))
-        eos_ids = eos if isinstance(eos, (list, tuple)) else [eos]
-        if pad is None or pad in eos_ids:
-            return (ids.shape[1],) * ids.shape[0]
-        return tuple(int(n) for n in (ids != pad).sum(-1).tolist())
+            return generate(inputs, generation_config, *args, **kwargs)
+        with serving(self, lengths):
+            return generate(inputs, generation_config, *args, **kwargs)
 
     def _refuse_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError(
             "generate_batch (continuous batching) replaces the attention implementation and would "
             f"drop {self.scheme.method!r}: use model.generate, or remove() the longctx handle"
         )
-
-
-@contextmanager
-def _serving(handle: Handle, lengths: tuple[int, ...]) -> Iterator[None]:
-    token = _requests.set((*_requests.get(), (handle, lengths)))
-    try:
-        yield
-    finally:
-        _requests.reset(token)
 
 
 def _runs_of_equal_scale(rows: slice, scales: tuple[float, ...]) -> Iterator[tuple[slice, float]]:

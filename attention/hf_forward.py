@@ -38,6 +38,7 @@ class ForwardPlan:
     """Everything the layers of one forward pass need; made once, read by all."""
 
     groups: tuple[GroupPlan, ...]
+    logit_scales: tuple[float, ...]  # per batch row, of rows without a group too
     padded: bool
     kernel: str
 
@@ -81,12 +82,17 @@ def attention_forward(
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise ValueError(f"Dual Chunk Attention does not support {name} in attention")
+    if attention_mask is not None and attention_mask.ndim != 2:
+        raise ValueError(
+            f"{type(module).__name__} makes an attention mask of its own (shape "
+            f"{tuple(attention_mask.shape)}): Dual Chunk Attention does not support it"
+        )
     if dropout:
         raise ValueError(
             f"attention dropout {dropout} is active: longctx is inference only, call model.eval()"
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         out_BLHD = _ForwardOnly.apply(query, key, value, longctx_plan, scale)
     else:
         out_BLHD = _run(query, key, value, longctx_plan, scale)

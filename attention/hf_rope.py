@@ -50,7 +50,7 @@ def scaled_inv_freq(scheme: Scheme, rotary: Rotary, config: Any) -> tuple[torch.
         trained_F,
         scheme.factor,
         theta=float(theta),
-        original_length=scheme.original_length,
+        original_length=scheme.trained_length,
         beta_fast=float(rope.get("beta_fast") or 32),
         beta_slow=float(rope.get("beta_slow") or 1),
         truncate=bool(rope.get("truncate", True)),

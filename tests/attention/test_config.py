@@ -107,18 +107,57 @@ def test_yarn_takes_the_configs_factor_or_the_argument() -> None:
     assert resolve(yarn_config(), "yarn", factor=2).factor == 2.0
 
 
-@pytest.mark.parametrize("method", ["none", "pi", "ntk", "dca", "yarn+dca", "yarn-freqs+dca"])
+@pytest.mark.parametrize("method", ["pi", "ntk", "dca", "yarn+dca", "yarn-freqs+dca"])
 def test_yarn_in_the_config_conflicts_with_every_other_method(method: str) -> None:
     factor = {"factor": 2.0} if method in ("pi", "ntk", "yarn-freqs+dca") else {}
     with pytest.raises(ValueError, match=rf"rope_type 'yarn'.*method '{method[:4]}.*use method 'y"):
         resolve(yarn_config(), method, **factor)
 
 
-@pytest.mark.parametrize("method", ["yarn", "yarn+dca", "none"])
+@pytest.mark.parametrize("method", ["yarn", "yarn+dca", "dca"])
 def test_yarn_beside_a_dca_key_is_an_error_that_names_the_methods(method: str) -> None:
     config = yarn_config(dual_chunk_attention_config={"chunk_size": 32768, "local_size": 1024})
     with pytest.raises(ValueError, match=r"both rope_type 'yarn' and dual_chunk.*'yarn'.*'dca'"):
         resolve(config, method)
+
+
+def test_none_changes_nothing_and_says_what_stays() -> None:
+    key = {"chunk_size": 32768, "local_size": 1024}
+    for config in (yarn_config(), yarn_config(dual_chunk_attention_config=key)):
+        assert "the config's own yarn scaling stays active" in str(resolve(config, "none"))
+    assert "scaling" not in str(resolve(Qwen2Config(), "none"))
+
+
+def test_trained_window_bounds_the_chunk_unless_told_otherwise() -> None:
+    long = Qwen2Config(max_position_embeddings=131072)
+    with pytest.raises(ValueError, match=r"chunk_size=65536 exceeds .* of 32768 tokens.*original_"):
+        resolve(long, "dca", chunk_size=65536)
+    scheme = resolve(long, "dca", chunk_size=65536, original_length=65536)
+    assert scheme.chunk_size == 65536
+    assert resolve(long, "dca", original_length=65536).sources["chunk_size"] == "original_length"
+
+
+def test_ramp_and_factor_are_relative_to_the_trained_window() -> None:
+    """Not to the chunk, though the temperature is."""
+    config = LlamaConfig(max_position_embeddings=8192)
+    scheme = resolve(config, "yarn-freqs+dca", request_length=8192)
+    assert (scheme.trained_length, scheme.original_length, scheme.factor) == (8192, 7168, 1.0)
+
+
+def test_keys_of_the_config_are_checked_like_arguments() -> None:
+    for key, message in (
+        ({"chunk_size": -5}, r"dual_chunk_attention_config.chunk_size=-5 must be a positive"),
+        ({"original_max_position_embeddings": 0}, "embeddings=0 must be a positive whole number"),
+        (
+            {"chunk_size": 64, "local_sise": 8},
+            "unknown key 'local_sise': did you mean 'local_size'",
+        ),
+        ({"window": 8}, "unknown key 'window': known are chunk_size, local_size, original"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resolve(Qwen2Config(dual_chunk_attention_config=key), "dca")
+    sparse = {"chunk_size": 64, "local_size": 8, "sparse_attention_enabled": True}
+    assert resolve(Qwen2Config(dual_chunk_attention_config=sparse), "dca").chunk_size == 64
 
 
 def test_dynamic_scaling_conflicts_too() -> None:
@@ -154,7 +193,11 @@ def test_default_factor_is_a_power_of_two_over_the_window() -> None:
         ({"method": "yarn", "factor": float("nan")}, "factor=nan must be"),
         ({"method": "dca", "chunk_size": 64, "local_size": 64}, "local_size=64 must lie between"),
         ({"method": "dca", "chunk_size": 64, "local_size": 99}, "local_size=99 must lie between"),
-        ({"method": "dca", "chunk_size": 40000}, "chunk_size=40000 exceeds the model's window"),
+        ({"method": "dca", "chunk_size": 40000}, "chunk_size=40000 exceeds the trained window"),
+        ({"method": "dca", "chunk_size": "abc"}, "chunk_size='abc' must be a positive whole"),
+        ({"method": "dca", "local_size": float("nan")}, "local_size=nan must be a positive"),
+        ({"method": "yarn", "factor": "4"}, "factor='4' must be a finite number"),
+        ({"method": "yarn", "factor": 2, "cap": "chunk_size-1"}, "cap=chunk_size-1 has no effect"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(arguments, message) -> None:

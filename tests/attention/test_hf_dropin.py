@@ -309,7 +309,7 @@ def test_continuous_batching_is_refused_loudly(model_qwen2) -> None:
         (build, "yarn", {"factor": 2, "kernel": "torch_cpu"}, "kernel='torch_cpu' has no effect"),
         (build, "dca", {"chunk_size": 16, "local_size": 16}, "local_size=16 must lie between"),
         (build, "dca", {"chunk_size": 64, "local_size": 40}, "true distances would shrink"),
-        (build, "dca", {"chunk_size": 1024}, "chunk_size=1024 exceeds the model's window"),
+        (build, "dca", {"chunk_size": 1024}, "chunk_size=1024 exceeds the trained window of 512"),
         (build, "yarn", {}, "needs factor="),
         (
             lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=32)),

@@ -110,6 +110,19 @@ def test_generate_past_the_window_keeps_the_prompts_temperature(family, method) 
     assert relative_error(torch.stack(out.logits, 1), expected[:, 149:-1]) < TOLERANCE
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("block", [7, 50])
+def test_half_precision_models_in_blocks(model_qwen2, dtype, block) -> None:
+    """A block that starts inside a chunk is merged in fp32; it must come back in the dtype."""
+    model_qwen2.to(dtype)
+    dca(model_qwen2)
+    with torch.no_grad():
+        whole = model_qwen2(IDS).logits
+    got = in_blocks(model_qwen2, IDS, block)
+    assert got.dtype == dtype
+    assert relative_error(got, whole) < 2e-2
+
+
 PADDINGS = {
     "left": lambda n, width: [0] * (width - n) + [1] * n,
     "right": lambda n, width: [1] * n + [0] * (width - n),

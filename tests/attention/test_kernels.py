@@ -145,6 +145,22 @@ def test_strided_slices_of_a_larger_cache_are_read_in_place() -> None:
     )
 
 
+def test_short_blocks_are_packed_so_that_keys_are_read_once(monkeypatch) -> None:
+    from longctx.attention.kernels import torch_cpu
+
+    shapes, op = [], torch_cpu._op
+
+    def spy(q, *rest):
+        shapes.append(tuple(q.shape))
+        return op(q, *rest)
+
+    monkeypatch.setattr(torch_cpu, "_op", spy)
+    for queries in (1, 36, 37):
+        q, k, v = qkv(14, 2, queries, 500, 64)
+        CPU(q, k, v, causal=False, scale=0.125)
+    assert shapes == [(2, 2, 7, 64), (2, 2, 252, 64), (2, 14, 37, 64)]
+
+
 def test_packed_and_unpacked_calls_agree(monkeypatch) -> None:
     q, k, v = qkv(14, 2, 30, 500, 64)
     packed = CPU(q, k, v, causal=False, scale=0.125)

@@ -310,6 +310,18 @@ def test_request_length_fixes_the_temperature_of_every_prompt(model_qwen2) -> No
             handle.request(bad).__enter__()
 
 
+def test_rows_that_belong_to_no_prompt_are_refused(model_qwen2) -> None:
+    dca(model_qwen2, "yarn+dca")
+    from longctx.attention import active
+    from longctx.attention.hf_request import serving
+
+    with (
+        serving(active(model_qwen2), (100, 200)),
+        pytest.raises(RuntimeError, match="3 rows do not belong to 2 prompts"),
+    ):
+        logits(model_qwen2, IDS.expand(3, -1))
+
+
 def test_a_cache_made_at_another_temperature_is_never_mixed_in(model_qwen2) -> None:
     dca(model_qwen2, "yarn+dca")
     options = {"do_sample": False, "max_new_tokens": 4, "return_dict_in_generate": True}

@@ -157,3 +157,36 @@ def test_rotations_compose() -> None:
 
     torch.testing.assert_close(turn(turn(x_BHLD, 40), 24), turn(x_BHLD, 64), rtol=0, atol=1e-12)
     torch.testing.assert_close(turn(turn(x_BHLD, 40), -40), x_BHLD, rtol=0, atol=1e-12)
+
+
+def test_bf16_queries_are_rotated_in_fp32() -> None:
+    """Only the result is rounded: within half a bf16 step of the exact rotation."""
+    inv_freq_F = rope.base_inv_freq(1e4, 64)
+    x_BHLD = torch.randn(1, 4, 50, 64, generator=torch.manual_seed(0)).bfloat16()
+    positions = torch.arange(50) - 20
+    got = rope.rotate(x_BHLD, rope.rotation(positions, inv_freq_F)).double()
+    exact = rope.rotate(x_BHLD.double(), rope.rotation(positions, inv_freq_F, torch.float64))
+    assert bool(((got - exact).abs() <= exact.abs() * 2**-8 * 1.001 + 1e-6).all())
+    step = 2.0 ** (exact.abs().log2().floor() - 7)
+    assert bool(((got - exact).abs() <= 0.501 * step + 1e-6).all())
+
+
+def test_yarn_configs_may_say_their_own_attention_factor() -> None:
+    from longctx.attention.hf_rope import yarn_attention_factor
+
+    assert yarn_attention_factor({"attention_factor": 1.5}, 4.0) == 1.5
+    for parameters in ({"mscale": 0.7, "mscale_all_dim": 0.4}, {}):
+        config = LlamaConfig(
+            hidden_size=256,
+            num_attention_heads=4,
+            max_position_embeddings=8192,
+            rope_parameters={
+                "rope_type": "yarn",
+                "rope_theta": 1e5,
+                "factor": 4.0,
+                "original_max_position_embeddings": 8192,
+                **parameters,
+            },
+        )
+        _, expected = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
+        assert yarn_attention_factor(parameters, 4.0) == pytest.approx(expected, abs=1e-12)

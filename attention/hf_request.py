@@ -1,0 +1,79 @@
+"""How long the prompts are that are being served: the channel of YaRN's temperature.
+
+generate() knows its prompt, a forward on a cache does not. The lengths travel in a context variable
+(so concurrent requests in threads or tasks do not see each other) from the wrapped generate(), or
+from `handle.request(length)`, to the decoder's pre-hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+# (handle, prompt lengths per row), innermost last
+_requests: ContextVar[tuple[tuple[object, tuple[int, ...]], ...]] = ContextVar(
+    "longctx_requests", default=()
+)
+
+
+@contextmanager
+def serving(handle: object, lengths: tuple[int, ...]) -> Iterator[None]:
+    """Forwards of `handle`'s model inside belong to prompts of these lengths, in tokens."""
+    token = _requests.set((*_requests.get(), (handle, lengths)))
+    try:
+        yield
+    finally:
+        _requests.reset(token)
+
+
+def lengths_for(handle: object) -> tuple[int, ...] | None:
+    """Prompt lengths of the innermost request of this handle."""
+    for served, lengths in reversed(_requests.get()):
+        if served is handle:
+            return lengths
+    return None
+
+
+def outer_lengths() -> tuple[int, ...] | None:
+    """Of the request around: an assistant model works on the prompt of the model it assists."""
+    requests = _requests.get()
+    return requests[0][1] if requests else None
+
+
+def prompt_lengths(
+    defaults: Any, inputs: Any, generation_config: Any, kwargs: dict[str, Any]
+) -> tuple[int, ...] | None:
+    """Real tokens of each prompt that generate() was given.
+
+    By the attention mask; without one, as generate() itself infers it: where the pad id occurs and
+    is no eos id, it is padding. None where generate() will refuse the arguments.
+
+    Args:
+        defaults: the model's generation_config, for what the call leaves open.
+    """
+    mask = kwargs.get("attention_mask")
+    if mask is not None:
+        return tuple((mask != 0).sum(-1).tolist()) if mask.ndim == 2 else None
+    embeds = kwargs.get("inputs_embeds")
+    if embeds is not None:
+        return (embeds.shape[1],) * embeds.shape[0]
+    ids = inputs if inputs is not None else kwargs.get("input_ids")
+    if ids is None:
+        return (1,)  # generation from the bos token alone
+
+    def setting(name: str) -> list[int]:
+        for value in (kwargs.get(name), getattr(generation_config, name, None)):
+            if value is not None:
+                break
+        else:
+            value = getattr(defaults, name, None)
+        return [] if value is None else torch.as_tensor(value).flatten().tolist()
+
+    pad, eos = setting("pad_token_id"), setting("eos_token_id")
+    if not pad or set(pad) & set(eos):
+        return (ids.shape[1],) * ids.shape[0]
+    return tuple((ids != pad[0]).sum(-1).tolist())
