@@ -12,7 +12,6 @@ import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,9 +19,8 @@ import torch
 
 from longctx.attention import hf_forward, kernels
 from longctx.attention.config import DCA_METHODS, Scheme, check_positive, resolve
-from longctx.attention.dca import plan_block
 from longctx.attention.hf_cache import Tag, check_cache, tag_cache
-from longctx.attention.hf_forward import ATTENTION_NAME, ForwardPlan, GroupPlan
+from longctx.attention.hf_forward import ATTENTION_NAME, ForwardPlan, plan_forward
 from longctx.attention.hf_model import ModelParts, check_model, find_parts
 from longctx.attention.hf_request import lengths_for, outer_lengths, prompt_lengths, serving
 from longctx.attention.hf_rope import scaled_inv_freq
@@ -267,6 +265,8 @@ class Handle:
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positions from mask and cache, one plan for all layers."""
+        assert self._parts is not None
+        assert self.scheme.chunk_map is not None
         kwargs = {**dict(zip(self._inputs, args, strict=False)), **kwargs}
         self._check_call(kwargs)
         tokens = kwargs.get("input_ids")
@@ -284,7 +284,14 @@ class Handle:
         scales = self._logit_scales(layout, past)
         check_cache(cache, past, Tag(self.scheme, scales))
         kwargs["position_ids"] = layout.position_ids_BL
-        kwargs["longctx_plan"] = self._plan(layout, scales)
+        kwargs["longctx_plan"] = plan_forward(
+            self.scheme.chunk_map,
+            layout,
+            scales,
+            self._parts.rotary.inv_freq,
+            torch.promote_types(self._parts.model.dtype, torch.float32),
+            self._kernel,
+        )
         return (), kwargs
 
     def _after_forward(
@@ -310,18 +317,6 @@ class Handle:
                 "output_attentions=True: Dual Chunk Attention never forms the weights; call "
                 "remove() and use the eager implementation to look at them"
             )
-
-    def _plan(self, layout: Layout, scales: tuple[float, ...]) -> ForwardPlan:
-        assert self._parts is not None and self.scheme.chunk_map is not None
-        inv_freq_F = self._parts.rotary.inv_freq
-        dtype = torch.promote_types(self._parts.model.dtype, torch.float32)
-        groups = []
-        for group in layout.groups:
-            block = plan_block(self.scheme.chunk_map, group.start, group.length, inv_freq_F, dtype)
-            for rows, scale in _runs_of_equal_scale(group.rows, scales):
-                part = group if rows == group.rows else replace(group, rows=rows)
-                groups.append(GroupPlan(part, block, scale))
-        return ForwardPlan(tuple(groups), scales, layout.padded, self._kernel)
 
     def _logit_scales(self, layout: Layout, past: int) -> tuple[float, ...]:
         """m^2 per row. Fixed by the prompt, never by how far decoding has come."""
@@ -383,14 +378,6 @@ class Handle:
             "generate_batch (continuous batching) replaces the attention implementation and would "
             f"drop {self.scheme.method!r}: use model.generate, or remove() the longctx handle"
         )
-
-
-def _runs_of_equal_scale(rows: slice, scales: tuple[float, ...]) -> Iterator[tuple[slice, float]]:
-    first = rows.start
-    for row in range(rows.start, rows.stop):
-        if row + 1 == rows.stop or scales[row + 1] != scales[first]:
-            yield slice(first, row + 1), scales[first]
-            first = row + 1
 
 
 def _rebind_config(model: torch.nn.Module, old: Any, new: Any) -> None:

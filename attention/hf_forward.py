@@ -9,7 +9,7 @@ dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from longctx.attention import kernels
-from longctx.attention.dca import BlockPlan, attend
-from longctx.attention.layout import RowGroup
+from longctx.attention.dca import BlockPlan, attend, plan_block
+from longctx.attention.layout import Layout, RowGroup
+from longctx.attention.positions import ChunkMap
 
 # The loader takes a name with "flash" in it for a kernel to download.
 ATTENTION_NAME = "longctx_dca"
@@ -48,6 +49,32 @@ class ForwardPlan:
             f"{plan.logit_scale:.6f}: {plan.block}"
             for plan in self.groups
         )
+
+
+def plan_forward(
+    chunk_map: ChunkMap,
+    layout: Layout,
+    logit_scales: tuple[float, ...],
+    inv_freq_F: torch.Tensor,
+    dtype: torch.dtype,
+    kernel: str,
+) -> ForwardPlan:
+    """The plan of one forward: a group's rows are split where their temperatures differ.
+
+    Args:
+        logit_scales: m^2 per batch row.
+        dtype: arithmetic of the query's rotations.
+    """
+    groups = []
+    for group in layout.groups:
+        block = plan_block(chunk_map, group.start, group.length, inv_freq_F, dtype)
+        first = group.rows.start
+        for row in range(group.rows.start, group.rows.stop):
+            if row + 1 == group.rows.stop or logit_scales[row + 1] != logit_scales[first]:
+                part = replace(group, rows=slice(first, row + 1))
+                groups.append(GroupPlan(part, block, logit_scales[first]))
+                first = row + 1
+    return ForwardPlan(tuple(groups), logit_scales, layout.padded, kernel)
 
 
 def attention_forward(
@@ -107,7 +134,7 @@ def _run(
     scale: float,
 ) -> torch.Tensor:
     kernel = kernels.resolve(plan.kernel, q_BHLD.device, q_BHLD.dtype)
-    if not plan.padded:
+    if not plan.padded and len(plan.groups) == 1:
         (whole,) = plan.groups
         length = whole.block.key_length  # a StaticCache hands over its full capacity
         out_BHLD = attend(

@@ -310,6 +310,19 @@ def test_request_length_fixes_the_temperature_of_every_prompt(model_qwen2) -> No
             handle.request(bad).__enter__()
 
 
+def test_rows_without_padding_may_differ_in_temperature(model_qwen2) -> None:
+    handle = dca(model_qwen2, "yarn+dca")
+    alone = []
+    for length in (100, 333):
+        with handle.request(length):
+            alone.append(logits(model_qwen2))
+    from longctx.attention.hf_request import serving
+
+    with serving(handle, (100, 333)):
+        together = logits(model_qwen2, IDS.expand(2, -1))
+    assert relative_error(together, torch.cat(alone)) < 1e-5
+
+
 def test_rows_that_belong_to_no_prompt_are_refused(model_qwen2) -> None:
     dca(model_qwen2, "yarn+dca")
     from longctx.attention import active
