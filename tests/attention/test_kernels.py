@@ -94,6 +94,26 @@ def test_trap_is_real_the_bare_op_dies_on_no_keys() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode < 0
 
 
+def test_trap_a_fully_masked_row_has_lse_zero_in_the_op() -> None:
+    """The op says 0, which a merge would weigh as a key; here no keys is -inf, weight nothing."""
+    q, k, v = qkv(2, 2, 4, 4, 64, batch=1)
+    masked = torch.full((4, 4), -torch.inf)
+    op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    _, lse = op(q, k, v, 0.0, False, attn_mask=masked)
+    assert not lse.any()
+    none = CPU(q, k[:, :, :0], v[:, :, :0], causal=False, scale=1.0)
+    assert bool((none.lse_BHL == -torch.inf).all())
+    full = CPU(q, k, v, causal=False, scale=1.0)
+    assert_close(merge([none, full]), full, 1e-6)
+
+
+def test_trap_lse_carries_no_gradient() -> None:
+    """Why a backward pass through the merge is an error (test_hf_dropin.py), not a number."""
+    q, k, v = (x.requires_grad_() for x in qkv(2, 2, 4, 4, 64))
+    got = CPU(q, k, v, causal=False, scale=1.0)
+    assert got.out_BHLD.requires_grad and not got.lse_BHL.requires_grad
+
+
 @pytest.mark.parametrize("which", range(3))
 def test_trap_last_dim_stride_other_than_one(which) -> None:
     tensors = list(qkv(6, 2, 20, 20, 64))
