@@ -116,13 +116,16 @@ def local_arm(
 
 def _extend(model: PreTrainedModel, scheme: Scheme, kernel: str) -> Handle:
     dca = scheme.method in DCA_METHODS
+    # What was not said is settled again by the same rules: saying it would make L0 the trained
+    # window as well, and with DCA they differ.
+    said = scheme.sources.get("original_length") == "argument"
     try:
         return extend(
             model,
             scheme.method,
             chunk_size=scheme.chunk_size,
             local_size=scheme.local_size,
-            original_length=scheme.original_length,
+            original_length=scheme.original_length if said else None,
             factor=scheme.factor,
             cap=scheme.cap or "chunk_size",
             kernel=kernel if dca else "auto",

@@ -138,6 +138,15 @@ def test_the_proof_puts_the_model_back(model: Any) -> None:
         pass  # extending twice would raise
 
 
+@pytest.mark.parametrize("method", ["yarn", "dca", "yarn+dca", "yarn-freqs+dca"])
+def test_the_scheme_that_was_settled_is_the_scheme_that_runs(model: Any, method: str) -> None:
+    """Also where L0 of the temperature is the chunk and the ramp's is the trained window."""
+    for numbers in ({}, {"original_length": 300}):
+        scheme = resolve(model.config, method, request_length=1024, **numbers)
+        with local_target._extend(model, scheme, "auto") as handle:
+            assert handle.scheme == scheme
+
+
 def test_what_cannot_be_extended_is_a_user_error(model: Any) -> None:
     scheme = resolve(model.config, "dca")
     with pytest.raises(UserError, match=r"--methods dca: .*no-such-kernel"):
