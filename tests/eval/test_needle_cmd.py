@@ -271,6 +271,8 @@ def test_control_c_is_resumable(command: list[str], tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs ignore interrupts, and so would what this test starts in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     path = tmp_path / "run" / "results.jsonl"
     deadline = time.monotonic() + 120

@@ -253,7 +253,9 @@ def test_the_terminal_map_says_it_all_without_colours(tmp_path: Path) -> None:
 
 
 def test_the_terminal_map_has_the_colours_of_the_picture(tmp_path: Path) -> None:
-    shown = terminal(folder(tmp_path), force_terminal=True, color_system="truecolor")
+    shown = terminal(
+        folder(tmp_path), force_terminal=True, color_system="truecolor", no_color=False
+    )
     best = palette().colour(1)
     assert f"48;2;{best.red};{best.green};{best.blue}" in shown
 
