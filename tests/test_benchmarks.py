@@ -1,0 +1,36 @@
+"""Benchmarks run and report; their figures are measured by people, never asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "attention.py"
+
+
+def test_attention_benchmark_reports_both_arms(tmp_path: Path) -> None:
+    arguments = ["--lengths", "1K,2K", "--shapes", "0.5B", "--only", "decode,prefill"]
+    sizes = ["--chunk-size", "512", "--local-size", "64", "--pairs", "2", "--json"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments, *sizes],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    assert report["about"]["chunk_size"] == 512
+    seen = {(row["phase"], row["length"]) for row in report["results"]}
+    assert seen == {(phase, n) for phase in ("decode", "prefill") for n in (1024, 2048)}
+    for row in report["results"]:
+        ratio = row["cpu_s"]["dca"] / row["cpu_s"]["plain"]
+        assert row["pairs"] == 2 and abs(ratio - row["ratio_cpu"]) < 0.02
+
+
+def test_unknown_shapes_are_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--shapes", "70B"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "unknown: 70B" in done.stderr
