@@ -179,10 +179,11 @@ class Handle:
     def _apply(self) -> None:
         parts = self._parts
         assert parts is not None
+        rotary = parts.rotary
+        # All that may be refused comes before the first change.
+        inv_freq_F, attention_scaling = scaled_inv_freq(self.scheme, rotary, parts.base.config)
         setattr(parts.base, _MARK, self)
         self._active = True
-        rotary = parts.rotary
-        inv_freq_F, attention_scaling = scaled_inv_freq(self.scheme, rotary, parts.base.config)
         if inv_freq_F is not rotary.inv_freq:
             self._trained = (rotary.inv_freq, rotary.attention_scaling)
             rotary.inv_freq, rotary.attention_scaling = inv_freq_F, attention_scaling

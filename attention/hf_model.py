@@ -35,8 +35,6 @@ class ModelParts:
     model: PreTrainedModel
     base: PreTrainedModel  # the decoder that owns layers and rotary
     rotary: Rotary
-    attentions: tuple[nn.Module, ...]
-    head_dim: int
 
 
 def check_model(model: Any) -> PreTrainedModel:
@@ -51,7 +49,7 @@ def check_model(model: Any) -> PreTrainedModel:
 
 
 def find_parts(model: Any) -> ModelParts:
-    """Locate decoder, rotary and attention modules.
+    """Locate decoder and rotary, and check every attention layer.
 
     Raises:
         TypeError: not a transformers model.
@@ -90,7 +88,7 @@ def find_parts(model: Any) -> ModelParts:
             why = probe_layer(attention, base.config.hidden_size, width)
             if why is not None:
                 raise refuse(f"layer {index} is a {type(attention).__name__}: {why}")
-    return ModelParts(model, base, cast(Rotary, rotary), tuple(attentions), width)
+    return ModelParts(model, base, cast(Rotary, rotary))
 
 
 class _Refusal:

@@ -130,7 +130,7 @@ def _extend(model: PreTrainedModel, scheme: Scheme, kernel: str) -> Handle:
             cap=scheme.cap or "chunk_size",
             kernel=kernel if dca else "auto",
         )
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"--methods {scheme.method}: {error}") from error
 
 

@@ -149,6 +149,8 @@ def test_ramp_without_theta_is_refused(model_qwen2) -> None:
     del model_qwen2.config.rope_parameters["rope_theta"]
     with pytest.raises(ValueError, match="method 'yarn' needs rope_theta"):
         extend(model_qwen2, "yarn", factor=2)
+    assert active(model_qwen2) is None
+    extend(model_qwen2, "pi", factor=2)  # nothing of the refused one is left
 
 
 def test_an_attention_mask_that_a_layer_makes_itself_is_refused(model_qwen2) -> None:
