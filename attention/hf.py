@@ -19,7 +19,7 @@ import torch
 
 from longctx.attention import hf_forward, kernels
 from longctx.attention.config import DCA_METHODS, Scheme, check_positive, resolve
-from longctx.attention.hf_cache import Tag, check_cache, tag_cache
+from longctx.attention.hf_cache import Tag, cache_argument, check_cache, given_cache, tag_cache
 from longctx.attention.hf_forward import ATTENTION_NAME, ForwardPlan, plan_forward
 from longctx.attention.hf_model import ModelParts, check_model, find_parts
 from longctx.attention.hf_request import lengths_for, outer_lengths, prompt_lengths, serving
@@ -93,6 +93,7 @@ def extend(
     parts = find_parts(model)
     if method in DCA_METHODS:
         kernels.resolve(kernel, parts.rotary.inv_freq.device, parts.model.dtype)
+        cache_argument(parts.base)
     handle = Handle(parts, scheme, type(model).__name__, kernel, request_length)
     handle._apply()
     return handle
@@ -274,7 +275,7 @@ class Handle:
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
         if tokens is None or tokens.ndim < 2:
             return (), kwargs  # the model says itself what is missing
-        cache = kwargs.get("past_key_values")
+        cache = given_cache(kwargs)
         past = int(cache.get_seq_length()) if cache is not None else 0
         mask = kwargs.get("attention_mask")
         if isinstance(mask, dict):  # prepared by generate() for a StaticCache
@@ -292,6 +293,7 @@ class Handle:
             self._parts.rotary.inv_freq,
             torch.promote_types(self._parts.model.dtype, torch.float32),
             self._kernel,
+            cached=cache is not None,
         )
         return (), kwargs
 
@@ -302,7 +304,7 @@ class Handle:
         plan: ForwardPlan | None = kwargs.get("longctx_plan")
         if plan is not None:
             tag = Tag(self.scheme, plan.logit_scales)
-            tag_cache(output, kwargs.get("past_key_values"), tag)
+            tag_cache(output, given_cache(kwargs), tag)
 
     def _check_call(self, kwargs: dict[str, Any]) -> None:
         assert self._parts is not None

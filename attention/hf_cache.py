@@ -7,11 +7,15 @@ model fills carries a tag, and is refused where it does not fit.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from longctx.attention.config import Scheme
 
 _TAG = "_longctx_cache"
+# transformers 5.24 renamed argument and output field, and takes the old name for a while.
+_NAMES = ("cache", "past_key_values")
 
 
 class Tag(NamedTuple):
@@ -21,11 +25,33 @@ class Tag(NamedTuple):
     logit_scales: tuple[float, ...]
 
 
+def cache_argument(model: Any) -> str:
+    """What the forward of a model or layer calls its cache in this release of transformers.
+
+    Raises:
+        ValueError: neither name is among its parameters, so its cache would go unseen.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    for name in _NAMES:
+        if name in parameters:
+            return name
+    name = getattr(model, "__name__", type(model).__name__)
+    raise ValueError(
+        f"{name} cannot be extended: its forward takes neither of "
+        f"{', '.join(_NAMES)}, so what it has cached could not be counted"
+    )
+
+
+def given_cache(kwargs: Mapping[str, Any]) -> Any:
+    """The cache among a forward's keywords or in its output, under either name."""
+    return next((kwargs[name] for name in _NAMES if kwargs.get(name) is not None), None)
+
+
 def tag_cache(output: Any, given: Any, tag: Tag) -> None:
-    """Mark the cache of a finished forward: what came out, or what was given."""
-    cache = getattr(output, "past_key_values", None)
-    if cache is None:
-        cache = given
+    """Mark the cache of a finished forward: what was given, or what came out."""
+    cache = given
+    if cache is None and isinstance(output, Mapping):
+        cache = given_cache(output)
     if cache is None and isinstance(output, tuple):
         cache = next((item for item in output if hasattr(item, "get_seq_length")), None)
     if cache is not None:

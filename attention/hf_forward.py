@@ -42,6 +42,7 @@ class ForwardPlan:
     logit_scales: tuple[float, ...]  # per batch row, of rows without a group too
     padded: bool
     kernel: str
+    cached: bool  # a cache was seen and counted; without one, keys are the block's own
 
     def __str__(self) -> str:
         return "\n".join(
@@ -58,6 +59,8 @@ def plan_forward(
     inv_freq_F: torch.Tensor,
     dtype: torch.dtype,
     kernel: str,
+    *,
+    cached: bool,
 ) -> ForwardPlan:
     """The plan of one forward: a group's rows are split where their temperatures differ.
 
@@ -74,7 +77,7 @@ def plan_forward(
                 part = replace(group, rows=slice(first, row + 1))
                 groups.append(GroupPlan(part, block, logit_scales[first]))
                 first = row + 1
-    return ForwardPlan(tuple(groups), logit_scales, layout.padded, kernel)
+    return ForwardPlan(tuple(groups), logit_scales, layout.padded, kernel, cached)
 
 
 def attention_forward(
@@ -133,6 +136,12 @@ def _run(
     plan: ForwardPlan,
     scale: float,
 ) -> torch.Tensor:
+    if not plan.cached and k_BKMD.shape[2] != q_BHLD.shape[2]:
+        raise RuntimeError(
+            f"{k_BKMD.shape[2]} keys for {q_BHLD.shape[2]} queries, and the decoder was given no "
+            "cache that is known here: positions would be wrong; please report this with the "
+            "versions that `longctx info` prints"
+        )
     kernel = kernels.resolve(plan.kernel, q_BHLD.device, q_BHLD.dtype)
     if not plan.padded and len(plan.groups) == 1:
         (whole,) = plan.groups

@@ -77,7 +77,6 @@ def _ask(
                 hidden_states=hidden,
                 position_embeddings=(cos, sin),
                 attention_mask=None,
-                past_key_values=None,
             )
     except _Seen as seen:
         return seen

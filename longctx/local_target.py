@@ -17,6 +17,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from longctx.attention import DCA_METHODS, Handle, Scheme, extend
+from longctx.attention.hf_cache import cache_argument
 from longctx.errors import UserError
 from longctx.eval.target import Arm, Completion, Request, Target
 
@@ -42,6 +43,7 @@ class LocalTarget:
         self._stop_ids = stop_ids
         self._prefill_chunk = prefill_chunk
         self._device = input_device(model)
+        self._cache_argument = cache_argument(model)
 
     def generate(self, request: Request) -> Completion:
         on_cuda = self._device.type == "cuda"
@@ -75,7 +77,7 @@ class LocalTarget:
             for block, targets in zip(
                 tokens[:-1].split(_LOGITS_CHUNK), tokens[1:].split(_LOGITS_CHUNK), strict=True
             ):
-                logits = self._model(block[None], past_key_values=cache, use_cache=True).logits[0]
+                logits = self._forward(block[None], cache).logits[0]
                 rows = torch.log_softmax(logits.double(), dim=-1)
                 found.append(rows.gather(1, targets[:, None].to(rows.device))[:, 0].cpu())
         return torch.cat(found).numpy() if found else np.zeros(0)
@@ -88,8 +90,11 @@ class LocalTarget:
         return token
 
     def _next(self, block: torch.Tensor, cache: DynamicCache) -> int:
-        out = self._model(block, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        out = self._forward(block, cache, logits_to_keep=1)
         return int(out.logits[0, -1].argmax())
+
+    def _forward(self, block: torch.Tensor, cache: DynamicCache, **more: Any) -> Any:
+        return self._model(block, **{self._cache_argument: cache}, use_cache=True, **more)
 
 
 def local_arm(

@@ -1,6 +1,7 @@
 """Tiny random models of the supported families."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import (
@@ -14,6 +15,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from longctx.attention.hf_cache import cache_argument
 
 SIZES = {
     "vocab_size": 97,
@@ -40,6 +43,16 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
 }
+
+
+def kv(cache) -> dict[str, Any]:
+    """The cache as the keyword that this release of transformers takes without a warning."""
+    return {cache_argument(Qwen2ForCausalLM): cache}
+
+
+def made_by(output):
+    """The cache in a model's output."""
+    return output.get(cache_argument(Qwen2ForCausalLM))
 
 
 def build(family: str = "qwen2") -> PreTrainedModel:

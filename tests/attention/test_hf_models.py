@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 from oracle import DenseModel, dca_positions, plain_positions, relative_error
-from tiny_models import FAMILIES, build
+from tiny_models import FAMILIES, build, kv
 from transformers import DynamicCache, StaticCache
 
 from longctx.attention import extend
@@ -36,8 +36,7 @@ def dca(model, method: str = "dca", **options):
 def in_blocks(model, ids: torch.Tensor, block: int, cache=None) -> torch.Tensor:
     cache = DynamicCache() if cache is None else cache
     logits = [
-        model(ids[:, a : a + block], past_key_values=cache).logits
-        for a in range(0, ids.shape[1], block)
+        model(ids[:, a : a + block], **kv(cache)).logits for a in range(0, ids.shape[1], block)
     ]
     return torch.cat(logits, dim=1)
 
@@ -171,7 +170,7 @@ def test_padded_batch_in_blocks(model_qwen2, side, block) -> None:
             out = model_qwen2(
                 ids_BL[:, a : a + block],
                 attention_mask=mask_BL[:, : a + block],
-                past_key_values=cache,
+                **kv(cache),
             )
             logits.append(out.logits)
     got = torch.cat(logits, dim=1)

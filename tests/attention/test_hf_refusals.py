@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from oracle import relative_error
-from tiny_models import SIZES, build
+from tiny_models import SIZES, build, kv, made_by
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,7 +20,8 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from longctx.attention import active, extend
+from longctx.attention import active, extend, hf
+from longctx.attention.hf_cache import cache_argument
 from longctx.attention.hf_model import PROVED_FAMILIES
 
 IDS = torch.randint(1, 97, (1, 333), generator=torch.Generator().manual_seed(5))
@@ -227,7 +228,7 @@ def test_inputs_that_are_missing_are_reported_by_the_model(model_qwen2) -> None:
 def test_all_positional_arguments_of_the_decoder_arrive(model_qwen2) -> None:
     extend(model_qwen2, "dca", **DCA)
     out = model_qwen2.model(IDS, None, None, None, None, False)
-    assert out.past_key_values is None
+    assert made_by(out) is None
 
 
 def test_assisted_decoding_with_an_extended_assistant(model_qwen2) -> None:
@@ -246,12 +247,12 @@ def test_assisted_decoding_with_an_extended_assistant(model_qwen2) -> None:
 def test_a_cache_that_plain_rope_filled_is_refused_beyond_a_chunk(model_qwen2) -> None:
     caches = {n: DynamicCache() for n in (40, 200)}
     for n, cache in caches.items():
-        logits(model_qwen2, IDS[:, :n], past_key_values=cache)
+        logits(model_qwen2, IDS[:, :n], **kv(cache))
     extend(model_qwen2, "dca", **DCA)
-    got = logits(model_qwen2, IDS[:, 40:100], past_key_values=caches[40])
+    got = logits(model_qwen2, IDS[:, 40:100], **kv(caches[40]))
     assert relative_error(got, logits(model_qwen2, IDS[:, :100])[:, 40:]) < 1e-5
     with pytest.raises(ValueError, match=r"holds 200 tokens that were not written under 'dca'"):
-        logits(model_qwen2, IDS[:, 200:], past_key_values=caches[200])
+        logits(model_qwen2, IDS[:, 200:], **kv(caches[200]))
 
 
 def test_temperatures_are_compared_row_by_row(model_qwen2) -> None:
@@ -259,13 +260,13 @@ def test_temperatures_are_compared_row_by_row(model_qwen2) -> None:
     mask = torch.ones(2, 300, dtype=torch.long)
     mask[0, :260] = 0
     rows, cache = IDS[:, :300].expand(2, -1), DynamicCache()
-    logits(model_qwen2, rows, attention_mask=mask, past_key_values=cache)
+    logits(model_qwen2, rows, attention_mask=mask, **kv(cache))
     mask = torch.cat((mask, torch.ones(2, 1, dtype=torch.long)), dim=1)
     with (
         handle.request(300),
         pytest.raises(ValueError, match="the cache was filled with"),
     ):
-        logits(model_qwen2, rows[:, :1], attention_mask=mask, past_key_values=cache)
+        logits(model_qwen2, rows[:, :1], attention_mask=mask, **kv(cache))
 
 
 def test_a_cache_is_tagged_without_a_return_dict_too(model_qwen2) -> None:
@@ -273,7 +274,7 @@ def test_a_cache_is_tagged_without_a_return_dict_too(model_qwen2) -> None:
     with torch.no_grad():
         _, cache = model_qwen2.model(IDS[:, :100], return_dict=False, use_cache=True)
     with handle.request(5000), pytest.raises(ValueError, match="the cache was filled with"):
-        logits(model_qwen2, IDS[:, 100:101], past_key_values=cache)
+        logits(model_qwen2, IDS[:, 100:101], **kv(cache))
 
 
 # -- remove --------------------------------------------------------------------------------------
@@ -337,3 +338,23 @@ def test_kernel_is_settled_when_extending(model_qwen2, monkeypatch) -> None:
     with pytest.raises(ValueError, match=r"no fast kernel for torch\.float32 on cpu"):
         extend(model_qwen2, "dca", **DCA)
     assert active(model_qwen2) is None
+
+
+def test_a_cache_under_an_unknown_name_is_an_error_not_wrong_positions(
+    model_qwen2, monkeypatch
+) -> None:
+    """transformers 5.24 renamed the argument: unseen, every decoded token stood at position 0."""
+    extend(model_qwen2, "dca", **DCA)
+    cache = DynamicCache()
+    logits(model_qwen2, IDS[:, :70], **kv(cache))
+    monkeypatch.setattr(hf, "given_cache", lambda kwargs: None)
+    with pytest.raises(RuntimeError, match="71 keys for 1 queries, and the decoder was given no"):
+        logits(model_qwen2, IDS[:, 70:71], **kv(cache))
+
+
+def test_a_forward_without_a_cache_argument_is_refused() -> None:
+    class Other:
+        def forward(self, input_ids, memory): ...
+
+    with pytest.raises(ValueError, match=r"Other cannot be extended: .*cache, past_key_values"):
+        cache_argument(Other())

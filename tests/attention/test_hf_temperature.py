@@ -3,7 +3,7 @@
 import pytest
 import torch
 from oracle import DenseModel, dca_positions, relative_error
-from tiny_models import build
+from tiny_models import build, kv, made_by
 from transformers import DynamicCache
 
 from longctx.attention import extend, rope
@@ -23,11 +23,11 @@ def logits(model, ids=IDS, **extra):
 def test_temperature_needs_the_prompts_length_on_a_non_empty_cache(model_qwen2) -> None:
     handle = dca(model_qwen2, "yarn+dca")
     cache = DynamicCache()
-    logits(model_qwen2, IDS[:, :100], past_key_values=cache)
+    logits(model_qwen2, IDS[:, :100], **kv(cache))
     with pytest.raises(RuntimeError, match=r"non-empty cache needs the prompt's length.*request"):
-        logits(model_qwen2, IDS[:, 100:101], past_key_values=cache)
+        logits(model_qwen2, IDS[:, 100:101], **kv(cache))
     with handle.request(100):
-        got = logits(model_qwen2, IDS[:, 100:150], past_key_values=cache)
+        got = logits(model_qwen2, IDS[:, 100:150], **kv(cache))
     scale = rope.temperature(100, 64) ** 2
     expected = DenseModel(build()).logits(IDS[:, :150], dca_positions(150, 64, 16, 64), scale)
     assert relative_error(got, expected[:, 100:]) < 1e-5
@@ -39,7 +39,7 @@ def test_any_split_at_one_request_length(model_qwen2, block) -> None:
     expected = logits(model_qwen2)
     cache, got = DynamicCache(), []
     for a in range(0, 333, block):
-        got.append(logits(model_qwen2, IDS[:, a : a + block], past_key_values=cache))
+        got.append(logits(model_qwen2, IDS[:, a : a + block], **kv(cache)))
     assert relative_error(torch.cat(got, dim=1), expected) < 1e-5
 
 
@@ -88,7 +88,7 @@ def test_a_cache_made_at_another_temperature_is_never_mixed_in(model_qwen2) -> N
     first = model_qwen2.generate(IDS[:, :100], **options)
     follow_up = torch.cat((first.sequences, IDS[:, :60]), dim=1)
     with pytest.raises(ValueError, match=r"the cache was filled with .*logits x 1\.0912.*needs"):
-        model_qwen2.generate(follow_up, past_key_values=first.past_key_values, **options)
+        model_qwen2.generate(follow_up, **kv(made_by(first)), **options)
 
 
 @pytest.mark.parametrize("method", ["dca", "yarn+dca"])
@@ -98,7 +98,7 @@ def test_a_conversation_continues_on_its_cache_at_one_temperature(model_qwen2, m
     options = {"do_sample": False, "max_new_tokens": 4, "return_dict_in_generate": True}
     first = model_qwen2.generate(IDS[:, :100], **options)
     follow_up = torch.cat((first.sequences, IDS[:, :60]), dim=1)
-    cached = model_qwen2.generate(follow_up, past_key_values=first.past_key_values, **options)
+    cached = model_qwen2.generate(follow_up, **kv(made_by(first)), **options)
     fresh = model_qwen2.generate(follow_up, **options)
     assert torch.equal(cached.sequences, fresh.sequences)
 
@@ -106,7 +106,7 @@ def test_a_conversation_continues_on_its_cache_at_one_temperature(model_qwen2, m
 def test_a_cache_of_another_scheme_is_refused(model_qwen2) -> None:
     cache = DynamicCache()
     with dca(model_qwen2):
-        logits(model_qwen2, IDS[:, :100], past_key_values=cache)
+        logits(model_qwen2, IDS[:, :100], **kv(cache))
     extend(model_qwen2, "dca", chunk_size=96, local_size=16)
     with pytest.raises(ValueError, match=r"filled with method dca, chunk_size 64.*96"):
-        logits(model_qwen2, IDS[:, 100:], past_key_values=cache)
+        logits(model_qwen2, IDS[:, 100:], **kv(cache))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from oracle import DenseModel, dca_positions, relative_error, rotate_dense
-from tiny_models import SIZES, build
+from tiny_models import SIZES, build, kv
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     DynamicCache,
@@ -77,7 +77,7 @@ def test_defect_keys_in_the_cache_are_scaled_or_rotated_at_p(model_qwen2, method
         for layer in model_qwen2.model.layers
     ]
     cache = DynamicCache()
-    logits(model_qwen2, past_key_values=cache)
+    logits(model_qwen2, **kv(cache))
     for hook in hooks:
         hook.remove()
     r = torch.arange(333) % S
@@ -173,8 +173,8 @@ def test_defect_prefill_on_a_non_empty_cache(model_qwen2, cached) -> None:
     dca(model_qwen2)
     expected = logits(model_qwen2)[:, cached:]
     cache = DynamicCache()
-    logits(model_qwen2, IDS[:, :cached], past_key_values=cache)
-    got = logits(model_qwen2, IDS[:, cached:], past_key_values=cache)
+    logits(model_qwen2, IDS[:, :cached], **kv(cache))
+    got = logits(model_qwen2, IDS[:, cached:], **kv(cache))
     assert relative_error(got, expected) < 1e-5
 
 
@@ -186,10 +186,10 @@ def test_defect_multi_token_decode_without_a_causal_mask(model_qwen2, step) -> N
         outs = []
         for last in (1, 2):
             cache = DynamicCache()
-            logits(model_qwen2, IDS[:, :start], past_key_values=cache)
+            logits(model_qwen2, IDS[:, :start], **kv(cache))
             block = IDS[:, start : start + step].clone()
             block[:, -1] = last
-            outs.append(logits(model_qwen2, block, past_key_values=cache))
+            outs.append(logits(model_qwen2, block, **kv(cache)))
         assert torch.equal(outs[0][:, :-1], outs[1][:, :-1])
         assert not torch.equal(outs[0][:, -1], outs[1][:, -1])
 
@@ -245,9 +245,9 @@ def test_defect_whole_cache_is_concatenated_per_token(model_qwen2) -> None:
     """One decoded token over a StaticCache makes no tensor of the cache's size."""
     dca(model_qwen2)
     cache = StaticCache(config=model_qwen2.config, max_cache_len=400)
-    logits(model_qwen2, IDS[:, :300], past_key_values=cache)
+    logits(model_qwen2, IDS[:, :300], **kv(cache))
     with CountOps(large=250 * 2 * 8) as counter:
-        logits(model_qwen2, IDS[:, 300:301], past_key_values=cache)
+        logits(model_qwen2, IDS[:, 300:301], **kv(cache))
     assert not {"cat", "stack", "clone", "index_select", "_to_copy", "repeat"} & set(
         counter.large_ops
     ), counter.large_ops
@@ -263,9 +263,9 @@ def test_defect_host_synchronisation_per_layer(padded) -> None:
         cache, mask = DynamicCache(), torch.ones(1, 201, dtype=torch.long)
         mask[:, :5] = 0
         extra = [{"attention_mask": mask[:, :n]} if padded else {} for n in (200, 201)]
-        logits(model, IDS[:, :200], past_key_values=cache, **extra[0])
+        logits(model, IDS[:, :200], **kv(cache), **extra[0])
         with CountOps() as counter:
-            logits(model, IDS[:, 200:201], past_key_values=cache, **extra[1])
+            logits(model, IDS[:, 200:201], **kv(cache), **extra[1])
         syncs.append(sum(counter.ops[n] for n in ("_local_scalar_dense", "nonzero", "equal")))
     assert syncs[0] == syncs[1]
 
