@@ -1,8 +1,9 @@
 """How long a sweep will take and how much memory its longest prompt needs. Arithmetic only.
 
 A prompt costs work: linear layers times tokens, attention times tokens squared, and the answer,
-whose tokens each cost as much as many prompt tokens because they read all weights and keys. Seconds
-are work times a rate that somebody measured on this machine (a probe, or finished cells).
+whose tokens each cost as much as many prompt tokens because they read all weights and keys. Tokens
+that a prompt takes from the one before it cost nothing. Seconds are work times a rate that was
+measured on this machine (by a probe, or by finished cells).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from longctx.eval.config import show_length
-from longctx.eval.grid import Cell
+from longctx.eval.grid import Cell, columns
 
 # One decoded token against one prefilled token: 65 and 71 measured on a CPU at 2K and 8K.
 _DECODE_FACTOR = 65
@@ -34,11 +35,30 @@ class Shape(Protocol):
     def kv_bytes(self, tokens: int, bytes_per_value: int) -> int: ...
 
 
-def work(shape: Shape, length: int, answer_tokens: int) -> float:
-    """Floating-point operations of one cell, or their equivalent in time."""
+def work(shape: Shape, length: int, answer_tokens: int, cached: int = 0) -> float:
+    """Floating-point operations of one cell, or their equivalent in time.
+
+    Of its `length` tokens the first `cached` are there already.
+    """
     linear = 2.0 * shape.layers * shape.layer_parameters
-    attention = 2.0 * shape.layers * shape.heads * shape.head_dim * length
-    return (linear + attention) * (length + _DECODE_FACTOR * _ANSWER_SHARE * answer_tokens)
+    pair = 2.0 * shape.layers * shape.heads * shape.head_dim
+    prefill = linear * (length - cached) + pair * (length**2 - cached**2)
+    decode = (linear + pair * length) * _DECODE_FACTOR * _ANSWER_SHARE * answer_tokens
+    return prefill + decode
+
+
+def expected_work(
+    pending: Iterable[Cell], shape: Shape, answer_tokens: int, prefix_sharing: bool
+) -> dict[Cell, float]:
+    """The work of each cell. With sharing, a prompt goes on from the needle of the one before."""
+    found = {}
+    for _, column in columns(pending):
+        shared = 0.0
+        for cell in column:
+            found[cell] = work(shape, cell.length, answer_tokens, int(shared * cell.length))
+            if prefix_sharing:
+                shared = cell.depth / 100
+    return found
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,7 @@ def plan(
     pending: Iterable[Cell],
     shape: Shape,
     answer_tokens: int,
+    prefix_sharing: bool,
     bytes_per_value: int,
     rate: float | None,
     rate_from: str,
@@ -77,7 +98,7 @@ def plan(
     """`rate` is seconds per unit of work()."""
     cells, to_do = list(everything), list(pending)
     longest = max(cell.length for cell in cells)
-    total = sum(work(shape, cell.length, answer_tokens) for cell in to_do)
+    total = sum(expected_work(to_do, shape, answer_tokens, prefix_sharing).values())
     return Plan(
         cells=len(cells),
         done=len(cells) - len(to_do),
@@ -93,10 +114,15 @@ def plan(
 
 def rate_of(records: Iterable[Mapping[str, Any]], shape: Shape, answer_tokens: int) -> float | None:
     """Seconds per unit of work over finished cells; None without any."""
-    timed = [(record["total_s"], record["length"]) for record in records if record.get("ttft_s")]
-    spent = sum(seconds for seconds, _ in timed)
-    done = sum(work(shape, length, answer_tokens) for _, length in timed)
+    timed = [record for record in records if record.get("ttft_s")]
+    spent = sum(record["total_s"] for record in timed)
+    done = sum(work_done(record, shape, answer_tokens) for record in timed)
     return spent / done if spent else None
+
+
+def work_done(record: Mapping[str, Any], shape: Shape, answer_tokens: int) -> float:
+    """The work of a finished cell: what it took from the cell before is not in it."""
+    return work(shape, record["length"], answer_tokens, record.get("cached_tokens") or 0)
 
 
 def show_seconds(seconds: float) -> str:

@@ -1,7 +1,8 @@
 """Tell the person what happens: a bar with the time left on a terminal, plain lines elsewhere.
 
 Everything goes to stderr; stdout belongs to results. Time left is remaining work at the rate of the
-finished cells: cells differ a hundredfold, so counting them would mislead.
+finished cells: cells differ a hundredfold, so counting them would mislead. The rate goes by what a
+cell computed, the remaining work by what cells are expected to share with the one before.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from longctx.eval.config import show_depth, show_length
-from longctx.eval.estimate import Shape, show_seconds, work
+from longctx.eval.estimate import Shape, expected_work, show_seconds, work_done
 from longctx.eval.grid import Cell
 from longctx.eval.records import Record
 
@@ -25,11 +26,17 @@ class ProgressReport:
     """An observer for the runner; use it as a context manager around the run."""
 
     def __init__(
-        self, console: Console, pending: Sequence[Cell], shape: Shape, answer_tokens: int
+        self,
+        console: Console,
+        pending: Sequence[Cell],
+        shape: Shape,
+        answer_tokens: int,
+        prefix_sharing: bool,
     ) -> None:
         self._console = console
-        self._work = {cell: work(shape, cell.length, answer_tokens) for cell in pending}
-        self._total = sum(self._work.values())
+        self._shape, self._answer_tokens = shape, answer_tokens
+        self._expected = expected_work(pending, shape, answer_tokens, prefix_sharing)
+        self._total = self._remaining = sum(self._expected.values())
         self._done_work = 0.0
         self._count = len(pending)
         self._finished = 0
@@ -69,14 +76,15 @@ class ProgressReport:
 
     def finished(self, cell: Cell, record: Record) -> None:
         self._finished += 1
-        self._done_work += self._work.get(cell, 0.0)
-        left = self._left()
+        self._remaining -= self._expected.pop(cell, 0.0)
+        self._done_work += work_done(record, self._shape, self._answer_tokens)
+        left, completed = self._left(), self._total - self._remaining
         status = str(record["status"])
         mark = _MARKS.get(status, f"[yellow]{status}[/]")
         counted = f"{self._finished}/{self._count}"
         line = f"{counted:>7}  {_name(cell):<34} {mark} in {record['total_s']:.1f} s"
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done_work, counted=counted, left=left)
+            self._bar.update(self._task, completed=completed, counted=counted, left=left)
             self._console.print(line, highlight=False)
         else:
             self._console.print(f"{line}{', ' + left if left else ''}", highlight=False)
@@ -85,11 +93,10 @@ class ProgressReport:
             self._console.print(error, markup=False, highlight=False, soft_wrap=True)
 
     def _left(self) -> str:
-        remaining = self._total - self._done_work
-        if remaining <= 0 or not self._done_work:
+        if not self._expected or not self._done_work:
             return ""
         spent = time.perf_counter() - self._began
-        return f"{show_seconds(spent / self._done_work * remaining)} left"
+        return f"{show_seconds(spent / self._done_work * self._remaining)} left"
 
 
 def _name(cell: Cell) -> str:

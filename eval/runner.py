@@ -87,6 +87,7 @@ class Sweep:
             "finish_reason": None,
             "error": None,
             "ttft_s": None,
+            "cached_tokens": None,
             "peak_mem_bytes": None,
         }
         try:
@@ -102,6 +103,7 @@ class Sweep:
             answer["response"] = completion.text
             answer["finish_reason"] = completion.finish_reason
             answer["ttft_s"] = round(completion.ttft_s, 3)
+            answer["cached_tokens"] = completion.cached_tokens
             answer["peak_mem_bytes"] = completion.peak_mem_bytes
         answer["total_s"] = round(time.perf_counter() - began, 3)
         return self._record(cell, recipe, prompt, verdict, {**answer, "backend": backend})

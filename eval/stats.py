@@ -1,10 +1,17 @@
-"""Figures from counts: binomial intervals. Pure functions of numbers."""
+"""Figures from counts and scores: 95 % intervals, with and without shared documents.
+
+Pure functions of numbers: the same numbers give the same interval, the bootstrap's included.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+_RESAMPLES = 10_000
 _Z95 = 1.959963984540054
 
 
@@ -28,3 +35,42 @@ def wilson(successes: float, trials: int, z: float = _Z95) -> Interval:
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == trials else min(1.0, centre + half)
     return Interval(low, high)
+
+
+def cluster_bootstrap(
+    groups: Sequence[Sequence[float]], *, resamples: int = _RESAMPLES, seed: int = 0
+) -> Interval:
+    """The mean's 95 % percentile interval when whole documents are drawn, not single samples.
+
+    `groups` holds one sequence of scores per document: samples that share a text fail together,
+    so they are worth less than as many independent ones. One document has nothing to be drawn
+    against: its interval is its mean, and says nothing.
+    """
+    filled = [group for group in groups if len(group)]
+    if not filled:
+        return Interval(0.0, 1.0)
+    totals = np.array([math.fsum(group) for group in filled])
+    sizes = np.array([len(group) for group in filled])
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(filled), size=(resamples, len(filled)))
+    means = totals[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Interval(float(low), float(high))
+
+
+def pooled_interval(groups: Sequence[Sequence[float]]) -> Interval:
+    """Wilson's interval where all or none is right, else the wider bounds of both.
+
+    With all right every resample is all right too: the bootstrap sees no doubt where Wilson does.
+    """
+    scores = [score for group in groups for score in group]
+    total, n = math.fsum(scores), len(scores)
+    by_count = wilson(total, n)
+    if total in (0, n):
+        return by_count
+    by_document = cluster_bootstrap(groups)
+    return Interval(min(by_count.low, by_document.low), max(by_count.high, by_document.high))
+
+
+def pooled_lower(groups: Sequence[Sequence[float]]) -> float:
+    return pooled_interval(groups).low

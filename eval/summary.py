@@ -18,9 +18,10 @@ from typing import Any
 from longctx.errors import UserError
 from longctx.eval import folder, records
 from longctx.eval.config import show_depth, show_length
+from longctx.eval.effective import MEANING, Effective, effective_length, show_effective
 from longctx.eval.records import Record
 from longctx.eval.scoring import SCORED
-from longctx.eval.stats import Interval, wilson
+from longctx.eval.stats import Interval, pooled_interval, wilson
 
 # A map whose easiest cells fail, or which succeeds without a needle, says nothing about length.
 _SHORTEST_AT_LEAST = 0.85
@@ -107,6 +108,27 @@ class Results:
         scores = [record["score"] for record in chosen if record["status"] in SCORED]
         return Tally(len(scores), sum(scores), dict(states))
 
+    def by_document(self, method: str, length: int) -> list[list[float]]:
+        """Scores grouped by what they share: the depths of one repeat have one text and needle."""
+        groups: dict[int, list[float]] = {}
+        for record in self.records:
+            if (
+                record["scheme"]["method"] == method
+                and record["length"] == length
+                and record["status"] in SCORED
+            ):
+                groups.setdefault(record["repeat"], []).append(record["score"])
+        return [groups[repeat] for repeat in sorted(groups)]
+
+    def interval(self, method: str, length: int) -> Interval:
+        """Over all depths; not narrower than Wilson's, as samples share texts."""
+        return pooled_interval(self.by_document(method, length))
+
+    def effective(self, method: str) -> Effective:
+        return effective_length(
+            {length: self.by_document(method, length) for length in self.lengths}
+        )
+
 
 def load(path: Path) -> Results:
     """Read a run folder, whoever may be writing to it."""
@@ -129,8 +151,11 @@ def summarize(results: Results) -> dict[str, Any]:
             }
             for depth in results.depths
         }
+        effective = results.effective(method)
         methods[method] = {
             "scheme": run["schemes"][method],
+            "effective_length": effective.length,
+            "effective": effective.to_dict(),
             "lengths": {
                 str(length): results.tally(method, length).to_dict() for length in results.lengths
             },
@@ -222,13 +247,17 @@ def as_markdown(results: Results, summary: Mapping[str, Any]) -> str:
         f"{grid['repeats']} repeat(s), seed {run['settings'].get('seed')}, "
         f"trained length {show_length(results.trained_length or 0)}.",
         "",
-        "| method | " + " | ".join(show_length(length) for length in results.lengths) + " |",
-        "|---|" + "---:|" * len(results.lengths),
+        "| method | "
+        + " | ".join(show_length(length) for length in results.lengths)
+        + " | effective length |",
+        "|---|" + "---:|" * (len(results.lengths) + 1),
     ]
     for method in results.methods:
-        row = (show_tally(results.tally(method, length)) for length in results.lengths)
+        row = [show_tally(results.tally(method, length)) for length in results.lengths]
+        row.append(show_effective(results.effective(method)))
         lines.append(f"| {method} | " + " | ".join(row) + " |")
     lines += ["", "Found / asked, with the 95 % Wilson interval. " + others_sentence(summary), ""]
+    lines += [f"{MEANING}\n"]
     for reason in summary["controls"]["reasons"]:
         lines.append(f"**Not discriminative**: the model {reason}.\n")
     return "\n".join(lines)

@@ -37,11 +37,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
+    """`cached_tokens` of the prompt were not computed: an earlier prompt began with them."""
+
     text: str
     finish_reason: Literal["stop", "length"]
     ttft_s: float
     total_s: float
     peak_mem_bytes: int | None = None
+    cached_tokens: int = 0
 
 
 class Target(Protocol):

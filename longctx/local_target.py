@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from longctx.attention import DCA_METHODS, Handle, Scheme, extend
 from longctx.attention.hf_cache import cache_argument
@@ -24,10 +25,25 @@ from longctx.eval.target import Arm, Completion, Request, Target
 DEFAULT_PREFILL_CHUNK = 2048
 # 512 x 152K float32 logits are 300 MB; a whole prompt's would be tens of GB.
 _LOGITS_CHUNK = 512
+# Types of rotary whose keys are a function of token and position alone.
+_FIXED_ROPES = ("default", "linear", "llama3", "yarn", "proportional")
+
+
+class _Prefilled(NamedTuple):
+    """The last prompt, and a cache that begins with all of it (its answer lies behind)."""
+
+    ids: list[int]
+    request_length: int
+    cache: DynamicCache
 
 
 class LocalTarget:
-    """One model under one method. Every request starts from an empty cache: nothing is reused."""
+    """One model under one method.
+
+    With `prefix_sharing`, a prompt goes on from the tokens that it has in common with the prompt
+    before it, if both have one request_length: equal tokens have equal keys then, under every
+    method. Without it, or where the model forbids it, every request starts from an empty cache.
+    """
 
     def __init__(
         self,
@@ -36,6 +52,8 @@ class LocalTarget:
         decode: Callable[[list[int]], str],
         stop_ids: frozenset[int],
         prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
+        *,
+        prefix_sharing: bool,
     ) -> None:
         self._model = model
         self._handle = handle
@@ -44,6 +62,8 @@ class LocalTarget:
         self._prefill_chunk = prefill_chunk
         self._device = input_device(model)
         self._cache_argument = cache_argument(model)
+        self._sharing = prefix_sharing and sharing_obstacle(model.config) is None
+        self._last: _Prefilled | None = None
 
     def generate(self, request: Request) -> Completion:
         on_cuda = self._device.type == "cuda"
@@ -51,8 +71,8 @@ class LocalTarget:
             torch.cuda.reset_peak_memory_stats(self._device)
         began = time.perf_counter()
         with self._handle.request(request.request_length), torch.inference_mode():
-            cache = DynamicCache(config=self._model.config)
-            token = self._prefill(request.ids, cache)
+            cache, cached = self._begin(request)
+            token = self._prefill(request.ids[cached:], cache)
             ttft = time.perf_counter() - began
             answer: list[int] = []
             while token not in self._stop_ids:
@@ -60,17 +80,21 @@ class LocalTarget:
                 if len(answer) == request.max_new_tokens:
                     break
                 token = self._next(torch.tensor([[token]], device=self._device), cache)
+        if self._sharing:
+            self._last = _Prefilled(list(request.ids), request.request_length, cache)
         return Completion(
             text=self._decode(answer),
             finish_reason="stop" if token in self._stop_ids else "length",
             ttft_s=ttft,
             total_s=time.perf_counter() - began,
             peak_mem_bytes=torch.cuda.max_memory_allocated(self._device) if on_cuda else None,
+            cached_tokens=cached,
         )
 
     def logprobs(self, ids: Sequence[int], *, request_length: int) -> npt.NDArray[np.float64]:
         tokens = torch.tensor(ids, device=self._device)
         found = []
+        self._last = None  # one cache at a time
         with self._handle.request(request_length), torch.inference_mode():
             cache = DynamicCache(config=self._model.config)
             # The last token predicts one that is not there.
@@ -81,6 +105,19 @@ class LocalTarget:
                 rows = torch.log_softmax(logits.double(), dim=-1)
                 found.append(rows.gather(1, targets[:, None].to(rows.device))[:, 0].cpu())
         return torch.cat(found).numpy() if found else np.zeros(0)
+
+    def _begin(self, request: Request) -> tuple[DynamicCache, int]:
+        """The cache to go on from, and how many tokens of the prompt it holds."""
+        # Taken, not looked at: a request that fails leaves nothing that could be wrong.
+        last, self._last = self._last, None
+        cached = 0
+        if last is not None and last.request_length == request.request_length:
+            # The last token is always computed: its logits are the answer's first.
+            cached = common_prefix(last.ids, request.ids[:-1])
+        if last is None or not cached:
+            return DynamicCache(config=self._model.config), 0
+        crop(last.cache, cached)
+        return last.cache, cached
 
     def _prefill(self, ids: Sequence[int], cache: DynamicCache) -> int:
         """The first token of the answer. Blocks bound the memory of the activations."""
@@ -97,6 +134,46 @@ class LocalTarget:
         return self._model(block, **{self._cache_argument: cache}, use_cache=True, **more)
 
 
+def sharing_obstacle(config: Any) -> str | None:
+    """Why no prompt under this config may go on from another one's cache; None where it may.
+
+    Methods are no obstacle: what they make of a prompt's length, equal request lengths share.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    parts = [part for part in rope.values() if isinstance(part, dict)] or [rope]
+    for rope_type in (part.get("rope_type", "default") for part in parts):
+        if rope_type not in _FIXED_ROPES:
+            return f"keys under rope_type {rope_type!r} may depend on the length of their prompt"
+    for layer in DynamicCache(config=config).layers:
+        if type(layer) is not DynamicLayer:
+            return f"a cache with a {type(layer).__name__} does not go back to its first tokens"
+    return None
+
+
+def common_prefix(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many leading tokens are equal."""
+    pairs = enumerate(zip(ids, others, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(ids), len(others)))
+
+
+def crop(cache: DynamicCache, length: int) -> None:
+    """Keep the first `length` tokens; the scheme's tag stays true, as it is on the cache itself.
+
+    Raises:
+        TypeError: a layer that does not keep all its tokens.
+    """
+    for layer in cache.layers:
+        if type(layer) is not DynamicLayer:
+            raise TypeError(
+                f"a {type(layer).__name__} cannot be cropped to {length} tokens: start from an "
+                "empty cache"
+            )
+    for layer in cache.layers:
+        surplus = layer.get_seq_length() - length
+        if surplus > 0:  # releases differ in what they take a count of zero or more for
+            layer.crop(-surplus)
+
+
 def local_arm(
     model: PreTrainedModel,
     scheme: Scheme,
@@ -105,13 +182,16 @@ def local_arm(
     stop_ids: frozenset[int],
     kernel: str,
     prefill_chunk: int,
+    prefix_sharing: bool,
 ) -> Arm:
     """A method as an arm: opening it extends the model, closing it puts the model back."""
 
     @contextmanager
     def open_arm() -> Iterator[Target]:
         with _extend(model, scheme, kernel) as handle:
-            yield LocalTarget(model, handle, decode, stop_ids, prefill_chunk)
+            yield LocalTarget(
+                model, handle, decode, stop_ids, prefill_chunk, prefix_sharing=prefix_sharing
+            )
 
     with _extend(model, scheme, kernel) as handle:
         backend = handle.kernel_name or str(model.config._attn_implementation)

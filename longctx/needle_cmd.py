@@ -39,6 +39,7 @@ class NeedleOptions:
     dtype: str = "auto"
     device_map: str = "auto"
     prefill_chunk: int = 2048
+    prefix_sharing: bool = True
     palette: str = "default"
     dry_run: bool = False
     json: bool = False
@@ -163,6 +164,14 @@ def needle(
     prefill_chunk: Annotated[
         str, typer.Option(help="Prompt tokens per forward pass.", rich_help_panel=_MACHINE)
     ] = show_length(_options.prefill_chunk),
+    no_prefix_sharing: Annotated[
+        bool,
+        typer.Option(
+            "--no-prefix-sharing",
+            help="Compute every prompt from its first token.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = not _options.prefix_sharing,
     palette: Annotated[
         str, typer.Option(help="Colours of the map: default or classic.", rich_help_panel=_MACHINE)
     ] = _options.palette,
@@ -203,6 +212,7 @@ def needle(
         dtype=dtype,
         device_map=device_map,
         prefill_chunk=_tokens(prefill_chunk, "--prefill-chunk") or _options.prefill_chunk,
+        prefix_sharing=not no_prefix_sharing,
         palette=palette,
         dry_run=dry_run,
         json=json,

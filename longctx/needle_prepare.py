@@ -36,7 +36,7 @@ from longctx.eval.grid import Cell, Identity
 from longctx.eval.needle import WORDING_SHA256
 from longctx.eval.prompt import PromptBuilder
 from longctx.eval.runner import Sweep
-from longctx.local_target import matmul_rate
+from longctx.local_target import matmul_rate, sharing_obstacle
 from longctx.needle_cmd import NeedleOptions
 from longctx.plots.palette import PALETTES
 
@@ -74,6 +74,11 @@ class Prepared:
             "repetition_penalty": 1,
         }
 
+    @property
+    def prefix_sharing(self) -> bool:
+        """Whether it was asked for, and the model allows it."""
+        return self.options.prefix_sharing and sharing_obstacle(self.model_config) is None
+
     def describe(self) -> dict[str, Any]:
         """run.json for this run."""
 
@@ -102,6 +107,7 @@ class Prepared:
                 "pid": os.getpid(),
                 "device_map": self.options.device_map,
                 "prefill_chunk": self.options.prefill_chunk,
+                "prefix_sharing": self.prefix_sharing,
             },
         )
 
@@ -122,6 +128,7 @@ class Prepared:
             pending=self.sweep.pending(records)[: self.options.config.limit],
             shape=shape,
             answer_tokens=answer_tokens,
+            prefix_sharing=self.prefix_sharing,
             bytes_per_value=self.dtype.itemsize,
             rate=rate,
             rate_from=rate_from,

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from longctx.eval.config import show_depth, show_length
+from longctx.eval.effective import show_effective
 from longctx.eval.summary import Results, others_sentence, show_tally
 from longctx.plots.terminal import TerminalMap
 
@@ -65,9 +66,10 @@ def print_results(
     table = Table("method", box=None, pad_edge=False, header_style="bold")
     for length in results.lengths:
         table.add_column(show_length(length), justify="right")
+    table.add_column("effective length", justify="right")
     for method in results.methods:
         cells = [show_tally(results.tally(method, length)) for length in results.lengths]
-        table.add_row(method, *cells)
+        table.add_row(method, *cells, show_effective(results.effective(method)))
     out.print(table, highlight=False)
     out.print(f"found/asked (95 % interval). {others_sentence(figures)}", style="dim")
     for reason in figures["controls"]["reasons"]:

@@ -19,7 +19,7 @@ from longctx.eval.controls import run_closed_book
 from longctx.eval.folder import RunFolder
 from longctx.eval.progress import ProgressReport
 from longctx.eval.target import Arm, Request
-from longctx.local_target import local_arm
+from longctx.local_target import local_arm, sharing_obstacle
 from longctx.needle_cmd import NeedleOptions
 from longctx.needle_prepare import Prepared, prepare
 from longctx.needle_report import print_banner, print_results, proof_words, say
@@ -75,9 +75,13 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
         run_folder.begin(description)
         for method, arm in arms.items():
             say(err, f"  {method}: {arm.backend}, {proof_words(arm.proof)}")
+        obstacle = sharing_obstacle(prepared.model_config)
+        if options.prefix_sharing and obstacle is not None:
+            say(err, f"  every prompt is computed from its first token: {obstacle}")
         say(err, str(prepared.plan(run_folder.results.records, rate)))
-        shape = models.shape_of(prepared.model_config)
-        with ProgressReport(err, pending, shape, options.config.answer_tokens) as report:
+        shape, answer_tokens = models.shape_of(prepared.model_config), options.config.answer_tokens
+        sharing = prepared.prefix_sharing
+        with ProgressReport(err, pending, shape, answer_tokens, sharing) as report:
             sweep.run(pending, arms, run_folder.results, report)
         if options.config.limit is None:
             first = next(iter(sweep.schemes))
@@ -108,6 +112,7 @@ def _load_arms(prepared: Prepared) -> dict[str, Arm]:
             stop_ids=stop,
             kernel=options.kernel,
             prefill_chunk=options.prefill_chunk,
+            prefix_sharing=options.prefix_sharing,
         )
         for method, scheme in prepared.schemes.items()
     }

@@ -3,10 +3,12 @@
 One panel per method on one fixed scale, so that panels and runs compare at a glance:
 
          trained length
-                |
+    1     ▔▔ ▔▔ | ▁▁ ▁▁       strip: the score of each length, with its interval
+    0           |
     0 %  [ ][ ] | [ ][x]      columns: lengths as equal cells
          [ ][ ] |- -[3/5]     rows: depths, the start of the document on top
     100 %[ ][ ] | [ ][ ]      dashed: one trained window before the question
+         └────┘               bracket: the effective length
 
 Reads records and draws; computes no score. Equal folders give equal bytes.
 """
@@ -20,17 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 
 from longctx.eval.config import show_depth, show_length
 from longctx.eval.summary import Results, Tally, load
+from longctx.plots import legend, overlays
 from longctx.plots.palette import INK, MUTED, NOT_RUN, PALETTES, Palette, palette
 
 DPI = 200
@@ -55,13 +55,39 @@ class Layout:
     cell_height: float
     lengths: int
     depths: int
+    brackets: bool
+    legend: int  # entries
 
     left: float = 0.95
     right: float = 1.05
-    top: float = 1.62
-    bottom: float = 0.92
+    strip: float = 0.5
+    strip_gap: float = 0.1
     gap_x: float = 0.42
-    gap_y: float = 1.3
+
+    @property
+    def above(self) -> float:
+        """From a panel up to the top of its strip."""
+        return self.strip + self.strip_gap
+
+    @property
+    def top(self) -> float:
+        return 1.55 + self.above
+
+    @property
+    def bottom(self) -> float:
+        return (1.22 if self.brackets else 0.92) + 0.19 * (self.legend_rows - 1)
+
+    @property
+    def legend_columns(self) -> int:
+        return max(2, int(self.width / 2.9))
+
+    @property
+    def legend_rows(self) -> int:
+        return max(1, -(-self.legend // self.legend_columns))
+
+    @property
+    def gap_y(self) -> float:
+        return 1.23 + self.above + (0.3 if self.brackets else 0)
 
     @property
     def panel_width(self) -> float:
@@ -86,14 +112,16 @@ class Layout:
         return self.top + panels + self.bottom
 
 
-def layout_for(methods: int, lengths: int, depths: int) -> Layout:
+def layout_for(
+    methods: int, lengths: int, depths: int, *, brackets: bool = False, legend: int = 1
+) -> Layout:
     rows = -(-methods // _PANELS_PER_ROW)
     columns = -(-methods // rows)
     room = 12.0 - 2.0 - 0.42 * (columns - 1)
     cell_width = min(max(room / columns / lengths, 0.42), 1.6)
     # A map reads best as wide cells in a panel that is not taller than a page.
     cell_height = min(max(3.4 / depths, 0.26), 0.62)
-    return Layout(columns, rows, cell_width, cell_height, lengths, depths)
+    return Layout(columns, rows, cell_width, cell_height, lengths, depths, brackets, legend)
 
 
 def draw(folder: Path, palette_name: str = "default") -> list[Path]:
@@ -109,33 +137,60 @@ def draw(folder: Path, palette_name: str = "default") -> list[Path]:
 
 def figure_of(results: Results, colours: Palette) -> Figure:
     with mpl.rc_context(_STYLE):
-        layout = layout_for(len(results.methods), len(results.lengths), len(results.depths))
+        effective = {method: results.effective(method) for method in results.methods}
+        brackets = any(found.enough_samples for found in effective.values())
+        entries = legend.entries(results, brackets=brackets)
+        layout = layout_for(
+            len(results.methods),
+            len(results.lengths),
+            len(results.depths),
+            brackets=brackets,
+            legend=len(entries),
+        )
         figure = Figure(figsize=(layout.width, layout.height), facecolor="white")
         FigureCanvasAgg(figure)
         for index, method in enumerate(results.methods):
             row, column = divmod(index, layout.columns)
-            axes = _add_panel_axes(figure, layout, row, column)
-            _draw_panel(axes, results, method, colours, first=column == 0)
+            axes = figure.add_axes(_panel_box(layout, row, column))
+            _draw_panel(axes, layout, results, method, colours, first=column == 0)
+            overlays.draw_effective(
+                axes,
+                results.lengths,
+                effective[method],
+                height=layout.panel_height,
+                cell_width=layout.cell_width,
+            )
+        for index, method in enumerate(results.methods):
+            row, column = divmod(index, layout.columns)
+            axes = figure.add_axes(_strip_box(layout, row, column))
+            overlays.draw_strip(axes, results, method, first=column == 0, threshold=layout.brackets)
         _draw_colour_bar(figure, layout, colours)
         _draw_words(figure, layout, results)
+        corner = (layout.left / layout.width, 0.1 / layout.height)
+        legend.draw(figure, entries, corner, layout.legend_columns)
         return figure
 
 
-def _add_panel_axes(figure: Figure, layout: Layout, row: int, column: int) -> Axes:
+def _panel_box(layout: Layout, row: int, column: int) -> tuple[float, float, float, float]:
+    """Left, bottom, width and height as shares of the figure."""
     x = layout.left + column * (layout.panel_width + layout.gap_x)
     y = layout.height - layout.top - layout.panel_height
     y -= row * (layout.panel_height + layout.gap_y)
-    box = (
+    return (
         x / layout.width,
         y / layout.height,
         layout.panel_width / layout.width,
         layout.panel_height / layout.height,
     )
-    return figure.add_axes(box)
+
+
+def _strip_box(layout: Layout, row: int, column: int) -> tuple[float, float, float, float]:
+    x, y, width, height = _panel_box(layout, row, column)
+    return x, y + height + layout.strip_gap / layout.height, width, layout.strip / layout.height
 
 
 def _draw_panel(
-    axes: Axes, results: Results, method: str, colours: Palette, *, first: bool
+    axes: Axes, layout: Layout, results: Results, method: str, colours: Palette, *, first: bool
 ) -> None:
     lengths, depths = results.lengths, results.depths
     axes.set_xlim(-0.5, len(lengths) - 0.5)
@@ -143,7 +198,8 @@ def _draw_panel(
     for x, length in enumerate(lengths):
         for y, depth in enumerate(depths):
             _draw_cell(axes, x, y, results.tally(method, length, depth), colours)
-    _draw_trained(axes, lengths, depths, results.trained_length)
+    top = -0.5 - layout.above / layout.cell_height
+    overlays.draw_trained(axes, lengths, depths, results.trained_length, top=top)
 
     axes.set_xticks(range(len(lengths)), [show_length(length) for length in lengths])
     axes.set_yticks(range(len(depths)), [show_depth(depth) for depth in depths] if first else [])
@@ -155,7 +211,7 @@ def _draw_panel(
     axes.annotate(
         method,
         (0, 1),
-        (0, 39),
+        (0, 72 * layout.above + 34),
         xycoords="axes fraction",
         textcoords="offset points",
         fontsize=12.5,
@@ -165,7 +221,7 @@ def _draw_panel(
     axes.annotate(
         _scheme_words(results.run["schemes"][method]),
         (0, 1),
-        (0, 26),
+        (0, 72 * layout.above + 21),
         xycoords="axes fraction",
         textcoords="offset points",
         fontsize=8.5,
@@ -191,51 +247,8 @@ def _draw_cell(axes: Axes, x: int, y: int, tally: Tally, colours: Palette) -> No
     elif tally.n and tally.total < tally.n:
         text = axes.text(x, y, f"{tally.total:g}/{tally.n}", ha="center", va="center", zorder=5)
         text.set(fontsize=9.5, color=ink.hex)
-        # Hatching and the frontier may pass behind the figures.
-        text.set_path_effects([patheffects.withStroke(linewidth=3, foreground=colour.hex)])
-
-
-def _draw_trained(
-    axes: Axes, lengths: Sequence[int], depths: Sequence[float], trained: int | None
-) -> None:
-    """A line behind the last trained length, and in each column beyond it the frontier."""
-    if trained is None or trained < lengths[0] // 2 or trained >= 2 * lengths[-1]:
-        return
-    border = sum(length <= trained for length in lengths) - 0.5
-    axes.plot(
-        [border, border], [-0.5, len(depths) - 0.5], color=INK.hex, linewidth=2, clip_on=False
-    )
-    axes.annotate(
-        f"trained {show_length(trained)}",
-        (border, -0.5),
-        (0, 10),
-        textcoords="offset points",
-        ha="center" if -0.5 < border < len(lengths) - 0.5 else ("left" if border < 0 else "right"),
-        fontsize=8.5,
-        color=INK.hex,
-        annotation_clip=False,
-    )
-    xs: list[float] = []
-    ys: list[float] = []
-    for x, length in enumerate(lengths):
-        if length > trained:
-            level = _row_of(100 * (1 - trained / length), depths)
-            xs += [x - 0.5, x + 0.5]
-            ys += [level, level]
-    if xs:
-        # White under black: the line must show on pale and on dark cells.
-        axes.plot(xs, ys, color="white", linewidth=3.2, alpha=0.85)
-        axes.plot(xs, ys, color=INK.hex, linewidth=1.5, linestyle=(0, (4, 2.5)))
-
-
-def _row_of(depth: float, depths: Sequence[float]) -> float:
-    """Where a depth lies among the rows: linear between their centres and beyond them."""
-    if len(depths) == 1:
-        return (depth - depths[0]) / 100
-    index = int(np.clip(np.searchsorted(depths, depth) - 1, 0, len(depths) - 2))
-    low, high = depths[index], depths[index + 1]
-    row = index + (depth - low) / (high - low)
-    return float(np.clip(row, -0.5, len(depths) - 0.5))
+        # Hatching and the frontier pass behind the figures, not through them.
+        text.set_bbox({"boxstyle": "square,pad=0.12", "facecolor": colour.hex, "linewidth": 0})
 
 
 def _draw_colour_bar(figure: Figure, layout: Layout, colours: Palette) -> None:
@@ -277,39 +290,6 @@ def _draw_words(figure: Figure, layout: Layout, results: Results) -> None:
         fontsize=9.5,
         color=MUTED.hex,
     )
-    states = [record["status"] for record in results.records]
-    errors = states.count("error") + states.count("truncated_output")
-    overflows = states.count("overflow")
-    handles: list[Any] = []
-    if any(results.tally(method).states.get("not_run") for method in results.methods):
-        handles.append(Patch(facecolor=NOT_RUN.hex, label="not run"))
-    if errors:
-        hatch: dict[str, Any] = {"facecolor": "white", "edgecolor": MUTED.hex, "hatch": "/////"}
-        handles.append(Patch(**hatch, label=f"error or cut off ({errors}, not scored)"))
-    if overflows:
-        cross: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.6}
-        label = f"longer than the target takes ({overflows})"
-        handles.append(Line2D([], [], color=MUTED.hex, linestyle="", **cross, label=label))
-    trained = results.trained_length
-    if trained is not None and results.lengths[-1] > trained:
-        dashed = Line2D([], [], color=INK.hex, linewidth=1.5, linestyle=(0, (4, 2.5)))
-        dashed.set_label(f"{show_length(trained)} before the question")
-        handles.append(dashed)
-    if handles:
-        figure.legend(
-            handles=handles,
-            loc="lower left",
-            bbox_to_anchor=(x, 0.1 / layout.height),
-            bbox_transform=figure.transFigure,
-            ncols=4,
-            frameon=False,
-            fontsize=9,
-            labelcolor=INK.hex,
-            borderpad=0,
-            borderaxespad=0,
-            handlelength=2.2,
-            columnspacing=2,
-        )
 
 
 def _scheme_words(scheme: dict[str, Any]) -> str:

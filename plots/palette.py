@@ -35,6 +35,7 @@ class RGB(NamedTuple):
 NOT_RUN = RGB(222, 224, 228)
 INK = RGB(34, 38, 46)
 MUTED = RGB(104, 110, 122)
+BAND = RGB(168, 180, 202)
 ACCENT = RGB(34, 38, 46)
 
 

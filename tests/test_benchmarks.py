@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "attention.py"
+SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
+SCRIPT, SHARING = SCRIPTS / "attention.py", SCRIPTS / "prefix_sharing.py"
 
 
 def test_attention_benchmark_reports_both_arms(tmp_path: Path) -> None:
@@ -34,3 +35,32 @@ def test_unknown_shapes_are_refused() -> None:
         [sys.executable, str(SCRIPT), "--shapes", "70B"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "unknown: 70B" in done.stderr
+
+
+def test_prefix_sharing_benchmark_reports_ratio_and_bound(tmp_path: Path) -> None:
+    model = ["--layers", "1", "--hidden", "64", "--length", "512", "--prefill-chunk", "128"]
+    arguments = ["--methods", "none,yarn+dca", "--pairs", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, str(SHARING), *model, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    assert report["about"]["prefill_chunk"] == 128
+    assert [row["method"] for row in report["results"]] == ["none", "yarn+dca"]
+    for row in report["results"]:
+        assert len(row["depths"]) == 11
+        # The published ceilings, but for the needle and the question.
+        assert 1.5 < row["bound_linear"] < 1.69
+        assert 1.25 < row["bound_attention"] < row["bound"] < row["bound_linear"]
+        ratio = row["cpu_s"]["without"] / row["cpu_s"]["with"]
+        assert abs(ratio - row["ratio_cpu"]) < 0.05
+
+
+def test_unknown_methods_are_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, str(SHARING), "--methods", "none,rope"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "unknown: rope" in done.stderr

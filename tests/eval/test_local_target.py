@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_models import SIZES, build
+from transformers import DynamicCache, LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 
 from longctx import local_target, models
 from longctx.attention import resolve
 from longctx.attention.hf import extend
+from longctx.attention.rope import temperature
 from longctx.errors import UserError
 from longctx.eval.target import Arm, Request
-from longctx.local_target import UnprovenMethodError, input_device, local_arm, prove
+from longctx.local_target import (
+    LocalTarget,
+    UnprovenMethodError,
+    crop,
+    input_device,
+    local_arm,
+    prove,
+    sharing_obstacle,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +36,13 @@ def model(tiny_model: Path) -> Any:
     return models.load_model(source, models.load_config(source), torch.float32, "cpu")
 
 
-def open_arm(model: Any, method: str, prefill_chunk: int = 2048, **numbers: Any) -> Arm:
+def open_arm(
+    model: Any,
+    method: str,
+    prefill_chunk: int = 2048,
+    prefix_sharing: bool = True,
+    **numbers: Any,
+) -> Arm:
     return local_arm(
         model,
         resolve(model.config, method, request_length=1024, **numbers),
@@ -31,6 +50,7 @@ def open_arm(model: Any, method: str, prefill_chunk: int = 2048, **numbers: Any)
         stop_ids=frozenset({2}),
         kernel="auto",
         prefill_chunk=prefill_chunk,
+        prefix_sharing=prefix_sharing,
     )
 
 
@@ -157,6 +177,7 @@ def test_what_cannot_be_extended_is_a_user_error(model: Any) -> None:
             stop_ids=frozenset(),
             kernel="no-such-kernel",
             prefill_chunk=8,
+            prefix_sharing=True,
         )
 
 
@@ -171,3 +192,145 @@ def test_blocks_in_bfloat16(model: Any, tiny_model: Path) -> None:
     for method in ("none", "yarn", "dca", "yarn+dca"):
         with open_arm(half, method, 100).open() as target:
             assert target.generate(Request(prompt, 2, 1024)).text
+
+
+NEEDLE = list(range(90, 96))  # no other token of these prompts
+
+
+def column(length: int = 700, depths: tuple[int, ...] = (0, 25, 50, 75, 100)) -> list[list[int]]:
+    """Prompts that differ in where the needle is, as the cells of a column do."""
+    generator = torch.Generator().manual_seed(2)
+    hay = torch.randint(3, 90, (length - len(NEEDLE),), generator=generator).tolist()
+    places = (4 + depth * (len(hay) - 8) // 100 for depth in depths)
+    return [hay[:place] + NEEDLE + hay[place:] for place in places]
+
+
+@contextmanager
+def logits_of(model: Any) -> Iterator[list[torch.Tensor]]:
+    """What the model says of every next token, forward by forward."""
+    seen: list[torch.Tensor] = []
+    hook = model.register_forward_hook(lambda *call: seen.append(call[-1].logits[0, -1].clone()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+DCA = {"chunk_size": 128, "local_size": 32}
+SHARED = [("none", {}), ("pi", {}), ("ntk", {}), ("yarn", {})]
+SHARED += [("dca", DCA), ("yarn+dca", DCA), ("yarn-freqs+dca", DCA)]
+
+
+@pytest.mark.parametrize(("method", "numbers"), SHARED)
+@pytest.mark.parametrize("chunk", [2048, 96])
+def test_cells_that_share_prefill_answer_alike(
+    method: str, numbers: dict[str, Any], chunk: int
+) -> None:
+    """The answers' tokens and every logit behind them, over a column."""
+    model = build("llama")
+    prompts, decoded = column(), 6
+    answers: dict[bool, list[str]] = {}
+    rows: dict[bool, torch.Tensor] = {}
+    for sharing in (True, False):
+        arm = open_arm(model, method, chunk, sharing, **numbers)
+        with arm.open() as target, logits_of(model) as seen:
+            done, said = [], []
+            for prompt in prompts:
+                done.append(target.generate(Request(prompt, decoded, 1024)))
+                said += seen[-decoded:]
+        answers[sharing], rows[sharing] = [answer.text for answer in done], torch.stack(said)
+        expected = [0, 4, 175, 347, 518] if sharing else [0] * 5
+        assert [answer.cached_tokens for answer in done] == expected
+    assert answers[True] == answers[False]
+    largest = rows[False].abs().max()
+    assert (rows[True] - rows[False]).abs().max() < 1e-5 * largest
+    # The prompts matter: another cell's cache would be seen.
+    first = rows[False][::decoded]
+    assert ((first - first.roll(1, 0)).abs().amax(1) > 1e-3 * largest).all()
+
+
+def test_only_one_request_length_shares(model: Any) -> None:
+    """YaRN's temperature follows it, and deeper keys follow the temperature."""
+    first, second = column(depths=(50, 100))
+    with open_arm(model, "yarn+dca", **DCA).open() as target:
+        asked = [target.generate(Request(first, 3, length)) for length in (1024, 2048)]
+        asked.append(target.generate(Request(second, 3, 2048)))
+    assert [answer.cached_tokens for answer in asked] == [0, 0, 347]
+
+
+def test_one_token_is_always_computed(model: Any) -> None:
+    prompt = column()[0]
+    with open_arm(model, "dca", **DCA).open() as target, logits_of(model) as seen:
+        whole = target.generate(Request(prompt, 4, 700))
+        again = target.generate(Request(prompt, 4, 700))
+        part = target.generate(Request(prompt[:300], 1, 700))  # shorter than what is cached
+        longer = target.generate(Request(prompt, 4, 700))  # goes on where a whole prompt ended
+    cached = [answer.cached_tokens for answer in (whole, again, part, longer)]
+    assert cached == [0, 699, 299, 300]
+    assert whole.text == again.text == longer.text
+    torch.testing.assert_close(seen[0], seen[4], atol=1e-5, rtol=1e-5)
+
+
+def test_the_cache_keeps_its_tag(model: Any) -> None:
+    """The extended model itself would refuse a cache of another scheme or temperature."""
+    with open_arm(model, "yarn+dca", **DCA).open() as target:
+        assert isinstance(target, LocalTarget)
+        for prompt in column(depths=(50, 100)):
+            target.generate(Request(prompt, 3, 1024))
+            assert target._last is not None
+            tag = target._last.cache._longctx_cache  # type: ignore[attr-defined]
+            assert tag.scheme == target._handle.scheme
+            assert tag.logit_scales == (temperature(1024, 128) ** 2,)
+
+
+def test_a_failed_request_leaves_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> int:
+        raise MemoryError
+
+    first, second = column(depths=(50, 100))
+    with open_arm(model, "none").open() as target:
+        target.generate(Request(first, 3, 1024))
+        monkeypatch.setattr(LocalTarget, "_next", no_room)
+        with pytest.raises(MemoryError):
+            target.generate(Request(second, 3, 1024))
+        monkeypatch.undo()
+        assert target.generate(Request(second, 3, 1024)).cached_tokens == 0
+        target.logprobs(first, request_length=1024)
+        assert target.generate(Request(second, 3, 1024)).cached_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "rope", [{"rope_type": "default"}, {"rope_type": "linear", "factor": 2.0}, {}]
+)
+def test_keys_of_fixed_frequencies_may_be_shared(rope: dict[str, Any]) -> None:
+    assert sharing_obstacle(LlamaConfig(**SIZES, rope_parameters=rope or None)) is None
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope", "of tomorrow"])
+def test_keys_that_follow_the_length_are_not_shared(rope_type: str) -> None:
+    config = LlamaConfig(**SIZES)
+    for rope in ({"rope_type": rope_type}, {"full_attention": {"rope_type": rope_type}}):
+        config.rope_parameters = rope
+        reason = sharing_obstacle(config)
+        assert reason is not None and repr(rope_type) in reason
+
+
+def test_layers_that_forget_are_not_shared_and_not_cropped() -> None:
+    config = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=64, max_window_layers=1)
+    assert "DynamicSlidingWindowLayer" in str(sharing_obstacle(config))
+    with pytest.raises(TypeError, match="DynamicSlidingWindowLayer cannot be cropped to 5 tokens"):
+        crop(DynamicCache(config=config), 5)
+
+
+@pytest.mark.parametrize("case", ["dynamic", "sliding"])
+def test_sharing_is_off_where_it_would_be_wrong(case: str) -> None:
+    if case == "dynamic":
+        rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+        config = Qwen2Config(**SIZES, rope_parameters=rope)
+    else:
+        window = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}
+        config = Qwen2Config(**SIZES, **window)
+    torch.manual_seed(0)
+    with open_arm(Qwen2ForCausalLM(config).eval(), "none").open() as target:
+        for prompt in column(depths=(50, 100)):
+            assert target.generate(Request(prompt, 3, 1024)).cached_tokens == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -74,11 +75,52 @@ def test_a_run_leaves_everything_it_promises(command: list[str], tmp_path: Path)
     assert about["trained_length"] == 512
     assert about["sessions"][0]["arms"]["dca"]["proof"]["verified"] is True
     assert about["settings"]["model"].startswith("sha256:")
+    assert about["sessions"][0]["prefix_sharing"] is True
     shown = result.stderr
     assert "method dca" in shown
     assert "proved" in shown
     assert "8 cells: 0 done, 8 to do" in shown
     assert "trained" in shown  # the map's legend
+
+
+def test_sharing_prefill_changes_no_answer(command: list[str], tmp_path: Path) -> None:
+    def results(*more: str) -> tuple[list[Any], list[Any], Any]:
+        run = tmp_path / "run"
+        assert invoke(*command, "--depths", "0,50,100", *more).exit_code == 0
+        found = records.read(run / "results.jsonl")
+        session = json.loads((run / "run.json").read_text())["sessions"][0]
+        shutil.rmtree(run)
+        answers = [(r["key"], r["response"], r["status"]) for r in found]
+        return answers, found, session["prefix_sharing"]
+
+    shared, records_shared, told_shared = results()
+    alone, records_alone, told_alone = results("--no-prefix-sharing")
+    assert shared == alone
+    assert (told_shared, told_alone) == (True, False)
+    assert {record["cached_tokens"] for record in records_alone} == {0}
+    assert len(records_shared) == 12
+    for before, record in itertools.pairwise([None, *records_shared]):
+        if before is None or record["depth"] == 0:
+            assert record["cached_tokens"] == 0
+        else:  # up to the needle before, or a token or two further
+            start = before["needle_span"][0]
+            assert start <= record["cached_tokens"] <= start + 3
+
+
+def test_a_rope_that_follows_the_length_is_told(
+    command: list[str], tmp_path: Path, tiny_model: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config = json.loads((copy / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    (copy / "config.json").write_text(json.dumps(config))
+    command[1], command[command.index("none,dca")] = str(copy), "none"
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert "computed from its first token: keys under rope_type 'dynamic'" in result.stderr
+    run = tmp_path / "run"
+    assert {record["cached_tokens"] for record in records.read(run / "results.jsonl")} == {0}
+    assert json.loads((run / "run.json").read_text())["sessions"][0]["prefix_sharing"] is False
 
 
 def test_for_people_the_map_is_on_stdout(command: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from longctx.eval.estimate import show_seconds, work
 from longctx.eval.grid import Cell
 from longctx.eval.progress import ProgressReport
 from longctx.models import ModelShape
@@ -18,13 +19,14 @@ CELLS = [Cell("none", 512, 50.0, 0), Cell("dca", 12288, 12.5, 2)]
 
 
 def record(status: str, error: str | None = None) -> dict[str, Any]:
-    return {"status": status, "error": error, "total_s": 1.25}
+    cached = {"cached_tokens": None if error else 0}
+    return {"status": status, "error": error, "total_s": 1.25, "length": 512, **cached}
 
 
 def report(console: Console, monkeypatch: pytest.MonkeyPatch) -> str:
     clock = iter([0.0, 0.0, 1.0, 101.0])
     monkeypatch.setattr("longctx.eval.progress.time.perf_counter", lambda: next(clock, 200.0))
-    with ProgressReport(console, CELLS, SHAPE, 32) as progress:
+    with ProgressReport(console, CELLS, SHAPE, 32, True) as progress:
         progress.started(CELLS[0])
         progress.finished(CELLS[0], record("ok"))
         progress.started(CELLS[1])
@@ -54,3 +56,26 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = report(console, monkeypatch)
     assert "\x1b[" in shown
     assert "2/2" in shown
+
+
+@pytest.mark.parametrize("sharing", [True, False])
+def test_time_left_does_not_take_shared_tokens_for_speed(
+    sharing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine of constant speed: after every cell the time left is the time it will take."""
+    column = [Cell("none", 8192, depth, 0) for depth in (0.0, 25.0, 50.0, 75.0, 100.0)]
+    cached = [0, 0, 2048, 4096, 6144] if sharing else [0] * 5
+    took = [work(SHAPE, 8192, 32, tokens) / 1e6 for tokens in cached]
+    now = 0.0
+    monkeypatch.setattr("longctx.eval.progress.time.perf_counter", lambda: now)
+    console = Console(file=io.StringIO(), width=100)
+    with ProgressReport(console, column, SHAPE, 32, sharing) as progress:
+        for at, cell in enumerate(column):
+            now += took[at]
+            told = {**record("ok"), "length": 8192, "cached_tokens": cached[at]}
+            progress.finished(cell, told)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    for at, line in enumerate(lines[:-1]):
+        assert line.endswith(f", {show_seconds(sum(took[at + 1 :]))} left")
+    assert not lines[-1].endswith("left")

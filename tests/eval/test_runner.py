@@ -15,7 +15,7 @@ from needle_fakes import Scripted, arm, make_sweep, reads_everything, reads_only
 from longctx.errors import UserError
 from longctx.eval import summary
 from longctx.eval.controls import run_closed_book
-from longctx.eval.estimate import plan, rate_of, show_bytes, show_seconds, work
+from longctx.eval.estimate import expected_work, plan, rate_of, show_bytes, show_seconds, work
 from longctx.eval.folder import RunFolder, describe_run
 from longctx.eval.grid import Cell, cells, columns
 from longctx.eval.haystack import Haystack
@@ -105,8 +105,8 @@ def test_a_record_holds_what_it_promises(tmp_path: Path, chatml: Any, book: Hays
     record = summary.load(tmp_path).records[0]
     promised = """schema key scheme task language length prompt_tokens slack depth depth_actual
         needle_span distance_to_question seed repeat haystack question expected response
-        finish_reason score status error ttft_s total_s peak_mem_bytes backend ts prompt_sha256
-        recipe"""
+        finish_reason score status error ttft_s cached_tokens total_s peak_mem_bytes backend
+        ts prompt_sha256 recipe"""
     assert set(record) == set(promised.split())
     assert set(record["haystack"]) == {"id", "sha256", "offset"}
     assert record["scheme"]["request_length"] == record["length"]
@@ -229,6 +229,7 @@ def test_the_plan_counts_what_is_left(chatml: Any, book: Haystack) -> None:
     known: dict[str, Any] = {
         "shape": SHAPE,
         "answer_tokens": 32,
+        "prefix_sharing": False,
         "bytes_per_value": 2,
         "rate": 1e-9,
         "rate_from": "from a probe",
@@ -243,10 +244,40 @@ def test_the_plan_counts_what_is_left(chatml: Any, book: Haystack) -> None:
     assert "12 cells: 2 done, 10 to do" in str(made)
 
 
+def test_the_plan_counts_shared_tokens_once(chatml: Any, book: Haystack) -> None:
+    sweep = make_sweep(chatml, book, ("none", "dca"), lengths=(1024,), depths=(0.0, 50.0, 100.0))
+    pending = sweep.all_cells()[1:]  # the first column lacks the cell of depth 0
+    full, half = work(SHAPE, 1024, 32), work(SHAPE, 1024, 32, 512)
+    shared = list(expected_work(pending, SHAPE, 32, True).values())
+    assert shared == [full, half, *[full, full, half] * 3]
+    assert set(expected_work(pending, SHAPE, 32, False).values()) == {full}
+
+
+def test_eleven_depths_have_the_published_ceiling() -> None:
+    """1.69 on linear work, 1.35 on attention."""
+    column = [Cell("none", 1 << 20, 10.0 * step, 0) for step in range(11)]
+    for shape, ceiling in (
+        (ModelShape(1, 64, 64, 0, 0, 64, 1), 1.69),
+        (ModelShape(1, 0, 0, 64, 1, 64, 1), 1.35),
+    ):
+        with_, without = (sum(expected_work(column, shape, 0, on).values()) for on in (True, False))
+        assert without / with_ == pytest.approx(ceiling, abs=0.005)
+
+
 def test_rates_come_from_cells_that_answered() -> None:
     assert rate_of([], SHAPE, 32) is None
     done = [{"total_s": 2.0, "length": 512, "ttft_s": 1.0}, {"total_s": 9.0, "length": 512}]
     assert rate_of(done, SHAPE, 32) == pytest.approx(2.0 / work(SHAPE, 512, 32))
+
+
+def test_rates_count_only_what_was_computed() -> None:
+    done = [
+        {"total_s": work(SHAPE, 512, 32, cached) * 1e-9, "length": 512, "ttft_s": 1.0} | more
+        for cached, more in ((0, {}), (0, {"cached_tokens": 0}), (400, {"cached_tokens": 400}))
+    ]
+    assert rate_of(done, SHAPE, 32) == pytest.approx(1e-9)
+    linear, pair = 2 * 2 * SHAPE.layer_parameters, 2 * 2 * 4 * 16
+    assert work(SHAPE, 512, 0, 400) == linear * 112 + pair * (512**2 - 400**2)
 
 
 def test_times_and_sizes_read_well() -> None:

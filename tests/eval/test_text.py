@@ -8,7 +8,6 @@ import random
 
 import pytest
 
-from longctx.eval import prose
 from longctx.eval.text import Boundaries, UndecodableError, decode, join, sentence_ends
 
 
@@ -83,16 +82,3 @@ def test_near_offers_weaker_borders_in_turn() -> None:
 def test_join() -> None:
     assert join("a.", "B") == " "
     assert join("a.\n", "B") == join("", "B") == join("山。", "水") == ""
-
-
-def test_generated_prose_is_seeded_and_has_no_digits() -> None:
-    first, again, other = prose.haystack(1024), prose.haystack(2048), prose.haystack(1024, seed=1)
-    assert first == again
-    assert first.sha256 != other.sha256
-    assert not any(char.isdigit() or char in "{}|" for char in first.text)
-    long_sentences = [part for part in parts(first.text[:200_000]) if len(part) > 60]
-    assert len(set(long_sentences)) > 0.85 * len(long_sentences)
-
-
-def test_generated_prose_grows_with_the_length() -> None:
-    assert len(prose.haystack(1 << 18).text) >= 9 << 18

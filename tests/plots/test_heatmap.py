@@ -128,7 +128,8 @@ def test_states_without_a_score_look_different(tmp_path: Path) -> None:
         "not run",
         "error or cut off (8, not scored)",
         "longer than the target takes (3)",
-        "8K before the question",
+        "needle 8K tokens before the question",
+        "95 % interval of the score",
     ]
 
 
@@ -157,12 +158,6 @@ def test_the_trained_length_and_the_frontier(tmp_path: Path) -> None:
 def test_a_trained_length_off_the_map_is_not_drawn(tmp_path: Path, trained: int | None) -> None:
     figure = figure_for(folder(tmp_path, trained=trained))
     assert not any(text.startswith("trained") for text in texts(figure, 0))
-
-
-def test_rows_between_depths() -> None:
-    assert heatmap._row_of(33.0, [10.0, 50.0, 90.0]) == pytest.approx(0.575)
-    assert heatmap._row_of(0.0, [10.0, 50.0, 90.0]) == pytest.approx(-0.25)
-    assert heatmap._row_of(99.0, [0.0, 10.0]) == 1.5
 
 
 def test_equal_folders_give_equal_bytes(tmp_path: Path) -> None:

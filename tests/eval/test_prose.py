@@ -1,0 +1,101 @@
+"""Generated prose: frozen, varied, and free of what a needle could be mistaken for."""
+
+import hashlib
+import re
+from itertools import islice, pairwise
+
+import pytest
+
+from longctx.errors import UserError
+from longctx.eval import prose, prose_en, prose_zh
+from longctx.eval.text import sentence_ends
+
+# Version 1. Weights are trained on this text: a change is a new version, not a new hash here.
+FROZEN = {
+    ("en", False): "3308ef132e9bd58e300ae147a943b4a5a7745c529357a2894ab9fb2a1b1940c6",
+    ("en", True): "d78da735ab4ba7a5a9f355f2881da48543e5cf9a01a1a1f7fd5ab0847d095f93",
+    ("zh", False): "e270aefddd39c481eb8da5d8f9bd00b35c085ca0f96a497f7ff02639442e1359",
+    ("zh", True): "830558a5a283f5b9068aecced725584ca829f00c80fc08a01f4da6aadc27b0b2",
+}
+KINDS = pytest.mark.parametrize(("language", "numbers"), FROZEN)
+DATA = pytest.mark.parametrize("data", [prose_en, prose_zh])
+
+
+def text_of(language: str, *, numbers: bool = False, seed: int = 0, count: int = 200) -> str:
+    return "\n\n".join(islice(prose.paragraphs(seed, language, numbers=numbers), count))
+
+
+def sentences(text: str) -> list[str]:
+    ends = sentence_ends(text)
+    return [text[a:b].strip() for a, b in zip([0, *ends], ends, strict=False)]
+
+
+@KINDS
+def test_version_1_is_frozen(language: str, numbers: bool) -> None:
+    text = text_of(language, numbers=numbers)
+    assert hashlib.sha256(text.encode()).hexdigest() == FROZEN[language, numbers]
+
+
+@KINDS
+def test_digits_stand_only_where_they_were_asked_for(language: str, numbers: bool) -> None:
+    text = text_of(language, numbers=numbers)
+    assert not re.search(r"[{}|]", text)
+    found = re.findall(r"\d+", text)
+    if numbers:
+        assert 0.05 < len(found) / len(sentences(text)) < 0.3
+        assert all(2 <= len(number) <= 7 and number[0] != "0" for number in found)
+        assert len(set(found)) > 0.8 * len(found)
+    else:
+        assert not found
+
+
+@pytest.mark.parametrize("language", prose.LANGUAGES)
+def test_passages_do_not_repeat(language: str) -> None:
+    paragraphs = list(islice(prose.paragraphs(3, language), 2000))
+    assert len(set(paragraphs)) == len(paragraphs)
+    found = [part for paragraph in paragraphs for part in sentences(paragraph) if len(part) > 20]
+    # Dialogue holds sentences of its own, which are views that may be held twice.
+    assert len(set(found)) > 0.97 * len(found)
+    pairs = set(pairwise(found))
+    assert len(pairs) == len(found) - 1
+
+
+def test_seeds_differ_and_sizes_do_not() -> None:
+    first, again, other = prose.haystack(1024), prose.haystack(2048), prose.haystack(1024, seed=1)
+    assert first == again
+    assert first.sha256 != other.sha256
+    assert len({text_of("en", seed=seed, count=3) for seed in range(50)}) == 50
+
+
+def test_the_text_grows_with_the_length() -> None:
+    assert len(prose.haystack(1 << 18).text) >= 9 << 18
+
+
+def test_the_id_says_what_it_is() -> None:
+    assert prose.haystack(1024).id == "generated prose 1 (en), seed 0"
+    assert prose.haystack(64, 2, "zh", numbers=True).id == "generated prose 1 (zh, numbers), seed 2"
+
+
+def test_an_unknown_language_is_an_error() -> None:
+    with pytest.raises(UserError, match="language eo: not known: use en or zh"):
+        next(prose.paragraphs(0, "eo"))
+
+
+@DATA
+def test_word_lists_are_large_and_hold_nothing_twice(data) -> None:
+    assert len(data.PATTERNS) >= 160
+    for words in (data.NAMES, data.TRADES, *data.WORDS.values(), data.PATTERNS):
+        assert len(set(words)) == len(words) >= 24
+        assert not any(re.search(r"\d", word.replace("2}", "}")) for word in words)
+
+
+@DATA
+def test_every_pattern_uses_known_slots(data) -> None:
+    known = {"a", "b", "c", "ta", "tb", "tc", *data.WORDS}
+    for pattern in data.PATTERNS:
+        slots = {slot.lower() for slot in re.findall(r"\{([A-Za-z]+)2?\}", pattern)}
+        assert slots <= known, pattern
+        assert len(re.findall(r"\{", pattern)) >= 2, pattern
+    for pattern in data.NUMBER_PATTERNS:
+        slots = {slot.lower() for slot in re.findall(r"\{([A-Za-z]+)2?\}", pattern)}
+        assert "n" in slots <= {*known, "n"}, pattern

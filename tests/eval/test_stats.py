@@ -1,0 +1,78 @@
+"""Intervals, against values worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from longctx.eval.stats import (
+    Interval,
+    cluster_bootstrap,
+    pooled_interval,
+    pooled_lower,
+    wilson,
+)
+
+
+def test_wilson_by_hand() -> None:
+    # At k = n the bound is n / (n + z^2), z^2 = 3.8414588.
+    assert wilson(22, 22).low == pytest.approx(22 / 25.8414588)
+    assert wilson(22, 22).low == pytest.approx(0.851345, abs=1e-6)
+    assert wilson(21, 21).low == pytest.approx(0.845361, abs=1e-6)
+    assert wilson(0, 22) == pytest.approx((0.0, 3.8414588 / 25.8414588))
+    assert wilson(5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-6)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_whole_documents_are_drawn() -> None:
+    # Two documents, one all right and one all wrong: means 0, 1/2, 1 with chances 1/4, 1/2, 1/4.
+    # Were single samples drawn, twenty of them would never give 0.
+    assert cluster_bootstrap([[1.0] * 10, [0.0] * 10]) == (0.0, 1.0)
+    # One bad of four: the mean is at most 0 with chance 1/256 (below 2.5 %), at most 1/4 with
+    # 13/256 (above), and 1 with 81/256.
+    assert cluster_bootstrap([[1.0], [1.0], [1.0], [0.0]]) == (0.25, 1.0)
+    # One bad of three: the mean is 0 with chance 1/27, above 2.5 %.
+    assert cluster_bootstrap([[1.0], [1.0], [0.0]]) == (0.0, 1.0)
+
+
+def test_documents_count_by_their_samples() -> None:
+    # [1, 1, 0] and [1]: means 2/3, 3/4, 1.
+    low, high = cluster_bootstrap([[1.0, 1.0, 0.0], [1.0]])
+    assert (low, high) == (pytest.approx(2 / 3), 1.0)
+
+
+def test_equal_documents_leave_nothing_to_draw() -> None:
+    assert cluster_bootstrap([[1.0, 0.0, 0.0, 0.0]] * 5) == (0.25, 0.25)
+    assert cluster_bootstrap([[1.0, 1.0, 0.0]]) == pytest.approx((2 / 3, 2 / 3))
+
+
+def test_no_samples_no_knowledge() -> None:
+    assert cluster_bootstrap([]) == cluster_bootstrap([[], []]) == (0.0, 1.0)
+    assert cluster_bootstrap([[], [0.5]]) == (0.5, 0.5)
+    assert pooled_lower([]) == 0.0
+
+
+def test_the_bootstrap_is_repeatable() -> None:
+    groups = [[float(step % (index + 2) > 0) for step in range(11)] for index in range(7)]
+    assert cluster_bootstrap(groups) == cluster_bootstrap(groups)
+    assert cluster_bootstrap(groups, resamples=50) != cluster_bootstrap(
+        groups, resamples=50, seed=1
+    )
+
+
+def test_all_or_none_right_is_wilson() -> None:
+    assert pooled_interval([[1.0] * 11] * 2) == wilson(22, 22)
+    assert pooled_interval([[0.0] * 11] * 2) == wilson(0, 22)
+
+
+def test_the_wider_bound_holds() -> None:
+    # Documents that differ: the bootstrap's 0 and 1 lie outside Wilson's (11 of 22).
+    assert pooled_interval([[1.0] * 11, [0.0] * 11]) == Interval(0.0, 1.0)
+    # Documents alike: it has no width, and Wilson's holds.
+    alike = [[1.0] * 10 + [0.0]] * 2
+    assert pooled_interval(alike) == wilson(20, 22)
+    assert pooled_lower(alike) == pytest.approx(0.721851, abs=1e-6)
+    # One document of five with 10 misses: it is drawn three times or more with a chance of 5.8 %,
+    # four times with 0.7 %.
+    one_bad = [[1.0] * 21] * 4 + [[1.0] * 11 + [0.0] * 10]
+    assert wilson(95, 105).low == pytest.approx(0.833509, abs=1e-6)
+    assert pooled_lower(one_bad) == pytest.approx(75 / 105)

@@ -1,0 +1,93 @@
+"""Summaries of faked run folders: pooling, effective lengths, and the tables that say so."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from run_fakes import write_run
+
+from longctx import needle_report
+from longctx.eval import summary
+from longctx.eval.stats import wilson
+
+
+def test_effective_lengths_of_four_methods(tmp_path: Path) -> None:
+    figures = summary.write(write_run(tmp_path))
+    methods = figures["methods"]
+    assert {name: found["effective_length"] for name, found in methods.items()} == {
+        **{"none": 512, "yarn": 4096, "dca": 8192, "yarn+dca": 8192},
+    }
+    assert methods["yarn"]["effective"] == {
+        "rule": "pooled lower bound >= 0.85",
+        **{"length": 4096, "at_least": False, "enough_samples": True, "samples": 22},
+        **{"last_pass": 4096, "first_fail": 8192, "ruler": 4096, "nolima": 4096},
+    }
+    assert methods["dca"]["effective"]["at_least"] is True
+    assert json.loads((tmp_path / "summary.json").read_text()) == figures
+
+
+def test_the_window_is_the_effective_length_of_what_fails_beyond_it(tmp_path: Path) -> None:
+    # 1K: depths 0 to 40 % are lost, 6 of 11 are found.
+    figures = summary.write(write_run(tmp_path))
+    assert figures["methods"]["none"]["lengths"]["1024"]["k"] == 12
+    assert figures["methods"]["none"]["effective"]["first_fail"] == 1024
+
+
+def test_tables_end_in_the_effective_length(tmp_path: Path) -> None:
+    figures = summary.write(write_run(tmp_path))
+    table = (tmp_path / "summary.md").read_text()
+    head, rule, none, yarn, dca, _ = [line for line in table.splitlines() if line.startswith("|")]
+    assert head.endswith("| 8K | effective length |")
+    assert head.count("|") == rule.count("|") == none.count("|")
+    assert none.endswith("| 512 |")
+    assert yarn.endswith("| 4K |")
+    assert dca.endswith("| 22/22 (85-100 %) | >= 8K (max tested) |")
+    assert "every length's 95 % lower bound is at least 0.85" in table
+
+    out = Console(width=200, record=True, file=io.StringIO())
+    needle_report.print_results(out, tmp_path, summary.load(tmp_path), figures, [])
+    shown = out.export_text()
+    (head,) = [line for line in shown.splitlines() if line.startswith("method")]
+    assert head.endswith("effective length")
+    assert ">= 8K (max tested)" in shown
+
+
+@pytest.mark.parametrize("status", ["error", "overflow", "truncated_output", None])
+def test_what_is_not_scored_is_no_sample(tmp_path: Path, status: str | None) -> None:
+    # 12 of 22 cells at 512 have no score.
+    def fails(method: str, length: int, depth: float, repeat: int) -> str | None:
+        return status if length == 512 and depth < 60 else "ok"
+
+    figures = summary.write(write_run(tmp_path, fails, methods=("dca",), lengths=(256, 512, 1024)))
+    effective = figures["methods"]["dca"]["effective"]
+    assert figures["methods"]["dca"]["effective_length"] is None
+    assert (effective["enough_samples"], effective["samples"]) == (False, 10)
+    assert effective["last_pass"] == 256
+    assert "| not enough samples (10 of 22) |" in (tmp_path / "summary.md").read_text()
+
+
+def test_three_samples_average(tmp_path: Path) -> None:
+    def two_of_three(method: str, length: int, depth: float, repeat: int) -> str:
+        return "miss" if repeat == 2 else "ok"
+
+    path = write_run(
+        tmp_path, two_of_three, methods=("dca",), lengths=(512,), depths=(50.0,), repeats=3
+    )
+    figures = summary.write(path)["methods"]["dca"]
+    assert figures["lengths"]["512"]["score"] == pytest.approx(0.667, abs=5e-4)
+    assert summary.load(path).by_document("dca", 512) == [[1.0], [1.0], [0.0]]
+
+
+def test_a_repeat_is_a_document(tmp_path: Path) -> None:
+    def second_fails(method: str, length: int, depth: float, repeat: int) -> str:
+        return "miss" if repeat == 1 and depth < 30 else "ok"
+
+    results = summary.load(write_run(tmp_path, second_fails, methods=("dca",), repeats=2))
+    assert results.by_document("dca", 512) == [[1.0] * 11, [0.0] * 3 + [1.0] * 8]
+    low, high = results.interval("dca", 512)
+    assert low == wilson(19, 22).low  # the worse document alone would have 8/11
+    assert high == 1.0
