@@ -51,7 +51,8 @@ def tag_cache(output: Any, given: Any, tag: Tag) -> None:
     """Mark the cache of a finished forward: what was given, or what came out."""
     cache = given
     if cache is None and isinstance(output, Mapping):
-        cache = given_cache(output)
+        # As a plain mapping: asked for the old name, the output itself warns of it.
+        cache = given_cache(dict(output.items()))
     if cache is None and isinstance(output, tuple):
         cache = next((item for item in output if hasattr(item, "get_seq_length")), None)
     if cache is not None:
