@@ -31,6 +31,8 @@ _STATEMENTS = (
     "By the way, the special magic number for {key} is {value}.",
 )
 
+WORDINGS = len(_STATEMENTS)
+
 # Part of every recipe: new words are new prompts.
 WORDING_SHA256 = hashlib.sha256(
     "\n".join((_INTRODUCTION, _QUESTION, *_STATEMENTS)).encode()
@@ -85,6 +87,13 @@ def make_needle(
         wording = rng.randrange(len(_STATEMENTS))
         if key not in haystack.text and value not in haystack.text:
             break
+    return needle_of(key, value, wording, answer_prefix)
+
+
+def needle_of(
+    key: str, value: str, wording: int, answer_prefix: str = DEFAULT_ANSWER_PREFIX
+) -> Needle:
+    """A chosen fact in one of the wordings, 0 ... WORDINGS - 1."""
     return Needle(
         key=key,
         value=value,
