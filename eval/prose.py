@@ -5,7 +5,7 @@ things and topics, so that neighbouring sentences belong together and distant on
 sentence stands twice in a text. There are no digits, so a number hidden in it cannot be mistaken;
 with `numbers` every few sentences hold one, so that a reader has to know which number is meant.
 
-Version 1 is frozen: the embedded model's weights were trained on it, and a test holds its hash.
+Version 1 is frozen, so that models trained on it and results compare; a test holds its hash.
 Languages may be added, their text is apart. Knows nothing of tokens.
 """
 

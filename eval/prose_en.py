@@ -1,7 +1,7 @@
 """English words and sentence patterns of the prose generator. Written for this project; no digits.
 
 Knows nothing of how scenes are made of them: that is prose.py. What stands here is part of version
-1 of the text: weights are trained on it, so it never changes.
+1 of the text, so it never changes.
 """
 
 from __future__ import annotations

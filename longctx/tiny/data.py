@@ -1,4 +1,4 @@
-"""What the embedded model is trained on: needle conversations in generated prose, made on the fly.
+"""What the tiny model is trained on: needle conversations in generated prose, made on the fly.
 
 A sample is a whole templated prompt with its answer, exactly as long as asked. The variety is the
 lesson: other numbers in the text and other needles beside the right one teach the model to go by
@@ -20,13 +20,12 @@ import numpy.typing as npt
 
 from longctx.eval import prose
 from longctx.eval.needle import WORDINGS, Needle, needle_of
-from longctx.tiny.tokenizer import END, START
+from longctx.tiny.tokenizer import END, START, TEXT_SEED
 from longctx.tiny.words import training_key
 
-# Evaluation draws its text from small seeds.
-TEXT_SEED = 1_000_000
 # Loss weights: the first digit is where the model decides which number is meant.
-_TEXT, _FIRST_DIGIT, _DIGIT, _CLOSING, _COPY, _NOTHING = 0.5, 15.0, 5.0, 1.0, 1.0, 0.0
+FIRST_DIGIT, DIGIT = 15.0, 5.0
+_TEXT, _CLOSING, _COPY, _NOTHING = 0.5, 1.0, 1.0, 0.0
 
 _FIRST_ORDINARY = 3  # behind the special tokens
 
@@ -77,7 +76,6 @@ class SampleMaker:
         self._user = self._ids(f"{START}user\n")
         self._assistant = self._ids(f"{END}\n{START}assistant\n")
         self._next_user = self._ids(f"{END}\n{START}user\n")
-        self._stop = self._ids(f"{END}")
         self._break = self._ids("\n\n")
 
     def batch(self, step: int, length: int, rows: int, *, easy: bool = False) -> Sample:
@@ -178,8 +176,8 @@ class SampleMaker:
         digits = len(needle.value)
         start = len(ids) - len(answer)
         weights[start:] = _CLOSING
-        weights[start + 1 : start + 1 + digits] = _DIGIT
-        weights[start + 1] = _FIRST_DIGIT
+        weights[start + 1 : start + 1 + digits] = DIGIT
+        weights[start + 1] = FIRST_DIGIT
         return Sample(ids, weights)
 
     def _body(

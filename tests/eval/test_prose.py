@@ -10,7 +10,7 @@ from longctx.errors import UserError
 from longctx.eval import prose, prose_en, prose_zh
 from longctx.eval.text import sentence_ends
 
-# Version 1. Weights are trained on this text: a change is a new version, not a new hash here.
+# Version 1: a change is a new version, not a new hash here.
 FROZEN = {
     ("en", False): "3308ef132e9bd58e300ae147a943b4a5a7745c529357a2894ab9fb2a1b1940c6",
     ("en", True): "d78da735ab4ba7a5a9f355f2881da48543e5cf9a01a1a1f7fd5ab0847d095f93",
