@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from longctx.eval import needle
-from longctx.tiny import data, train
+from longctx.tiny import data, model, train
 from longctx.tiny.tokenizer import END, START, train_tokenizer
 from longctx.tiny.words import training_key
 
@@ -94,11 +94,20 @@ def test_a_directory_with_a_model_is_not_overwritten(tmp_path, capsys) -> None:
 
 
 def test_the_temperature_multiplies_logits_through_the_rotary(tokenizer) -> None:
-    config = train.model_config(tokenizer)
-    assert config.head_dim == 32
-    plain = train.Qwen2ForCausalLM(config).model.rotary_emb
-    tempered = train.Tempered(plain)
-    tempered.factor.fill_(1.5)
+    plain = model.make_model(tokenizer, 0).model.rotary_emb
+    tempered = model.Tempered(plain)
+    tempered.set_scale(2.25)
     x, position_ids = torch.zeros(1, 4, 128), torch.arange(4)[None]
     for got, expected in zip(tempered(x, position_ids), plain(x, position_ids), strict=True):
-        assert torch.equal(got, 1.5 * expected)
+        assert torch.allclose(got, 1.5 * expected)
+
+
+def test_two_heads_start_by_looking_at_the_tokens_before(tokenizer) -> None:
+    fresh = model.make_model(tokenizer, 0)
+    fresh.set_attn_implementation("eager")
+    ids = torch.randint(3, 2048, (1, 100), generator=torch.Generator().manual_seed(0))
+    weights_HLM = fresh(ids, output_attentions=True).attentions[0][0]
+    rows = torch.arange(2, 100)
+    for head, distance in ((0, 1), (2, 2)):
+        assert weights_HLM[head, rows, rows - distance].mean() > 0.9
+    assert weights_HLM[1, rows, rows - 1].mean() < 0.1

@@ -11,6 +11,7 @@ one would have seen.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -101,12 +102,12 @@ class SampleMaker:
         return np.array(self._tokenizer(text)["input_ids"], dtype=np.int64)
 
     def _random_repeated(self, rng: random.Random, length: int) -> Sample:
-        """Random tokens, twice: nothing but copying predicts the second time."""
-        half = rng.randint(length // 4, length // 2)
-        fresh = [rng.randrange(_FIRST_ORDINARY, len(self._tokenizer)) for _ in range(length + 1)]
-        ids = np.array([*fresh[: length + 1 - half], *fresh[:half]])
-        weights = np.full(length, _NOTHING, dtype=np.float32)
-        weights[-half + 1 :] = _COPY
+        """Random tokens, again and again: nothing but copying predicts the second time."""
+        period = round(math.exp(rng.uniform(math.log(4), math.log(length // 2))))
+        fresh = [rng.randrange(_FIRST_ORDINARY, len(self._tokenizer)) for _ in range(period)]
+        ids = np.array((fresh * (length // period + 1))[: length + 1])
+        weights = np.full(length, _COPY, dtype=np.float32)
+        weights[: period - 1] = _NOTHING
         return Sample(ids, weights)
 
     def _repeated(self, rng: random.Random, length: int) -> Sample:

@@ -27,14 +27,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn import functional
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, Qwen2ForCausalLM
 
 from longctx.eval.records import write_atomically
 from longctx.tiny.data import DIGIT, FIRST_DIGIT, SampleMaker
-from longctx.tiny.tokenizer import END, PAD, VOCABULARY, train_tokenizer
+from longctx.tiny.model import WINDOW, Tempered, make_model
+from longctx.tiny.tokenizer import train_tokenizer
 
-WINDOW = 512
-LOCAL = 64
 CHECKPOINT, LOG, RECIPE = "checkpoint.pt", "train.jsonl", "recipe.json"
 
 
@@ -44,10 +43,12 @@ class Recipe:
 
     seed: int = 0
     tokens: int = 14_000_000
-    learning_rate: float = 2e-3
-    warmup_steps: int = 150
-    final_share: float = 0.05  # of the learning rate, at the end of the cosine
-    weight_decay: float = 0.05
+    # Muon for the matrices, AdamW for the embedding, norms and biases.
+    matrix_rate: float = 4e-3
+    vector_rate: float = 1e-2
+    warmup_steps: int = 20
+    final_share: float = 0.05  # of the learning rates, at the end of the cosine
+    weight_decay: float = 0.05  # of the matrices
     pool_tokens: int = 3_000_000
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
@@ -71,46 +72,6 @@ class Step(NamedTuple):
     done: float  # share of all tokens before this step
 
 
-class Tempered(torch.nn.Module):
-    """The model's rotary with cos and sin multiplied by `factor`: logits by its square.
-
-    A buffer and not a number, because a compiled model would be compiled again for every number.
-    """
-
-    def __init__(self, rotary: torch.nn.Module) -> None:
-        super().__init__()
-        self.rotary = rotary
-        self.factor: torch.Tensor
-        self.register_buffer("factor", torch.ones(()), persistent=False)
-
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Any:
-        cos, sin = self.rotary(x, position_ids)
-        return cos * self.factor, sin * self.factor
-
-
-def model_config(tokenizer: Any) -> Qwen2Config:
-    return Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        tie_word_embeddings=True,
-        max_position_embeddings=WINDOW,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        dual_chunk_attention_config={
-            "chunk_size": WINDOW,
-            "local_size": LOCAL,
-            "original_max_position_embeddings": WINDOW,
-        },
-        bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
-    )
-
-
 def steps(recipe: Recipe) -> Iterator[Step]:
     done = index = 0
     for length, share, per_step in recipe.phases:
@@ -120,10 +81,11 @@ def steps(recipe: Recipe) -> Iterator[Step]:
             index += 1
 
 
-def learning_rate(recipe: Recipe, step: Step) -> float:
+def rate_share(recipe: Recipe, step: Step) -> float:
+    """Share of the full learning rates at this step: a short ramp, then a cosine."""
     warm = min(1.0, (step.number + 1) / recipe.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * min(step.done, 1.0)))
-    return recipe.learning_rate * warm * (recipe.final_share + (1 - recipe.final_share) * cosine)
+    return warm * (recipe.final_share + (1 - recipe.final_share) * cosine)
 
 
 def train(
@@ -141,18 +103,15 @@ def train(
     """
     if threads:
         torch.set_num_threads(threads)
-    torch.manual_seed(recipe.seed)
     output.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     tokenizer = train_tokenizer(recipe.seed)
     samples = SampleMaker(tokenizer, recipe.seed, recipe.pool_tokens)
-    model = Qwen2ForCausalLM(model_config(tokenizer))
+    model = make_model(tokenizer, recipe.seed)
     tempered = Tempered(model.model.rotary_emb)
     model.model.rotary_emb = tempered
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model, recipe), lr=0.0, betas=recipe.betas, fused=True
-    )
-    first = _resume(recipe, output, model, optimizer)
+    optimizers = _optimizers(model, recipe)
+    first = _resume(recipe, output, model, optimizers)
     loss_of = torch.compile(_loss, dynamic=False) if compile else _loss
     parameters = sum(parameter.numel() for parameter in model.parameters())
     console.print(f"{parameters:,} parameters, {recipe.tokens:,} tokens, from step {first}")
@@ -165,17 +124,16 @@ def train(
         task = progress.add_task("", total=recipe.tokens)
         for step in plan[first:stop_after_steps]:
             began = time.monotonic()
-            rate = learning_rate(recipe, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            tempered.factor.fill_(_logit_scale(recipe, step) ** 0.5)
+            _set_rates(optimizers, recipe, step)
+            tempered.set_scale(_logit_scale(recipe, step))
             batch = samples.batch(step.number, step.length, step.rows, easy=step.done < recipe.easy)
             ids, weights = torch.from_numpy(batch.ids), torch.from_numpy(batch.weights)
             loss, right = loss_of(model, ids, weights)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
 
             speed = step.rows * step.length / (time.monotonic() - began)
             first_digit = float(right[weights == FIRST_DIGIT].float().mean())
@@ -188,10 +146,10 @@ def train(
             if step.number % 20 == 0:
                 _log(output, step, float(loss.detach()), first_digit, digits, speed)
             if time.monotonic() - saved > checkpoint_seconds:
-                _save_checkpoint(recipe, output, model, optimizer, step.number + 1)
+                _save_checkpoint(recipe, output, model, optimizers, step.number + 1)
                 saved = time.monotonic()
     last = len(plan[:stop_after_steps])
-    _save_checkpoint(recipe, output, model, optimizer, last)
+    _save_checkpoint(recipe, output, model, optimizers, last)
     if last < len(plan):
         console.print(f"stopped after step {last}: the same command goes on")
         return
@@ -219,26 +177,49 @@ def _logit_scale(recipe: Recipe, step: Step) -> float:
     return low + (high - low) * float(draw[1]) if hard and draw[0] < 0.5 else 1.0
 
 
-def _parameter_groups(model: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Matrices decay; norms and biases do not."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
+def _optimizers(model: Qwen2ForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    embedding = model.get_input_embeddings().weight
+    matrices = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     return [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        torch.optim.Muon(
+            matrices,
+            lr=recipe.matrix_rate,
+            weight_decay=recipe.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(
+            [embedding, *vectors],
+            lr=recipe.vector_rate,
+            betas=recipe.betas,
+            weight_decay=0.0,
+            fused=True,
+        ),
     ]
 
 
+def _set_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: Step) -> None:
+    share = rate_share(recipe, step)
+    rates = (recipe.matrix_rate, recipe.vector_rate)
+    for optimizer, rate in zip(optimizers, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = share * rate
+
+
 def _save_checkpoint(
-    recipe: Recipe, output: Path, model: torch.nn.Module, optimizer: Any, step: int
+    recipe: Recipe, output: Path, model: torch.nn.Module, optimizers: list[Any], step: int
 ) -> None:
     incoming = output / f"{CHECKPOINT}.incoming"
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    state = {
+        "model": model.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+        "step": step,
+    }
     torch.save({**state, "recipe": json.dumps(asdict(recipe))}, incoming)
     incoming.replace(output / CHECKPOINT)
 
 
-def _resume(recipe: Recipe, output: Path, model: torch.nn.Module, optimizer: Any) -> int:
+def _resume(recipe: Recipe, output: Path, model: torch.nn.Module, optimizers: list[Any]) -> int:
     path = output / CHECKPOINT
     if not path.is_file():
         return 0
@@ -248,7 +229,8 @@ def _resume(recipe: Recipe, output: Path, model: torch.nn.Module, optimizer: Any
             f"error: --output {output}: holds a run of another recipe: name another directory"
         )
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     return int(state["step"])
 
 
@@ -284,7 +266,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="directory for the model")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--tokens", type=int, default=default.tokens)
-    parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
     parser.add_argument("--threads", type=int, help="default: torch's choice")
     parser.add_argument("--no-compile", action="store_true", help="start at once, run slower")
     options = parser.parse_args(arguments)
@@ -292,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: --output {options.output}: holds a model already", file=sys.stderr)
         return 2
     train(
-        Recipe(seed=options.seed, tokens=options.tokens, learning_rate=options.learning_rate),
+        Recipe(seed=options.seed, tokens=options.tokens),
         options.output,
         threads=options.threads,
         compile=not options.no_compile,
