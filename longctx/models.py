@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from longctx import tiny
 from longctx.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +73,12 @@ class ModelShape:
 
 
 def locate(name: str, *, weights: bool = True) -> Source:
-    """Turn what the user typed into files on this disk; a hub id is downloaded on first use."""
+    """Turn what the user typed into files on this disk; a hub id is downloaded on first use.
+
+    `embedded` is the model that comes with the package.
+    """
+    if name == tiny.EMBEDDED:
+        return Source(name, "directory", tiny.WEIGHTS)
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():

@@ -19,6 +19,13 @@ from longctx.eval.config import (
     parse_methods,
     show_length,
 )
+from longctx.tiny import EMBEDDED
+
+# What is run where the user names no model: enough to see what each method does.
+_EMBEDDED_METHODS = ("none", "yarn", "dca", "yarn+dca")
+_EMBEDDED_SWEEP = NeedleConfig(
+    lengths=(256, 512, 1024, 2048, 4096, 8192), depths=parse_depths("11"), repeats=2
+)
 
 
 @dataclass(frozen=True)
@@ -47,35 +54,56 @@ class NeedleOptions:
 
 _SWEEP, _TEXT, _SCHEME, _MACHINE = "Sweep", "Prompt", "Position scheme", "Model and machine"
 _defaults, _options = NeedleConfig(), NeedleOptions("")
-_LENGTHS = ",".join(show_length(length) for length in _defaults.lengths)
+
+
+def _lengths_words(config: NeedleConfig) -> str:
+    return ",".join(show_length(length) for length in config.lengths)
+
+
 _DEPTHS = ",".join(f"{depth:g}" for depth in _defaults.depths)
 
 
 def needle(
     model: Annotated[
-        str | None, typer.Argument(help="Model directory, hub id, or .gguf file.")
+        str | None,
+        typer.Argument(
+            help="Model directory, hub id, or .gguf file. Default: the embedded tiny model, "
+            "trained on 512 tokens for this task.",
+            show_default=False,
+        ),
     ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
             help="Position schemes to compare, e.g. none,yarn,dca,yarn+dca. Default: none and the "
-            "model family's.",
+            f"model family's; embedded model: {','.join(_EMBEDDED_METHODS)}.",
             rich_help_panel=_SWEEP,
         ),
     ] = None,
     lengths: Annotated[
-        str, typer.Option(help="Prompt lengths in tokens, K = 1024.", rich_help_panel=_SWEEP)
-    ] = _LENGTHS,
-    depths: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Needle depths in percent (0 is the start), or one number: how many.",
+            help=f"Prompt lengths in tokens, K = 1024. Default: {_lengths_words(_defaults)}; "
+            f"embedded model: {_lengths_words(_EMBEDDED_SWEEP)}.",
             rich_help_panel=_SWEEP,
         ),
-    ] = _DEPTHS,
+    ] = None,
+    depths: Annotated[
+        str | None,
+        typer.Option(
+            help="Needle depths in percent (0 is the start), or one number: how many. Default: "
+            f"{_DEPTHS}; embedded model: {len(_EMBEDDED_SWEEP.depths)}.",
+            rich_help_panel=_SWEEP,
+        ),
+    ] = None,
     repeats: Annotated[
-        int, typer.Option(help="Samples per cell.", rich_help_panel=_SWEEP)
-    ] = _defaults.repeats,
+        int | None,
+        typer.Option(
+            help=f"Samples per cell. Default: {_defaults.repeats}; embedded model: "
+            f"{_EMBEDDED_SWEEP.repeats}.",
+            rich_help_panel=_SWEEP,
+        ),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(help="Varies needle, wording and place in the text.", rich_help_panel=_SWEEP),
@@ -183,12 +211,13 @@ def needle(
     ] = False,
 ) -> None:
     """Hide a number in a long text and ask for it: a map over lengths and depths, per method."""
-    if model is None:
-        raise UserError("MODEL: missing: name a model directory, a hub id or a .gguf file")
+    embedded = model in (None, EMBEDDED)
+    sweep = _EMBEDDED_SWEEP if embedded else _defaults
+    chosen = None if methods is None else parse_methods(methods)
     config = NeedleConfig(
-        lengths=parse_lengths(lengths),
-        depths=parse_depths(depths),
-        repeats=repeats,
+        lengths=sweep.lengths if lengths is None else parse_lengths(lengths),
+        depths=sweep.depths if depths is None else parse_depths(depths),
+        repeats=sweep.repeats if repeats is None else repeats,
         seed=seed,
         template=template,  # type: ignore[arg-type]  # checked by the config
         system=system,
@@ -198,9 +227,9 @@ def needle(
         limit=limit,
     )
     options = NeedleOptions(
-        model=model,
+        model=model or EMBEDDED,
         haystack=haystack,
-        methods=None if methods is None else parse_methods(methods),
+        methods=_EMBEDDED_METHODS if embedded and chosen is None else chosen,
         config=config,
         output=output,
         chunk_size=_tokens(chunk_size, "--chunk-size"),

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from longctx import tiny
 from longctx.eval.config import show_depth, show_length
 from longctx.eval.effective import show_effective
 from longctx.eval.summary import Results, others_sentence, show_tally
@@ -39,6 +40,8 @@ def print_banner(err: Console, prepared: Prepared) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if prepared.options.model == tiny.EMBEDDED:
+        say(err, f"  the embedded model, trained for this very task; its card: {tiny.CARD}")
     for scheme in prepared.schemes.values():
         say(err, f"  {scheme}")
 

@@ -1,4 +1,11 @@
-"""How a tiny Qwen2 is trained to find needles: tokenizer, samples, training loop.
+"""The embedded model: a tiny Qwen2, trained from nothing to find needles within 512 tokens.
 
-Experimental: the recipe does not yet learn to copy, so no weights come with the package.
+Its weights lie in `WEIGHTS`, with a model card. This package also holds what trained it.
+Imports nothing heavy.
 """
+
+from pathlib import Path
+
+EMBEDDED = "embedded"  # its name where a model is asked for
+WEIGHTS = Path(__file__).parent / "weights"
+CARD = WEIGHTS / "README.md"
