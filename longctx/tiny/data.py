@@ -177,7 +177,8 @@ class SampleMaker:
         digits = len(needle.value)
         start = len(ids) - len(answer)
         weights[start:] = _CLOSING
-        weights[start + 1 : start + 1 + digits] = DIGIT
+        # The full stop too: whether the number is over is as much a matter of the text.
+        weights[start + 1 : start + 2 + digits] = DIGIT
         weights[start + 1] = FIRST_DIGIT
         return Sample(ids, weights)
 

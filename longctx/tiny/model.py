@@ -23,9 +23,8 @@ WINDOW = 512
 LOCAL = 64
 # Two heads of layer 0 begin at these distances, one for each key-value head.
 DISTANCES = (1, 2)
-# The fast half of the rotations: the fastest tell neighbours apart, the others rule out their
-# recurrences far away; the slow half stays free of it.
-_PAIRS = 8
+# The slow rotations hardly tell neighbours apart, so only the fastest pairs of dimensions prefer.
+_PAIRS = 4
 _STRENGTH = 6.0
 
 

@@ -42,7 +42,7 @@ class Recipe:
     """Everything that the weights are a function of, but for the machine's rounding."""
 
     seed: int = 0
-    tokens: int = 14_000_000
+    tokens: int = 7_000_000
     # Muon for the matrices, AdamW for the embedding, norms and biases.
     matrix_rate: float = 4e-3
     vector_rate: float = 1e-2
