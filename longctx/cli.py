@@ -14,6 +14,7 @@ import typer
 from longctx import __version__
 from longctx.errors import UserError
 from longctx.needle_cmd import needle
+from longctx.perplexity_cmd import perplexity
 
 app = typer.Typer(
     name="longctx",
@@ -61,6 +62,7 @@ def info(
 # Commands that live in modules of their own are registered here, one line each:
 #     app.command()(function)
 app.command()(needle)
+app.command()(perplexity)
 
 
 def main() -> None:
