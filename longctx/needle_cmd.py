@@ -39,6 +39,11 @@ class NeedleOptions(options.ModelOptions):
 
 
 _defaults, _options = NeedleConfig(), NeedleOptions("")
+PALETTE = _options.palette
+Palette = Annotated[
+    str,
+    typer.Option(help="Colours of the map: default or classic.", rich_help_panel=options.MACHINE),
+]
 
 
 def _lengths_words(config: NeedleConfig) -> str:
@@ -153,12 +158,7 @@ def needle(
             rich_help_panel=options.MACHINE,
         ),
     ] = not _options.prefix_sharing,
-    palette: Annotated[
-        str,
-        typer.Option(
-            help="Colours of the map: default or classic.", rich_help_panel=options.MACHINE
-        ),
-    ] = _options.palette,
+    palette: Palette = PALETTE,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
