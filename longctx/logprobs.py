@@ -44,7 +44,7 @@ def token_logprobs(
     inputs, targets = ids_L[:-1], ids_L[1:]  # the last token predicts one that is not there
     if not len(inputs):
         return np.zeros(0)
-    logits_of = _whole(model, inputs) if moving_rope(model.config) else _cached(model)
+    logits_of = _whole(model, ids_L) if moving_rope(model.config) else _cached(model)
     found = []
     for block_ids, block_targets in zip(inputs.split(block), targets.split(block), strict=True):
         logits_LV = logits_of(block_ids)
@@ -75,12 +75,12 @@ def _cached(model: PreTrainedModel) -> Any:
     return logits_of
 
 
-def _whole(model: PreTrainedModel, inputs: torch.Tensor) -> Any:
+def _whole(model: PreTrainedModel, ids_L: torch.Tensor) -> Any:
     base, head = model.base_model, model.get_output_embeddings()
-    _check_output_layer(model, inputs[:_PROBE_TOKENS])
+    _check_output_layer(model, ids_L[:_PROBE_TOKENS])
     # A rotary of type `dynamic` keeps the frequencies of the longest text so far; a short one
     # puts it back, and the probe above was one.
-    states_LD = base(inputs[None], use_cache=False).last_hidden_state[0]
+    states_LD = base(ids_L[None], use_cache=False).last_hidden_state[0]
     position = 0
 
     def logits_of(block_ids: torch.Tensor) -> torch.Tensor:
