@@ -14,7 +14,7 @@ from typing import Any
 
 from longctx.eval import records
 from longctx.eval.config import show_length
-from longctx.eval.perplexity_summary import Difference, Figure, Results, load, summarize
+from longctx.eval.perplexity_summary import Difference, Results, load, summarize
 
 _FIGURES = (
     *("documents", "tokens", "nll", "perplexity", "low", "high", "interval_by"),
@@ -64,9 +64,7 @@ def _as_markdown(results: Results, summary: Mapping[str, Any]) -> str:
         "",
         f"{summary['meaning']} Trained length {show_length(results.trained_length or 0)}.",
         "",
-        *_table(
-            results, lambda method, length: show_figure(results.figure(method, length), "long")
-        ),
+        *_table(results, lambda method, length: show_figure(results, method, length, "long")),
         "",
         f"{NOTE} {others_sentence(summary)}".strip(),
     ]
@@ -97,12 +95,15 @@ def _table(results: Results, cell: Any, methods: list[str] | None = None) -> lis
     return lines
 
 
-def show_figure(figure: Figure | None, style: str = "short") -> str:
+def show_figure(results: Results, method: str, length: int, style: str = "short") -> str:
     """`12.3 (12.1-12.6)`; long: with the mean over documents and bits per byte behind it."""
+    figure = results.figure(method, length)
     if figure is None:
         return "–"
     low, high = show_perplexity(figure.low), show_perplexity(figure.high)
     shown = f"{show_perplexity(figure.perplexity)} ({low}-{high})"
+    if figure.documents < len(results.documents):
+        shown += f" {figure.documents} of {len(results.documents)} documents"
     if style == "short":
         return shown
     bits = "" if figure.bits_per_byte is None else f", {figure.bits_per_byte:.3f} bpb"

@@ -195,16 +195,20 @@ class Results:
                 found.append(Bin(start, end, _exp(float(part.mean()))))
         return found
 
-    def states(self) -> dict[str, int]:
-        """Passes of this view by state: ok, error, not_run."""
-        seen: dict[tuple[str, int, int], str] = {}
+    def passes(self) -> dict[tuple[str, int, int], Record | None]:
+        """The passes behind this view by method, window and document."""
+        found = {}
         for method in self.methods:
-            for length in self.lengths:
+            own = method in self.run["by_length"] or self.view["metric"] == "window"
+            for length in self.lengths if own else [self.longest]:
                 for index, record in enumerate(self.records_of(method, length)):
-                    own = method in self.run["by_length"] or self.view["metric"] == "window"
-                    key = (method, length if own else self.longest, index)
-                    seen[key] = "not_run" if record is None else record["status"]
-        return dict(Counter(seen.values()))
+                    found[method, length, index] = record
+        return found
+
+    def states(self) -> dict[str, int]:
+        """Passes by state: ok, error, not_run."""
+        passes = self.passes().values()
+        return dict(Counter("not_run" if r is None else r["status"] for r in passes))
 
 
 def _exp(nll: float) -> float:
@@ -225,7 +229,7 @@ def load(path: Path) -> Results:
 def summarize(results: Results) -> dict[str, Any]:
     run, methods = results.run, {}
     for method in results.methods:
-        rows = {}
+        rows: dict[str, Any] = {}
         for length in results.lengths:
             figure, difference = results.figure(method, length), results.difference(method, length)
             rows[str(length)] = None if figure is None else _rounded(asdict(figure))
@@ -256,8 +260,8 @@ def summarize(results: Results) -> dict[str, Any]:
                 **{name: record[name] for name in ("tokens", "window", "error")},
                 "document": record["document"]["id"],
             }
-            for record in results.records
-            if record["status"] == "error"
+            for record in results.passes().values()
+            if record is not None and record["status"] == "error"
         ],
     }
 

@@ -39,7 +39,10 @@ def wilson(successes: float, trials: int, z: float = _Z95) -> Interval:
 
 
 def cluster_bootstrap(
-    groups: Sequence[Sequence[float]], *, resamples: int = _RESAMPLES, seed: int = 0
+    groups: Sequence[Sequence[float] | npt.NDArray[np.float64]],
+    *,
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """The mean's 95 % percentile interval when whole documents are drawn, not single samples.
 

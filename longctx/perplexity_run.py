@@ -174,7 +174,7 @@ def _print_results(
     pictures: Sequence[Path],
 ) -> None:
     out.print()
-    _print_table(out, results, results.methods, lambda m, n: show_figure(results.figure(m, n)))
+    _print_table(out, results, results.methods, lambda m, n: show_figure(results, m, n))
     say(out, f"{summary['meaning']} 95 % interval; perplexity.md has bits per byte.")
     if len(results.methods) > 1:
         out.print()

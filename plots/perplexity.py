@@ -35,7 +35,9 @@ COLOURS = (
     *(RGB(204, 121, 167), RGB(150, 110, 0), RGB(86, 160, 210)),
 )
 _MARKERS = "osD^vPX"
-_CAP = 8.0  # of the axis, in multiples of the best arm's worst point: a broken arm leaves the frame
+_CAP = (
+    30.0  # of the axis, in multiples of the best arm's worst point: a broken arm leaves the frame
+)
 
 
 def draw(folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from longctx import cli, logprobs, models
 from longctx.attention.hf import extend
 from longctx.eval import perplexity_summary, prose, records
+from longctx.eval.folder import LockedFolder
 from longctx.eval.perplexity import windows
 from longctx.local_target import LocalTarget
 from longctx.plots import perplexity as picture
@@ -355,6 +356,34 @@ def test_interrupted_and_resumed_is_the_same(command: list[str], tmp_path: Path)
     assert losses[0] == losses[1]
 
 
+def test_control_c_is_code_130_and_resumable(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def interrupted(self: Any, ids: Any, *, request_length: int) -> Any:
+        calls.append(len(ids))
+        if len(calls) == 7:  # in the second document
+            raise KeyboardInterrupt
+        return own(self, ids, request_length=request_length)
+
+    own = LocalTarget.logprobs
+    monkeypatch.setattr(LocalTarget, "logprobs", interrupted)
+    result = invoke(*command)
+    assert result.exit_code == 130
+    assert "interrupted, 6 passes left: the same command goes on from here" in result.stderr
+    page = (tmp_path / "run/perplexity.md").read_text()
+    assert "2 of 3 documents" in page and "1 of 3 documents" in page
+    assert "Not counted: 6 pass(es) not run." in page
+    monkeypatch.undo()
+    assert done(*command)["states"] == {"ok": 12}
+
+
+def test_a_second_writer_is_refused(command: list[str], tmp_path: Path) -> None:
+    with LockedFolder(tmp_path / "run"), pytest.raises(cli.UserError, match=r"pid \d+ on"):
+        CliRunner().invoke(cli.app, command, catch_exceptions=False)
+
+
 def test_a_finished_run_loads_no_weights(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +415,24 @@ def test_failed_passes_are_code_3_and_no_figure(
     assert "Not counted: 3 pass(es) failed." in (tmp_path / "run/perplexity.md").read_text()
     monkeypatch.undo()
     assert done(*command)["states"] == {"ok": 12}
+
+
+def test_what_failed_in_one_view_is_no_failure_of_another(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, ids: Any, *, request_length: int) -> Any:
+        if len(ids) < 640:
+            raise MemoryError("no room")
+        return own(self, ids, request_length=request_length)
+
+    own = LocalTarget.logprobs
+    command[command.index(",".join(METHODS))] = "none,dca"
+    monkeypatch.setattr(LocalTarget, "logprobs", fail)
+    result = invoke(*command, "--metric", "window", "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout.splitlines()[-1])["states"] == {"error": 6, "ok": 6}
+    told = done(*command)
+    assert (told["failures"], told["states"]) == ([], {"ok": 6})
 
 
 def test_a_loss_that_is_no_number_is_a_failure(
