@@ -100,20 +100,18 @@ def generate(tokens: int, count: int, seed: int, encode: Encode) -> Corpus:
 
 
 def _generated(tokens: int, seed: int, encode: Encode) -> Document:
-    wanted = tokens * _CHARACTERS_PER_TOKEN
+    paragraphs = prose.paragraphs(seed)
     parts: list[str] = []
-    length = 0
-    for paragraph in prose.paragraphs(seed):
-        parts.append(paragraph)
-        length += len(paragraph) + 2
-        if length < wanted:
-            continue
+    length, wanted = 0, tokens * _CHARACTERS_PER_TOKEN
+    while True:
+        while length < wanted:
+            parts.append(next(paragraphs))
+            length += len(parts[-1]) + 2
         name, ids, sizes = _encoded(prose.name_of(seed), "\n\n".join(parts), encode)
-        # The last token would be another one if the text went on.
+        # The last token could be another one if the text went on.
         if len(ids) > tokens:
             return Document(name, ids[:tokens], sizes[:tokens])
         wanted = 2 * length
-    raise AssertionError("prose has no end")
 
 
 def _encoded(name: str, text: str, encode: Encode) -> _Text:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from longctx.errors import UserError
 from longctx.eval.config import show_length
 from longctx.eval.corpus import Corpus, Document
 from longctx.eval.estimate import Shape, work
@@ -142,6 +143,8 @@ class Measurement:
         error = None
         try:
             losses = token_losses(target, document, each, begin)
+        except UserError:
+            raise  # what a person has to put right stops the run
         except Exception as failure:
             # Out of memory, a kernel's complaint: the other passes go on without this one.
             error = f"{type(failure).__name__}: {' '.join(str(failure).split())[:500]}"

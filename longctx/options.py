@@ -40,7 +40,7 @@ class ModelOptions:
 DEFAULTS = ModelOptions("")
 
 Limit = Annotated[
-    int | None, typer.Option(help="At most this many cells now.", rich_help_panel=SWEEP)
+    int | None, typer.Option(help="At most this many cells or passes now.", rich_help_panel=SWEEP)
 ]
 Output = Annotated[
     Path | None,

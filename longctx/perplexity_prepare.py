@@ -72,7 +72,6 @@ class Prepared:
     schemes: Mapping[str, Scheme]
     trained_length: int
     measurement: Measurement
-    output: Path
 
     @property
     def bos_words(self) -> str:
@@ -96,6 +95,15 @@ class Prepared:
             "documents_sha256": hashlib.sha256(json.dumps(sums).encode()).hexdigest(),
             "seed": config.seed,
         }
+
+    @property
+    def output(self) -> Path:
+        """The same command finds its folder again; other texts, schemes or models get their own."""
+        if self.options.output is not None:
+            return self.options.output
+        parts = json.dumps([self.settings, self.measurement.schemes], sort_keys=True)
+        digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
+        return Path("runs") / f"perplexity-{Path(self.options.model).name}-{digest}"
 
     def describe(self) -> dict[str, Any]:
         """run.json for this run."""
@@ -201,7 +209,7 @@ def prepare(options: PerplexityOptions) -> Prepared:
         {method: without_length(scheme) for method, scheme in schemes.items()},
         frozenset(m for m, scheme in schemes.items() if scheme.uses_request_length or moving),
     )
-    prepared = Prepared(
+    return Prepared(
         options=options,
         source=source,
         model_config=model_config,
@@ -211,9 +219,7 @@ def prepare(options: PerplexityOptions) -> Prepared:
         schemes=schemes,
         trained_length=trained_length(model_config, options.original_length, schemes),
         measurement=measurement,
-        output=Path(),
     )
-    return _placed(prepared)
 
 
 def _begin(tokenizer: Any, bos: str) -> tuple[int, ...]:
@@ -224,16 +230,3 @@ def _begin(tokenizer: Any, bos: str) -> tuple[int, ...]:
     added = tokenizer("a")["input_ids"][:1] == [token]
     wanted = bos == "always" or (bos == "auto" and token is not None and added)
     return (token,) if wanted else ()
-
-
-def _placed(prepared: Prepared) -> Prepared:
-    """The same command finds its folder again; other texts, schemes or models get their own."""
-    from dataclasses import replace
-
-    output = prepared.options.output
-    if output is None:
-        schemes = prepared.measurement.schemes
-        parts = json.dumps([prepared.settings, schemes], sort_keys=True)
-        digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
-        output = Path("runs") / f"perplexity-{Path(prepared.options.model).name}-{digest}"
-    return replace(prepared, output=output)
