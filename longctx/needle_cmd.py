@@ -20,6 +20,7 @@ from longctx.eval.config import (
 )
 from longctx.tiny import EMBEDDED
 
+_PROMPT = "Prompt"
 # What is run where the user names no model: enough to see what each method does.
 _EMBEDDED_METHODS = ("none", "yarn", "dca", "yarn+dca")
 _EMBEDDED_SWEEP = NeedleConfig(
@@ -107,24 +108,24 @@ def needle(
         str | None,
         typer.Option(
             help="The text to search in: a file, a directory or a glob. Default: generated prose.",
-            rich_help_panel=options.TEXT,
+            rich_help_panel=_PROMPT,
         ),
     ] = None,
     template: Annotated[
         str,
         typer.Option(
-            help="chat: the model's own template; none: plain text.", rich_help_panel=options.TEXT
+            help="chat: the model's own template; none: plain text.", rich_help_panel=_PROMPT
         ),
     ] = _defaults.template,
     system: Annotated[
-        str | None, typer.Option(help="System message.", rich_help_panel=options.TEXT)
+        str | None, typer.Option(help="System message.", rich_help_panel=_PROMPT)
     ] = None,
     answer_prefix: Annotated[
         str,
         typer.Option(
             help="Put after the assistant's header, not scored; {key} is the needle's name, '' is "
             "none.",
-            rich_help_panel=options.TEXT,
+            rich_help_panel=_PROMPT,
         ),
     ] = _defaults.answer_prefix,
     exact: Annotated[
@@ -132,14 +133,12 @@ def needle(
         typer.Option(
             "--exact",
             help="Exactly the length, cutting mid-sentence.",
-            rich_help_panel=options.TEXT,
+            rich_help_panel=_PROMPT,
         ),
     ] = False,
     allow_repeat: Annotated[
         bool,
-        typer.Option(
-            "--allow-repeat", help="Repeat too short a text.", rich_help_panel=options.TEXT
-        ),
+        typer.Option("--allow-repeat", help="Repeat too short a text.", rich_help_panel=_PROMPT),
     ] = False,
     chunk_size: options.ChunkSize = None,
     local_size: options.LocalSize = None,

@@ -14,8 +14,7 @@ import typer
 from longctx.errors import UserError
 from longctx.eval.config import parse_lengths
 
-SWEEP, TEXT = "Sweep", "Prompt"
-SCHEME, MACHINE = "Position scheme", "Model and machine"
+SWEEP, SCHEME, MACHINE = "Sweep", "Position scheme", "Model and machine"
 
 
 @dataclass(frozen=True)

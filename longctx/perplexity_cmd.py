@@ -15,6 +15,7 @@ from longctx.eval.config import parse_lengths, parse_methods, show_length
 from longctx.eval.perplexity_config import BOS, METRICS, PerplexityConfig
 from longctx.tiny import EMBEDDED
 
+_TEXT = "Text"
 # What is run where the user names no model.
 _EMBEDDED_METHODS = ("none", "yarn", "dca", "yarn+dca")
 _EMBEDDED_LENGTHS = (512, 1024, 2048, 4096, 8192)
@@ -53,7 +54,7 @@ def perplexity(
         typer.Option(
             help="The text to predict: a file, a directory or a glob; each file is a document. "
             "Default: generated prose.",
-            rich_help_panel=options.TEXT,
+            rich_help_panel=_TEXT,
         ),
     ] = None,
     methods: Annotated[
@@ -101,7 +102,7 @@ def perplexity(
         typer.Option(
             help="At most this many documents of the longest length: the beginning of every text "
             "first, then what follows it.",
-            rich_help_panel=options.TEXT,
+            rich_help_panel=_TEXT,
         ),
     ] = _defaults.documents,
     bos: Annotated[
@@ -109,7 +110,7 @@ def perplexity(
         typer.Option(
             help=f"{', '.join(BOS)}: whether the beginning-of-sequence token stands before every "
             "window; auto: as the tokenizer does.",
-            rich_help_panel=options.TEXT,
+            rich_help_panel=_TEXT,
         ),
     ] = _defaults.bos,
     seed: Annotated[
