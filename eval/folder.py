@@ -1,7 +1,7 @@
 """A run folder: its lock, its run.json, and whether a run may continue in it.
 
     run.json       what is measured: settings, grid, schemes, versions, hardware
-    results.jsonl  the cells (records.py)
+    *.jsonl        what was measured (records.py): cells and controls, or passes
     lock           held while a process writes; holds its pid
 
 A folder holds one experiment. The grid may grow from run to run (more lengths, depths, repeats,
@@ -16,31 +16,33 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import longctx
 from longctx.errors import UserError
 from longctx.eval.config import NeedleConfig
 from longctx.eval.grid import SCHEMA
-from longctx.eval.records import RecordFile, write_atomically
+from longctx.eval.records import NEEDLE, RecordFile, write_atomically
 
 RUN, RESULTS, CONTROLS, LOCK = "run.json", "results.jsonl", "controls.jsonl", "lock"
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "accelerate", "flash-attn")
 
 
-class RunFolder:
-    """The folder, locked for writing while the block lasts."""
+class LockedFolder:
+    """A folder, locked for writing while the block lasts, with its record files open."""
+
+    # Which record files there are, and what their records must have.
+    kinds: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.results: RecordFile
-        self.controls: RecordFile
+        self.files: dict[str, RecordFile] = {}
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> Self:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -50,8 +52,8 @@ class RunFolder:
             ) from None
         try:
             self._acquire()
-            self.results = RecordFile(self.path / RESULTS)
-            self.controls = RecordFile(self.path / CONTROLS)
+            for name, needed in self.kinds.items():
+                self.files[name] = RecordFile(self.path / name, needed)
         except BaseException:
             os.close(self._lock)
             raise
@@ -63,8 +65,8 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.results.close()
-        self.controls.close()
+        for file in self.files.values():
+            file.close()
         os.ftruncate(self._lock, 0)
         os.close(self._lock)  # releases it; the file stays: unlinking it would race with a waiter
 
@@ -95,6 +97,20 @@ class RunFolder:
         write_atomically(self.path / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
 
+class RunFolder(LockedFolder):
+    """The folder of a needle run."""
+
+    kinds: ClassVar[Mapping[str, Sequence[str]]] = {RESULTS: NEEDLE, CONTROLS: NEEDLE}
+
+    @property
+    def results(self) -> RecordFile:
+        return self.files[RESULTS]
+
+    @property
+    def controls(self) -> RecordFile:
+        return self.files[CONTROLS]
+
+
 def read_run(path: Path) -> dict[str, Any] | None:
     """run.json of a folder, None where there is none yet."""
     file = path / RUN
@@ -113,6 +129,11 @@ def join_runs(old: Mapping[str, Any] | None, new: Mapping[str, Any], path: Path)
     """`new` as the continuation of `old`: the grids united, all else equal or an error."""
     if old is None:
         return dict(new)
+    if old["task"] != new["task"]:
+        raise UserError(
+            f"--output {path}: it holds a {old['task']} run, this is a {new['task']} run: "
+            "name another folder"
+        )
     for name, value in new["settings"].items():
         before = old["settings"].get(name)
         if before != value:
@@ -130,19 +151,25 @@ def join_runs(old: Mapping[str, Any] | None, new: Mapping[str, Any], path: Path)
                 f"--output {path}: {method} in it has {name} {before.get(name)}, this run "
                 f"{scheme[name]}: name another folder, or give that {name}"
             )
-    grid = {
-        "methods": list(dict.fromkeys([*old["grid"]["methods"], *new["grid"]["methods"]])),
-        "lengths": sorted({*old["grid"]["lengths"], *new["grid"]["lengths"]}),
-        "depths": sorted({*old["grid"]["depths"], *new["grid"]["depths"]}),
-        "repeats": max(old["grid"]["repeats"], new["grid"]["repeats"]),
-    }
     return {
         **new,
         "created": old["created"],
-        "grid": grid,
+        "grid": _join_grids(old["grid"], new["grid"]),
         "schemes": {**old["schemes"], **new["schemes"]},
         "sessions": [*old["sessions"], *new["sessions"]],
     }
+
+
+def _join_grids(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    grid: dict[str, Any] = {}
+    for name, value in new.items():
+        if name == "methods":
+            grid[name] = list(dict.fromkeys([*old[name], *value]))
+        elif isinstance(value, list):
+            grid[name] = sorted({*old[name], *value})
+        else:
+            grid[name] = max(old[name], value)
+    return grid
 
 
 def describe_run(
@@ -155,22 +182,46 @@ def describe_run(
     trained_length: int | None,
     session: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of run.json for one run."""
-    now = timestamp()
-    return {
-        "schema": SCHEMA,
-        "created": now,
-        "task": "needle",
-        "grid": {
+    """The content of run.json for one needle run."""
+    return describe(
+        task="needle",
+        grid={
             "methods": list(schemes),
             "lengths": list(config.lengths),
             "depths": list(config.depths),
             "repeats": config.repeats,
         },
+        settings=settings,
+        schemes=schemes,
+        model=model,
+        about={"haystack": dict(haystack)},
+        trained_length=trained_length,
+        session=session,
+    )
+
+
+def describe(
+    *,
+    task: str,
+    grid: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    schemes: Mapping[str, Mapping[str, Any]],
+    model: Mapping[str, Any],
+    about: Mapping[str, Any],
+    trained_length: int | None,
+    session: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of run.json; `about` is what only this task has."""
+    now = timestamp()
+    return {
+        "schema": SCHEMA,
+        "created": now,
+        "task": task,
+        "grid": dict(grid),
         "settings": dict(settings),
         "schemes": {method: dict(scheme) for method, scheme in schemes.items()},
         "model": dict(model),
-        "haystack": dict(haystack),
+        **about,
         "trained_length": trained_length,
         "sessions": [
             {"started": now, "versions": versions(), "hardware": hardware(), **session},

@@ -8,9 +8,10 @@ from __future__ import annotations
 import bisect
 import glob
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from longctx.errors import UserError
 from longctx.eval.text import Boundaries, UndecodableError, decode, sentence_ends
@@ -37,35 +38,48 @@ class Haystack:
 
 
 def load(pattern: str) -> Haystack:
-    """Read a file, every .txt and .md below a directory, or what a glob matches; sorted by name."""
-    path = Path(pattern).expanduser()
-    if path.is_file():
-        files, name = [path], path.name
-    elif path.is_dir():
-        files = sorted(entry for entry in path.rglob("*") if entry.suffix in TEXT_SUFFIXES)
-        name = f"{path.name or path}/ ({len(files)} files)"
-        if not files:
-            raise UserError(f"--haystack {pattern}: the directory holds no .txt or .md: name files")
-    else:
-        matched = glob.glob(str(path), recursive=True)
-        files = sorted(Path(entry) for entry in matched if Path(entry).is_file())
-        name = files[0].name if len(files) == 1 else f"{path.name} ({len(files)} files)"
-        if not files:
-            raise UserError(f"--haystack {pattern}: no such file, directory or match: check it")
-    texts = [_read(file) for file in files]
+    """Read what `find` finds into one text."""
+    found = find(pattern)
+    return of_files(found.files, found.name, f"--haystack {pattern}")
+
+
+def of_files(files: Sequence[Path], name: str, argument: str) -> Haystack:
+    texts = [read(file) for file in files]
     text = _SEPARATOR.join(part for part in (text.strip() for text in texts) if part)
     if not text:
-        raise UserError(f"--haystack {pattern}: there is no text in it: name files with text")
+        raise UserError(f"{argument}: there is no text in it: name files with text")
     return Haystack.from_text(text, name, tuple(str(file) for file in files))
 
 
-def _read(file: Path) -> str:
+class Found(NamedTuple):
+    files: list[Path]
+    name: str
+
+
+def find(pattern: str, flag: str = "--haystack") -> Found:
+    """A file, every .txt and .md below a directory, or what a glob matches; sorted by name."""
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return Found([path], path.name)
+    if path.is_dir():
+        files = sorted(entry for entry in path.rglob("*") if entry.suffix in TEXT_SUFFIXES)
+        if not files:
+            raise UserError(f"{flag} {pattern}: the directory holds no .txt or .md: name files")
+        return Found(files, f"{path.name or path}/ ({len(files)} files)")
+    matched = glob.glob(str(path), recursive=True)
+    files = sorted(Path(entry) for entry in matched if Path(entry).is_file())
+    if not files:
+        raise UserError(f"{flag} {pattern}: no such file, directory or match: check it")
+    return Found(files, files[0].name if len(files) == 1 else f"{path.name} ({len(files)} files)")
+
+
+def read(file: Path, flag: str = "--haystack") -> str:
     try:
         return decode(file.read_bytes())
     except OSError as error:
-        raise UserError(f"--haystack {file}: cannot be read ({error.strerror}): check it") from None
+        raise UserError(f"{flag} {file}: cannot be read ({error.strerror}): check it") from None
     except UndecodableError as error:
-        raise UserError(f"--haystack {file}: {error}: save it as UTF-8") from None
+        raise UserError(f"{flag} {file}: {error}: save it as UTF-8") from None
 
 
 @dataclass

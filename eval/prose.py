@@ -29,6 +29,10 @@ _SMALLEST = 1 << 20
 # lets repeats start at different places.
 _CHARACTERS_PER_TOKEN = 9
 _NUMBER_EVERY = 6  # sentences, on average
+_NAME = re.compile(
+    r"generated prose (?P<version>\d+) \((?P<language>\w+)(?P<numbers>, numbers)?\), "
+    r"seed (?P<seed>-?\d+)"
+)
 _SLOT = re.compile(r"\{([A-Za-z]+)(2?)\}")
 
 
@@ -55,8 +59,21 @@ def haystack(
         length += len(paragraph) + 2
         if length >= size:
             break
+    return Haystack.from_text("\n\n".join(parts), name_of(seed, language, numbers=numbers))
+
+
+def name_of(seed: int, language: str = "en", *, numbers: bool = False) -> str:
     kind = f"generated prose {VERSION} ({language}{', numbers' if numbers else ''})"
-    return Haystack.from_text("\n\n".join(parts), f"{kind}, seed {seed}")
+    return f"{kind}, seed {seed}"
+
+
+def rebuild(name: str, longest: int) -> Haystack | None:
+    """The haystack that `name_of` names; None where it names none of this version's."""
+    match = _NAME.fullmatch(name)
+    if not match or int(match["version"]) != VERSION or match["language"] not in LANGUAGES:
+        return None
+    numbers = match["numbers"] is not None
+    return haystack(longest, int(match["seed"]), match["language"], numbers=numbers)
 
 
 def paragraphs(seed: int, language: str = "en", *, numbers: bool = False) -> Iterator[str]:

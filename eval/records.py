@@ -5,13 +5,14 @@
                                  completed before the next append
     any other damage             an error with the line's number; nothing is guessed
 
-Knows what a record must have to be counted; not how it was made.
+Knows what a record must have to be counted, by the kind of file; not how it was made.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from longctx.eval.scoring import STATUSES
 
 Record = dict[str, Any]
 
-_NEEDED = ("key", "scheme", "length", "depth", "repeat", "status", "score")
+# What each kind of record has beside its schema.
+NEEDLE = ("key", "scheme", "length", "depth", "repeat", "status", "score")
+PERPLEXITY = ("key", "scheme", "document", "tokens", "window", "stride", "status", "nll")
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path, needed: Sequence[str] = NEEDLE) -> list[Record]:
     """Every record, oldest first. A torn last line is left out."""
-    return _parse(path, path.read_bytes())[0] if path.exists() else []
+    return _parse(path, path.read_bytes(), needed)[0] if path.exists() else []
 
 
 def latest(records: list[Record]) -> dict[str, Record]:
@@ -37,10 +40,10 @@ def latest(records: list[Record]) -> dict[str, Record]:
 class RecordFile:
     """A results file open for appending; the run folder's lock keeps other writers out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, needed: Sequence[str] = NEEDLE) -> None:
         self.path = path
         data = path.read_bytes() if path.exists() else b""
-        records, good = _parse(path, data)
+        records, good = _parse(path, data, needed)
         self._records = latest(records)
         existed = path.exists()
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -70,7 +73,7 @@ class RecordFile:
         os.fsync(self._file)
 
 
-def _parse(path: Path, data: bytes) -> tuple[list[Record], int]:
+def _parse(path: Path, data: bytes, needed: Sequence[str]) -> tuple[list[Record], int]:
     """The records, and the number of bytes that they take."""
     records: list[Record] = []
     good = 0
@@ -80,7 +83,7 @@ def _parse(path: Path, data: bytes) -> tuple[list[Record], int]:
         if last and not line:
             break
         try:
-            records.append(_checked(json.loads(line)))
+            records.append(_checked(json.loads(line), needed))
         except ValueError as error:
             if last:  # no newline behind it: the write did not finish
                 break
@@ -92,12 +95,12 @@ def _parse(path: Path, data: bytes) -> tuple[list[Record], int]:
     return records, good
 
 
-def _checked(record: Any) -> Record:
+def _checked(record: Any, needed: Sequence[str]) -> Record:
     if not isinstance(record, dict):
         raise ValueError("not an object")
     if record.get("schema") != SCHEMA:
         raise ValueError(f"schema {record.get('schema')!r}, this version reads {SCHEMA}")
-    missing = [name for name in _NEEDED if name not in record]
+    missing = [name for name in needed if name not in record]
     if missing:
         raise ValueError(f"no {missing[0]}")
     if record["status"] not in STATUSES:

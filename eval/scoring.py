@@ -26,7 +26,8 @@ def judge(response: str, expected: Sequence[str], finish_reason: str) -> Verdict
     """The share of expected strings that the response holds.
 
     An answer that the token budget cut off is not a wrong answer: it has no score. It counts as
-    cut off while thinking is still open, or where it ends in the beginning of what was expected.
+    cut off while thinking is still open, or where it ends in the beginning of what was expected and
+    has not stated a wrong beginning of it before.
     """
     answer = strip_thinking(response)
     found = sum(contains(answer, value) for value in expected)
@@ -69,7 +70,19 @@ def _cut_off(response: str, answer: str, expected: Sequence[str]) -> bool:
         return True
     tail = answer.casefold()
     return any(
-        tail.endswith(value[:size].casefold()) and not _glued(tail[-size - 1 : -size])
+        tail.endswith(value[:size].casefold())
+        and not _glued(tail[-size - 1 : -size])
+        and not _stated_wrong(answer[:-size], value)
         for value in expected
         for size in range(1, len(value))
     )
+
+
+def _stated_wrong(text: str, value: str) -> bool:
+    """Whether a beginning of `value`, half of it or more, was finished as a word of its own.
+
+    A model that says "158114. The text is: ... 15811" for 1581141 has answered, and wrongly: what
+    the budget cut off is its second thought.
+    """
+    shortest = max(1, (len(value) + 1) // 2)
+    return any(contains(text, value[:size]) for size in range(shortest, len(value)))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 _RESAMPLES = 10_000
 _Z95 = 1.959963984540054
@@ -38,7 +39,10 @@ def wilson(successes: float, trials: int, z: float = _Z95) -> Interval:
 
 
 def cluster_bootstrap(
-    groups: Sequence[Sequence[float]], *, resamples: int = _RESAMPLES, seed: int = 0
+    groups: Sequence[Sequence[float] | npt.NDArray[np.float64]],
+    *,
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """The mean's 95 % percentile interval when whole documents are drawn, not single samples.
 
@@ -74,3 +78,23 @@ def pooled_interval(groups: Sequence[Sequence[float]]) -> Interval:
 
 def pooled_lower(groups: Sequence[Sequence[float]]) -> float:
     return pooled_interval(groups).low
+
+
+_FEWEST_DOCUMENTS = 6
+_BLOCK_TOKENS, _BLOCKS_AT_LEAST, _BLOCKS_AT_MOST = 128, 8, 512
+
+
+def resampling_units(
+    documents: Sequence[npt.NDArray[np.float64]],
+) -> tuple[str, list[npt.NDArray[np.float64]]]:
+    """What a bootstrap over token losses draws: `documents`, or `blocks` of them where they are
+    too few. Neighbouring tokens are hard or easy together, so single ones are never drawn."""
+    if len(documents) >= _FEWEST_DOCUMENTS:
+        return "documents", list(documents)
+    total = sum(len(document) for document in documents)
+    units: list[npt.NDArray[np.float64]] = []
+    for document in documents:
+        size = min(_BLOCK_TOKENS, -(-len(document) // _BLOCKS_AT_LEAST))
+        size = max(size, -(-total // _BLOCKS_AT_MOST), 1)
+        units += [document[start : start + size] for start in range(0, len(document), size)]
+    return "blocks", units

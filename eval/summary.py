@@ -135,6 +135,8 @@ def load(path: Path) -> Results:
     run = folder.read_run(path)
     if run is None:
         raise UserError(f"{path}: no {folder.RUN} in it: name the folder of a run")
+    if run["task"] != "needle":
+        raise UserError(f"{path}: it holds a {run['task']} run: name the folder of a needle run")
     found = records.latest(records.read(path / folder.RESULTS))
     controls = records.latest(records.read(path / folder.CONTROLS))
     return Results(run, list(found.values()), list(controls.values()))

@@ -14,6 +14,10 @@ import typer
 from longctx import __version__
 from longctx.errors import UserError
 from longctx.needle_cmd import needle
+from longctx.perplexity_cmd import perplexity
+from longctx.reconstruct_cmd import reconstruct
+from longctx.rescore_cmd import rescore
+from longctx.tasks_cmd import tasks
 
 app = typer.Typer(
     name="longctx",
@@ -61,6 +65,10 @@ def info(
 # Commands that live in modules of their own are registered here, one line each:
 #     app.command()(function)
 app.command()(needle)
+app.command()(perplexity)
+app.command()(rescore)
+app.command()(reconstruct)
+app.command()(tasks)
 
 
 def main() -> None:

@@ -21,12 +21,9 @@ from longctx.attention import DCA_METHODS, Handle, Scheme, extend
 from longctx.attention.hf_cache import cache_argument
 from longctx.errors import UserError
 from longctx.eval.target import Arm, Completion, Request, Target
+from longctx.logprobs import moving_rope, token_logprobs
 
 DEFAULT_PREFILL_CHUNK = 2048
-# 512 x 152K float32 logits are 300 MB; a whole prompt's would be tens of GB.
-_LOGITS_CHUNK = 512
-# Types of rotary whose keys are a function of token and position alone.
-_FIXED_ROPES = ("default", "linear", "llama3", "yarn", "proportional")
 
 
 class _Prefilled(NamedTuple):
@@ -92,19 +89,11 @@ class LocalTarget:
         )
 
     def logprobs(self, ids: Sequence[int], *, request_length: int) -> npt.NDArray[np.float64]:
-        tokens = torch.tensor(ids, device=self._device)
-        found = []
         self._last = None  # one cache at a time
         with self._handle.request(request_length), torch.inference_mode():
-            cache = DynamicCache(config=self._model.config)
-            # The last token predicts one that is not there.
-            for block, targets in zip(
-                tokens[:-1].split(_LOGITS_CHUNK), tokens[1:].split(_LOGITS_CHUNK), strict=True
-            ):
-                logits = self._forward(block[None], cache).logits[0]
-                rows = torch.log_softmax(logits.double(), dim=-1)
-                found.append(rows.gather(1, targets[:, None].to(rows.device))[:, 0].cpu())
-        return torch.cat(found).numpy() if found else np.zeros(0)
+            return token_logprobs(
+                self._model, torch.tensor(ids, device=self._device), self._prefill_chunk
+            )
 
     def _begin(self, request: Request) -> tuple[DynamicCache, int]:
         """The cache to go on from, and how many tokens of the prompt it holds."""
@@ -139,11 +128,9 @@ def sharing_obstacle(config: Any) -> str | None:
 
     Methods are no obstacle: what they make of a prompt's length, equal request lengths share.
     """
-    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    parts = [part for part in rope.values() if isinstance(part, dict)] or [rope]
-    for rope_type in (part.get("rope_type", "default") for part in parts):
-        if rope_type not in _FIXED_ROPES:
-            return f"keys under rope_type {rope_type!r} may depend on the length of their prompt"
+    rope_type = moving_rope(config)
+    if rope_type is not None:
+        return f"keys under rope_type {rope_type!r} may depend on the length of their prompt"
     for layer in DynamicCache(config=config).layers:
         if type(layer) is not DynamicLayer:
             return f"a cache with a {type(layer).__name__} does not go back to its first tokens"

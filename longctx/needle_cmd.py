@@ -6,12 +6,11 @@ Imports nothing heavy: `longctx --help` reads this file.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from longctx.errors import UserError
+from longctx import options
 from longctx.eval.config import (
     NeedleConfig,
     parse_depths,
@@ -21,6 +20,7 @@ from longctx.eval.config import (
 )
 from longctx.tiny import EMBEDDED
 
+_PROMPT = "Prompt"
 # What is run where the user names no model: enough to see what each method does.
 _EMBEDDED_METHODS = ("none", "yarn", "dca", "yarn+dca")
 _EMBEDDED_SWEEP = NeedleConfig(
@@ -29,31 +29,22 @@ _EMBEDDED_SWEEP = NeedleConfig(
 
 
 @dataclass(frozen=True)
-class NeedleOptions:
+class NeedleOptions(options.ModelOptions):
     """The command's arguments. None stands where a rule decides."""
 
-    model: str
     haystack: str | None = None
-    methods: tuple[str, ...] | None = None
     config: NeedleConfig = field(default_factory=NeedleConfig)
-    output: Path | None = None
-    chunk_size: int | None = None
-    local_size: int | None = None
-    original_length: int | None = None
-    cap: str | None = None
-    factor: float | None = None
-    kernel: str = "auto"
-    dtype: str = "auto"
-    device_map: str = "auto"
     prefill_chunk: int = 2048
     prefix_sharing: bool = True
     palette: str = "default"
-    dry_run: bool = False
-    json: bool = False
 
 
-_SWEEP, _TEXT, _SCHEME, _MACHINE = "Sweep", "Prompt", "Position scheme", "Model and machine"
 _defaults, _options = NeedleConfig(), NeedleOptions("")
+PALETTE = _options.palette
+Palette = Annotated[
+    str,
+    typer.Option(help="Colours of the map: default or classic.", rich_help_panel=options.MACHINE),
+]
 
 
 def _lengths_words(config: NeedleConfig) -> str:
@@ -61,6 +52,7 @@ def _lengths_words(config: NeedleConfig) -> str:
 
 
 _DEPTHS = ",".join(f"{depth:g}" for depth in _defaults.depths)
+_PREFILL_CHUNK = show_length(_options.prefill_chunk)
 
 
 def needle(
@@ -77,7 +69,7 @@ def needle(
         typer.Option(
             help="Position schemes to compare, e.g. none,yarn,dca,yarn+dca. Default: none and the "
             f"model family's; embedded model: {','.join(_EMBEDDED_METHODS)}.",
-            rich_help_panel=_SWEEP,
+            rich_help_panel=options.SWEEP,
         ),
     ] = None,
     lengths: Annotated[
@@ -85,7 +77,7 @@ def needle(
         typer.Option(
             help=f"Prompt lengths in tokens, K = 1024. Default: {_lengths_words(_defaults)}; "
             f"embedded model: {_lengths_words(_EMBEDDED_SWEEP)}.",
-            rich_help_panel=_SWEEP,
+            rich_help_panel=options.SWEEP,
         ),
     ] = None,
     depths: Annotated[
@@ -93,7 +85,7 @@ def needle(
         typer.Option(
             help="Needle depths in percent (0 is the start), or one number: how many. Default: "
             f"{_DEPTHS}; embedded model: {len(_EMBEDDED_SWEEP.depths)}.",
-            rich_help_panel=_SWEEP,
+            rich_help_panel=options.SWEEP,
         ),
     ] = None,
     repeats: Annotated[
@@ -101,114 +93,73 @@ def needle(
         typer.Option(
             help=f"Samples per cell. Default: {_defaults.repeats}; embedded model: "
             f"{_EMBEDDED_SWEEP.repeats}.",
-            rich_help_panel=_SWEEP,
+            rich_help_panel=options.SWEEP,
         ),
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(help="Varies needle, wording and place in the text.", rich_help_panel=_SWEEP),
-    ] = _defaults.seed,
-    limit: Annotated[
-        int | None, typer.Option(help="At most this many cells now.", rich_help_panel=_SWEEP)
-    ] = None,
-    output: Annotated[
-        Path | None,
         typer.Option(
-            help="Run folder; a run goes on where it stopped. Default: below runs/.",
-            rich_help_panel=_SWEEP,
+            help="Varies needle, wording and place in the text.", rich_help_panel=options.SWEEP
         ),
-    ] = None,
+    ] = _defaults.seed,
+    limit: options.Limit = None,
+    output: options.Output = None,
     haystack: Annotated[
         str | None,
         typer.Option(
             help="The text to search in: a file, a directory or a glob. Default: generated prose.",
-            rich_help_panel=_TEXT,
+            rich_help_panel=_PROMPT,
         ),
     ] = None,
     template: Annotated[
         str,
         typer.Option(
-            help="chat: the model's own template; none: plain text.", rich_help_panel=_TEXT
+            help="chat: the model's own template; none: plain text.", rich_help_panel=_PROMPT
         ),
     ] = _defaults.template,
     system: Annotated[
-        str | None, typer.Option(help="System message.", rich_help_panel=_TEXT)
+        str | None, typer.Option(help="System message.", rich_help_panel=_PROMPT)
     ] = None,
     answer_prefix: Annotated[
         str,
         typer.Option(
             help="Put after the assistant's header, not scored; {key} is the needle's name, '' is "
             "none.",
-            rich_help_panel=_TEXT,
+            rich_help_panel=_PROMPT,
         ),
     ] = _defaults.answer_prefix,
     exact: Annotated[
         bool,
         typer.Option(
-            "--exact", help="Exactly the length, cutting mid-sentence.", rich_help_panel=_TEXT
+            "--exact",
+            help="Exactly the length, cutting mid-sentence.",
+            rich_help_panel=_PROMPT,
         ),
     ] = False,
     allow_repeat: Annotated[
         bool,
-        typer.Option("--allow-repeat", help="Repeat too short a text.", rich_help_panel=_TEXT),
+        typer.Option("--allow-repeat", help="Repeat too short a text.", rich_help_panel=_PROMPT),
     ] = False,
-    chunk_size: Annotated[
-        str | None, typer.Option(help="DCA chunk, tokens.", rich_help_panel=_SCHEME)
-    ] = None,
-    local_size: Annotated[
-        str | None, typer.Option(help="DCA local window, tokens.", rich_help_panel=_SCHEME)
-    ] = None,
-    original_length: Annotated[
-        str | None, typer.Option(help="Trained window, tokens.", rich_help_panel=_SCHEME)
-    ] = None,
-    cap: Annotated[
-        str | None,
-        typer.Option(
-            help="Largest relative position of DCA: chunk_size or chunk_size-1.",
-            rich_help_panel=_SCHEME,
-        ),
-    ] = None,
-    factor: Annotated[
-        float | None,
-        typer.Option(
-            help="Extension factor of pi, ntk, yarn, yarn-freqs+dca. Default: from the longest "
-            "length.",
-            rich_help_panel=_SCHEME,
-        ),
-    ] = None,
-    kernel: Annotated[
-        str,
-        typer.Option(
-            help="Attention kernel of DCA; `longctx info` lists them.", rich_help_panel=_MACHINE
-        ),
-    ] = _options.kernel,
-    dtype: Annotated[
-        str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=_MACHINE)
-    ] = _options.dtype,
-    device_map: Annotated[
-        str,
-        typer.Option(help="auto, cpu, cuda, or what accelerate takes.", rich_help_panel=_MACHINE),
-    ] = _options.device_map,
-    prefill_chunk: Annotated[
-        str, typer.Option(help="Prompt tokens per forward pass.", rich_help_panel=_MACHINE)
-    ] = show_length(_options.prefill_chunk),
+    chunk_size: options.ChunkSize = None,
+    local_size: options.LocalSize = None,
+    original_length: options.OriginalLength = None,
+    cap: options.Cap = None,
+    factor: options.Factor = None,
+    kernel: options.Kernel = options.DEFAULTS.kernel,
+    dtype: options.Dtype = options.DEFAULTS.dtype,
+    device_map: options.DeviceMap = options.DEFAULTS.device_map,
+    prefill_chunk: options.PrefillChunk = _PREFILL_CHUNK,
     no_prefix_sharing: Annotated[
         bool,
         typer.Option(
             "--no-prefix-sharing",
             help="Compute every prompt from its first token.",
-            rich_help_panel=_MACHINE,
+            rich_help_panel=options.MACHINE,
         ),
     ] = not _options.prefix_sharing,
-    palette: Annotated[
-        str, typer.Option(help="Colours of the map: default or classic.", rich_help_panel=_MACHINE)
-    ] = _options.palette,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done; load no weights.")
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object as the last line of stdout.")
-    ] = False,
+    palette: Palette = PALETTE,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
 ) -> None:
     """Hide a number in a long text and ask for it: a map over lengths and depths, per method."""
     embedded = model in (None, EMBEDDED)
@@ -226,21 +177,21 @@ def needle(
         allow_repeat=allow_repeat,
         limit=limit,
     )
-    options = NeedleOptions(
+    chosen_options = NeedleOptions(
         model=model or EMBEDDED,
         haystack=haystack,
         methods=_EMBEDDED_METHODS if embedded and chosen is None else chosen,
         config=config,
         output=output,
-        chunk_size=_tokens(chunk_size, "--chunk-size"),
-        local_size=_tokens(local_size, "--local-size"),
-        original_length=_tokens(original_length, "--original-length"),
+        chunk_size=options.tokens(chunk_size, "--chunk-size"),
+        local_size=options.tokens(local_size, "--local-size"),
+        original_length=options.tokens(original_length, "--original-length"),
         cap=cap,
         factor=factor,
         kernel=kernel,
         dtype=dtype,
         device_map=device_map,
-        prefill_chunk=_tokens(prefill_chunk, "--prefill-chunk") or _options.prefill_chunk,
+        prefill_chunk=options.tokens(prefill_chunk, "--prefill-chunk") or _options.prefill_chunk,
         prefix_sharing=not no_prefix_sharing,
         palette=palette,
         dry_run=dry_run,
@@ -248,13 +199,4 @@ def needle(
     )
     from longctx.needle_run import run
 
-    raise typer.Exit(run(options))
-
-
-def _tokens(text: str | None, flag: str) -> int | None:
-    if text is None:
-        return None
-    found = parse_lengths(text, flag)
-    if len(found) != 1:
-        raise UserError(f"{flag} {text}: one number of tokens is needed")
-    return found[0]
+    raise typer.Exit(run(chosen_options))

@@ -8,24 +8,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PretrainedConfig
 
 from longctx import models
-from longctx.attention import (
-    DCA_METHODS,
-    METHODS,
-    Scheme,
-    default_method,
-    kernels,
-    resolve,
-)
-from longctx.attention.config import FACTOR_METHODS
+from longctx.arms import check_kernel, device_of, settle_schemes, trained_length, without_length
+from longctx.attention import Scheme
 from longctx.errors import UserError
 from longctx.eval import estimate, prose
 from longctx.eval import haystack as haystacks
@@ -87,7 +79,7 @@ class Prepared:
             config=self.options.config,
             settings=self.settings,
             schemes={
-                method: {**_without_length(scheme), "sources": scheme.sources}
+                method: {**without_length(scheme), "sources": scheme.sources}
                 for method, scheme in self.schemes.items()
             },
             model={
@@ -145,7 +137,7 @@ def prepare(options: NeedleOptions) -> Prepared:
         raise UserError(f"--palette {options.palette}: not known: use {' or '.join(PALETTES)}")
     source = models.locate(options.model, weights=not options.dry_run)
     model_config = models.load_config(source)
-    schemes = settle_schemes(options, model_config)
+    schemes = settle_schemes(options, model_config, max(config.lengths))
     tokenizer = models.load_tokenizer(source)
     chat = ChatEncoder(tokenizer, config.template)
     haystack = (
@@ -154,10 +146,9 @@ def prepare(options: NeedleOptions) -> Prepared:
         else haystacks.load(options.haystack)
     )
 
-    on_cpu = options.device_map == "cpu" or not torch.cuda.is_available()
-    device = "cpu" if on_cpu else "cuda"
+    device = device_of(options.device_map)
     dtype = models.resolve_dtype(options.dtype, source, model_config, device)
-    _check_kernel(options.kernel, list(schemes), device, dtype)
+    check_kernel(options.kernel, list(schemes), device, dtype)
     identity = Identity(
         model=models.fingerprint(source),
         dtype=str(dtype).removeprefix("torch."),
@@ -171,16 +162,10 @@ def prepare(options: NeedleOptions) -> Prepared:
         config,
         identity,
         builder,
-        {method: _without_length(scheme) for method, scheme in schemes.items()},
+        {method: without_length(scheme) for method, scheme in schemes.items()},
     )
     sweep.check_prompts()
 
-    try:
-        trained = resolve(model_config, "none", original_length=options.original_length)
-        trained_length = trained.original_length
-    except ValueError:
-        # A config with yarn in it has no method `none`; its schemes know the window.
-        trained_length = next(iter(schemes.values())).original_length
     return Prepared(
         options=options,
         source=source,
@@ -189,69 +174,10 @@ def prepare(options: NeedleOptions) -> Prepared:
         dtype=dtype,
         device=device,
         schemes=schemes,
-        trained_length=trained_length,
+        trained_length=trained_length(model_config, options.original_length, schemes),
         sweep=sweep,
         output=options.output or _default_output(options, sweep),
     )
-
-
-def settle_schemes(options: NeedleOptions, model_config: Any) -> dict[str, Scheme]:
-    """One scheme per method, for the longest length of the run; flags go where they have a use."""
-
-    methods = options.methods or ("none", default_method(model_config))
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown:
-        raise UserError(f"--methods {unknown[0]}: not known: choose from {', '.join(METHODS)}")
-    flags: dict[str, tuple[Any, tuple[str, ...]]] = {
-        "chunk_size": (options.chunk_size, DCA_METHODS),
-        "local_size": (options.local_size, DCA_METHODS),
-        "cap": (options.cap, DCA_METHODS),
-        "factor": (options.factor, FACTOR_METHODS),
-    }
-    for name, (value, users) in flags.items():
-        if value is not None and not set(methods) & set(users):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(
-                f"{flag} {value}: no method of this run reads it: leave it out, or add one of "
-                f"{', '.join(users)} to --methods"
-            )
-    schemes = {}
-    for method in methods:
-        given = {
-            name: value
-            for name, (value, users) in flags.items()
-            if value is not None and method in users
-        }
-        try:
-            schemes[method] = resolve(
-                model_config,
-                method,
-                original_length=options.original_length,
-                request_length=max(options.config.lengths),
-                **given,
-            )
-        except ValueError as error:
-            raise UserError(f"--methods {method}: {error}") from error
-    return schemes
-
-
-def _check_kernel(name: str, methods: Sequence[str], device: str, dtype: torch.dtype) -> None:
-    if name == "auto":
-        return
-    if not set(methods) & set(DCA_METHODS):
-        raise UserError(
-            f"--kernel {name}: no method of this run reads it: leave it out, or add one of "
-            f"{', '.join(DCA_METHODS)} to --methods"
-        )
-    try:
-        kernels.resolve(name, torch.device(device), dtype)
-    except ValueError as error:
-        raise UserError(f"--kernel {name}: {error}") from error
-
-
-def _without_length(scheme: Scheme) -> dict[str, Any]:
-    # The length of the request belongs to each cell, not to the run.
-    return {name: value for name, value in scheme.to_dict().items() if name != "request_length"}
 
 
 def _default_output(options: NeedleOptions, sweep: Sweep) -> Path:

@@ -36,7 +36,7 @@ from longctx.plots.palette import INK, MUTED, NOT_RUN, PALETTES, Palette, palett
 DPI = 200
 _PANELS_PER_ROW = 4
 _NARROWEST = 7.4  # inches: the title's and the legend's need, however small the grid
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters everywhere
     "font.size": 10,
     "hatch.linewidth": 0.9,
@@ -128,7 +128,7 @@ def draw(folder: Path, palette_name: str = "default") -> list[Path]:
     """Write heatmap.png and heatmap.svg into the run folder; returns their paths."""
     figure = figure_of(load(folder), palette(palette_name))
     files = [folder / "heatmap.png", folder / "heatmap.svg"]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         # No date and no version in the files: the same records give the same bytes.
         figure.savefig(files[0], dpi=DPI, metadata={"Software": None})
         figure.savefig(files[1], metadata={"Date": None, "Creator": None})
@@ -136,7 +136,7 @@ def draw(folder: Path, palette_name: str = "default") -> list[Path]:
 
 
 def figure_of(results: Results, colours: Palette) -> Figure:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         effective = {method: results.effective(method) for method in results.methods}
         brackets = any(found.enough_samples for found in effective.values())
         entries = legend.entries(results, brackets=brackets)

@@ -97,6 +97,7 @@ def may_import(module: str, imported: str) -> bool:
             "longctx.plots",
             "longctx.errors",
             *(f"longctx.eval.{name}" for name in ("config", "effective", "records", "summary")),
+            *(f"longctx.eval.perplexity_{name}" for name in ("summary", "files")),
         )
     if starts_with(module, "longctx.engine"):
         return not starts_with(imported, "longctx.cli", "longctx.server", "longctx.eval")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import needle_fakes
+import perplexity_fakes
 import pytest
 
 from longctx.eval.haystack import Haystack
@@ -34,3 +35,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, chatml: Any) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny"
     needle_fakes.save_tiny_model(directory, chatml)
     return directory
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("texts")
+    perplexity_fakes.write_texts(directory)
+    return directory
+
+
+@pytest.fixture
+def perplexity_command(tiny_model: Path, texts: Path, tmp_path: Path) -> list[str]:
+    methods = ",".join(perplexity_fakes.METHODS)
+    return [
+        *("perplexity", str(tiny_model), "--methods", methods, "--lengths", "256,640"),
+        *("--text", str(texts), "--documents", "3", "--output", str(tmp_path / "run")),
+    ]

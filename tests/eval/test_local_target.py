@@ -114,7 +114,7 @@ def test_methods_leave_no_trace(model: Any) -> None:
 
 def test_log_probabilities(model: Any) -> None:
     prompt = ids(700, model)  # more than one block
-    with open_arm(model, "none").open() as target:
+    with open_arm(model, "none", prefill_chunk=300).open() as target:
         found = target.logprobs(prompt, request_length=700)
     logits = model(torch.tensor([prompt])).logits[0].double()
     expected = torch.log_softmax(logits, -1)[torch.arange(699), torch.tensor(prompt[1:])]

@@ -235,7 +235,6 @@ def test_cells_that_fail_are_code_3(
 
 
 BAD = {
-    "no model": (("needle",), "MODEL: missing"),
     "missing path": (("needle", "./nowhere"), r"MODEL \./nowhere: no such directory"),
     "unknown method": (("--methods", "none,rope"), "--methods rope: not known.*yarn"),
     "too long": (("--lengths", "32K"), r"--haystack book\.txt: a prompt of 32768.*--allow-repeat"),

@@ -47,6 +47,27 @@ def test_states(response: str, reason: str, score: float | None, status: str) ->
     assert (verdict.score, verdict.status) == (score, status)
 
 
+@pytest.mark.parametrize(
+    ("response", "status"),
+    [
+        (" 158114. The text is: the number is 15811", "miss"),
+        (" 1581. The special magic number is 158", "miss"),
+        (" 158114 158114", "miss"),
+        (" 158114", "truncated_output"),  # nothing was finished before
+        (" Is it 158? It is 15811", "truncated_output"),  # less than half of the value
+        (" not 9158114 and not 1581149, but 15811", "truncated_output"),  # no words of their own
+        (" 158114. It is 1581141", "ok"),
+        (" 158114. It is 1581141 15", "ok"),
+    ],
+)
+def test_a_wrong_answer_before_the_cut_is_a_miss(response: str, status: str) -> None:
+    verdict = judge(response, ["1581141"], "length")
+    assert (verdict.status, verdict.score) == (
+        status,
+        {"miss": 0.0, "ok": 1.0, "truncated_output": None}[status],
+    )
+
+
 def test_some_of_several_is_partial() -> None:
     verdict = judge("1111111 and 2222222", ["1111111", "2222222", "3333333"], "stop")
     assert verdict.score == pytest.approx(2 / 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from longctx.eval.stats import (
@@ -9,6 +10,7 @@ from longctx.eval.stats import (
     cluster_bootstrap,
     pooled_interval,
     pooled_lower,
+    resampling_units,
     wilson,
 )
 
@@ -76,3 +78,22 @@ def test_the_wider_bound_holds() -> None:
     one_bad = [[1.0] * 21] * 4 + [[1.0] * 11 + [0.0] * 10]
     assert wilson(95, 105).low == pytest.approx(0.833509, abs=1e-6)
     assert pooled_lower(one_bad) == pytest.approx(75 / 105)
+
+
+def test_few_documents_are_resampled_in_blocks() -> None:
+    def units(documents: int, tokens: int) -> tuple[str, list[int]]:
+        by, found = resampling_units([np.arange(tokens, dtype=float)] * documents)
+        assert sum(part.sum() for part in found) == documents * tokens * (tokens - 1) / 2
+        return by, [len(part) for part in found]
+
+    assert units(6, 1000) == ("documents", [1000] * 6)
+    assert units(2, 1000) == ("blocks", ([125] * 8) * 2)
+    assert units(1, 1300) == ("blocks", [128] * 10 + [20])
+    assert units(1, 1 << 17) == ("blocks", [256] * 512)
+    assert units(1, 3) == ("blocks", [1, 1, 1])
+
+
+def test_a_difference_that_is_everywhere_the_same_has_no_doubt() -> None:
+    by, units = resampling_units([np.full(1000, 0.25)])
+    assert by == "blocks"
+    assert cluster_bootstrap(units) == Interval(0.25, 0.25)

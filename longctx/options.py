@@ -1,0 +1,99 @@
+"""Options that several commands have: each help text and each default once.
+
+Imports nothing heavy: `longctx --help` reads this file. Knows no command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longctx.errors import UserError
+from longctx.eval.config import parse_lengths
+
+SWEEP, SCHEME, MACHINE = "Sweep", "Position scheme", "Model and machine"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """A model under several methods on this machine. None stands where a rule decides."""
+
+    model: str
+    methods: tuple[str, ...] | None = None
+    output: Path | None = None
+    chunk_size: int | None = None
+    local_size: int | None = None
+    original_length: int | None = None
+    cap: str | None = None
+    factor: float | None = None
+    kernel: str = "auto"
+    dtype: str = "auto"
+    device_map: str = "auto"
+    dry_run: bool = False
+    json: bool = False
+
+
+DEFAULTS = ModelOptions("")
+
+Limit = Annotated[
+    int | None, typer.Option(help="At most this many cells or passes now.", rich_help_panel=SWEEP)
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        help="Run folder; a run goes on where it stopped. Default: below runs/.",
+        rich_help_panel=SWEEP,
+    ),
+]
+ChunkSize = Annotated[str | None, typer.Option(help="DCA chunk, tokens.", rich_help_panel=SCHEME)]
+LocalSize = Annotated[
+    str | None, typer.Option(help="DCA local window, tokens.", rich_help_panel=SCHEME)
+]
+OriginalLength = Annotated[
+    str | None, typer.Option(help="Trained window, tokens.", rich_help_panel=SCHEME)
+]
+Cap = Annotated[
+    str | None,
+    typer.Option(
+        help="Largest relative position of DCA: chunk_size or chunk_size-1.",
+        rich_help_panel=SCHEME,
+    ),
+]
+Factor = Annotated[
+    float | None,
+    typer.Option(
+        help="Extension factor of pi, ntk, yarn, yarn-freqs+dca. Default: from the longest length.",
+        rich_help_panel=SCHEME,
+    ),
+]
+Kernel = Annotated[
+    str,
+    typer.Option(
+        help="Attention kernel of DCA; `longctx info` lists them.", rich_help_panel=MACHINE
+    ),
+]
+Dtype = Annotated[
+    str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MACHINE)
+]
+DeviceMap = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda, or what accelerate takes.", rich_help_panel=MACHINE),
+]
+PrefillChunk = Annotated[
+    str, typer.Option(help="Tokens per forward pass.", rich_help_panel=MACHINE)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; load no weights.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
+
+
+def tokens(text: str | None, flag: str) -> int | None:
+    """One number of tokens, as `2K` or `2048`."""
+    if text is None:
+        return None
+    found = parse_lengths(text, flag)
+    if len(found) != 1:
+        raise UserError(f"{flag} {text}: one number of tokens is needed")
+    return found[0]
