@@ -24,6 +24,7 @@ from longctx.needle_cmd import NeedleOptions
 from longctx.needle_prepare import Prepared, prepare
 from longctx.needle_report import print_banner, print_results, proof_words, say
 from longctx.plots import heatmap
+from longctx.plots.look import Look
 
 DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
 
@@ -135,7 +136,7 @@ def _records_so_far(output: Path) -> dict[str, Any]:
 def _draw(prepared: Prepared, err: Console) -> list[Path]:
 
     with err.status("drawing"):
-        return heatmap.draw(prepared.output, prepared.options.palette)
+        return heatmap.draw(prepared.output, Look(prepared.options.palette))
 
 
 def _exit_code(figures: Mapping[str, Any], interrupted: bool) -> int:

@@ -28,6 +28,14 @@ _BRACKET = (0.36, 0.43)  # inches under the panel: its ends, its line
 _BRACKET_LABEL = 0.5
 _LETTER = 0.075  # inches that a letter of a label takes, about
 
+_LARGEST, _SMALLEST = 9.5, 6.5  # points of the figures in a cell
+
+
+def text_size(text: str, cell_width: float) -> float:
+    """Points at which `text` fits a cell of so many inches; 0 where that could not be read."""
+    size = min(_LARGEST, 72 * (cell_width - 0.04) / (0.62 * len(text)))
+    return size if size >= _SMALLEST else 0
+
 
 def draw_trained(
     axes: Axes,

@@ -96,7 +96,10 @@ def may_import(module: str, imported: str) -> bool:
             "rich",
             "longctx.plots",
             "longctx.errors",
-            *(f"longctx.eval.{name}" for name in ("config", "effective", "records", "summary")),
+            *(
+                f"longctx.eval.{name}"
+                for name in ("config", "effective", "paired", "records", "summary")
+            ),
         )
     if starts_with(module, "longctx.engine"):
         return not starts_with(imported, "longctx.cli", "longctx.server", "longctx.eval")
