@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +92,20 @@ def figure_of(runs: Sequence[Results], look: Look) -> Figure:
 def _layout_of(results: Results, look: Look, least_width: float) -> Layout:
     brackets = any(results.effective(method).enough_samples for method in results.methods)
     differences = difference.differences(results)
-    return layout_for(
+    layout = layout_for(
         len(results.methods),
         len(results.lengths),
         len(results.depths),
         brackets=brackets,
         differences=bool(differences),
-        legend=len(legend.entries(results, brackets=brackets, differences=differences)),
         least_width=least_width,
     )
+    entries = legend.entries(results, brackets=brackets, differences=differences)
+    return replace(layout, legend_rows=-(-len(entries) // _legend_columns(layout, entries)))
+
+
+def _legend_columns(layout: Layout, entries: Sequence[Any]) -> int:
+    return legend.columns_for(entries, layout.width - layout.left - 0.1)
 
 
 def _draw_run(
@@ -126,7 +132,7 @@ def _draw_run(
     _draw_words(figure, layout, results, title or headline(results))
     entries = legend.entries(results, brackets=layout.brackets, differences=found)
     corner = (layout.left / layout.width, 0.1 / layout.height)
-    legend.draw(figure, entries, corner, layout.legend_columns)
+    legend.draw(figure, entries, corner, _legend_columns(layout, entries))
 
 
 def _draw_panel(
@@ -149,7 +155,7 @@ def _draw_panel(
         spine.set_visible(False)
     if first:
         axes.set_ylabel("needle depth", color=MUTED.hex, labelpad=6)
-    room = layout.panel_width + 0.8 * layout.gap_x
+    room = layout.panel_width + 0.4 * layout.gap_x
     scheme = words.fitted(_scheme_words(results.run["schemes"][method]), room, 8.5)
     name = words.fitted(method, room, 12.5, bold=True)
     above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
@@ -223,28 +229,16 @@ def _draw_differences(
         y = box.y + box.height + (layout.star_row + 0.08) / layout.height
         name = words.fitted(f"{one.method} − {base}", layout.panel_width, 10.5, bold=True)
         figure.text(box.x, y, name, fontsize=10.5, fontweight="bold", color=INK.hex)
-    box = layout.difference(0)
-    top = box.y + box.height
-    figure.text(
-        box.x,
-        top,
-        f"Difference to {base}\non the same prompts",
-        fontsize=10.5,
-        fontweight="bold",
-        color=INK.hex,
-        va="top",
-        linespacing=1.3,
-    )
-    figure.text(
-        box.x,
-        top - 0.5 / layout.height,
-        "prompts found more (+)\nor fewer (−)",
-        fontsize=9,
-        color=MUTED.hex,
-        va="top",
-        linespacing=1.3,
-    )
-    difference.draw_bar(figure, layout.bar(box))
+    x, y = layout.difference_words()
+    style: dict[str, Any] = {"va": "top", "linespacing": 1.3}
+    name = words.fitted(f"to {base}", layout.panel_width, 10.5, bold=True)
+    heading = f"Difference {name}" if layout.columns == 1 else f"Difference\n{name}"
+    figure.text(x, y, heading, fontsize=10.5, fontweight="bold", color=INK.hex, **style)
+    told = ["same prompts,", "found more (+)", "or fewer (−)"]
+    told_text = " ".join(told) if layout.columns == 1 else "\n".join(told)
+    y -= (0.25 if layout.columns == 1 else 0.47) / layout.height
+    figure.text(x, y, told_text, fontsize=9, color=MUTED.hex, **style)
+    difference.draw_bar(figure, layout.bar(layout.difference(1)))
 
 
 def _draw_colour_bar(figure: FigureBase, layout: Layout, colours: Palette) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 PAGE = 12.0  # the width that cells grow into
+_WIDEST = 14.0  # more panels in a row may take so much, with the narrowest cells
 NARROWEST = 7.4  # the title's and the legend's need, however small the grid
 _SIDES = 2.0  # labels on the left, colour bar on the right
 _GAP_X = 0.42
@@ -21,6 +22,7 @@ _PANELS_PER_ROW = 4
 _CELL_WIDTH = (0.27, 1.6)  # text of 7.5 points still fits the narrowest
 _CELL_HEIGHT = (0.2, 0.62)
 _DIFFERENCE = 0.75  # of a cell's height, in the second row
+_DIFFERENCE_WORDS = 0.75  # where panels stand in one column, above the first difference
 
 
 class Box(NamedTuple):
@@ -42,8 +44,8 @@ class Layout:
     depths: int
     brackets: bool
     differences: bool
-    legend: int  # entries
     least_width: float = NARROWEST
+    legend_rows: int = 1
 
     left: float = 0.95
     right: float = 1.05
@@ -72,14 +74,6 @@ class Layout:
         return labels + 0.47 + 0.19 * (self.legend_rows - 1)
 
     @property
-    def legend_columns(self) -> int:
-        return max(2, int(self.width / 2.9))
-
-    @property
-    def legend_rows(self) -> int:
-        return max(1, -(-self.legend // self.legend_columns))
-
-    @property
     def gap_y(self) -> float:
         return self.under + 0.85 + self.above
 
@@ -93,7 +87,7 @@ class Layout:
 
     @property
     def difference_height(self) -> float:
-        return self.panel_height * _DIFFERENCE
+        return max(self.cell_height * _DIFFERENCE, _CELL_HEIGHT[0]) * self.depths
 
     @property
     def difference_gap(self) -> float:
@@ -113,15 +107,22 @@ class Layout:
     def _differences_top(self) -> float:
         """From the top of the figure to the first difference panel."""
         panels = self.rows * self.panel_height + (self.rows - 1) * self.gap_y
-        return self.top + panels + self.under - 0.38 + 0.12 + self.difference_gap
+        words = _DIFFERENCE_WORDS if self.columns == 1 else 0.0
+        return self.top + panels + self.under - 0.26 + self.difference_gap + words
 
     @property
     def height(self) -> float:
         if self.differences:
-            panels = self.rows * self.difference_height + (self.rows - 1) * self.difference_gap
+            rows = self.rows - self._free_rows
+            panels = rows * self.difference_height + (rows - 1) * self.difference_gap
             return self._differences_top + panels + self.bottom
         panels = self.rows * self.panel_height + (self.rows - 1) * self.gap_y
         return self.top + panels + self.bottom
+
+    @property
+    def _free_rows(self) -> int:
+        """The first method has no difference: in one column its place would be a whole row."""
+        return 1 if self.columns == 1 else 0
 
     def panel(self, index: int) -> Box:
         row, column = divmod(index, self.columns)
@@ -135,8 +136,14 @@ class Layout:
 
     def difference(self, index: int) -> Box:
         row, column = divmod(index, self.columns)
+        row -= self._free_rows
         down = self._differences_top + row * (self.difference_height + self.difference_gap)
         return self._box(self._x(column), down, self.panel_width, self.difference_height)
+
+    def difference_words(self) -> tuple[float, float]:
+        """Left and top of what the second row is called, as shares of the figure."""
+        up = self.star_row + 0.2 + (_DIFFERENCE_WORDS if self.columns == 1 else 0.0)
+        return self.left / self.width, 1 - (self._differences_top - up) / self.height
 
     def bar(self, panel: Box) -> Box:
         """The colour bar beside a row of panels, as high as they are but no pillar."""
@@ -159,12 +166,11 @@ def layout_for(
     *,
     brackets: bool = False,
     differences: bool = False,
-    legend: int = 1,
     least_width: float = NARROWEST,
 ) -> Layout:
     """As many panels side by side as fit with readable cells, evenly spread over rows."""
     narrowest = _CELL_WIDTH[0] * lengths + _GAP_X
-    fit = max(1, int((PAGE - _SIDES + _GAP_X + 1.5) / narrowest))
+    fit = max(1, int((_WIDEST - _SIDES + _GAP_X) / narrowest))
     rows = -(-methods // min(_PANELS_PER_ROW, fit))
     columns = -(-methods // rows)
     room = PAGE - _SIDES - _GAP_X * (columns - 1)
@@ -178,7 +184,6 @@ def layout_for(
         depths,
         brackets,
         differences,
-        legend,
         least_width,
     )
 

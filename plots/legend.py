@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -16,8 +17,12 @@ from longctx.eval.summary import Results
 from longctx.plots.difference import Difference
 from longctx.plots.overlays import DASHES, DOTS
 from longctx.plots.palette import BAND, INK, MUTED, NOT_RUN
+from longctx.plots.words import width_of
 
 WIDE = 0.4  # an interval wider than this gets a dot: the cell's colour is a guess
+
+_SIZE = 9
+_HANDLE = 0.65  # inches of an entry before its words, and up to the next
 
 
 def entries(
@@ -68,6 +73,16 @@ def _wide(results: Results) -> bool:
     return any(tally.n and tally.interval.high - tally.interval.low > WIDE for tally in tallies)
 
 
+def columns_for(handles: Sequence[Any], inches: float) -> int:
+    """The most columns that fit side by side; entries fill them from top to bottom."""
+    widths = [_HANDLE + width_of(str(handle.get_label()), _SIZE) for handle in handles]
+    for columns in range(len(handles), 1, -1):
+        # As matplotlib deals them out: five over four columns are 2, 1, 1, 1.
+        if sum(max(column) for column in np.array_split(widths, columns)) <= inches:
+            return columns
+    return 1
+
+
 def draw(
     figure: FigureBase, handles: Sequence[Any], corner: tuple[float, float], columns: int
 ) -> None:
@@ -79,7 +94,7 @@ def draw(
         bbox_transform=figure.transSubfigure,
         ncols=columns,
         frameon=False,
-        fontsize=9,
+        fontsize=_SIZE,
         labelcolor=INK.hex,
         borderpad=0,
         borderaxespad=0,

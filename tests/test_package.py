@@ -98,7 +98,7 @@ def may_import(module: str, imported: str) -> bool:
             "longctx.errors",
             *(
                 f"longctx.eval.{name}"
-                for name in ("config", "effective", "paired", "records", "summary")
+                for name in ("config", "effective", "paired", "ranking", "records", "summary")
             ),
         )
     if starts_with(module, "longctx.engine"):
