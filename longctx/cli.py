@@ -14,6 +14,7 @@ import typer
 from longctx import __version__
 from longctx.errors import UserError
 from longctx.needle_cmd import needle
+from longctx.report_cmd import report
 
 app = typer.Typer(
     name="longctx",
@@ -49,18 +50,19 @@ def info(
     ] = False,
 ) -> None:
     """Show versions, devices, and which attention kernels run here (and why others do not)."""
-    from longctx import info as report
+    from longctx import info as about
 
-    collected = report.collect()
+    collected = about.collect()
     if json:
-        typer.echo(report.to_json(collected))
+        typer.echo(about.to_json(collected))
     else:
-        report.show(collected)
+        about.show(collected)
 
 
 # Commands that live in modules of their own are registered here, one line each:
 #     app.command()(function)
 app.command()(needle)
+app.command()(report)
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ class Look:
     title: str | None = None  # in place of the headline
 
     def __post_init__(self) -> None:
-        _one_of("--palette", self.palette, PALETTES)
-        _one_of("--annotate", self.annotate, ANNOTATE)
+        one_of("--palette", self.palette, PALETTES)
+        one_of("--annotate", self.annotate, ANNOTATE)
 
     @property
     def colours(self) -> Palette:
@@ -29,6 +29,6 @@ class Look:
         return self.annotate == "all" or (self.annotate == "imperfect" and total < n)
 
 
-def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
+def one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UserError(f"{flag} {value}: not known: use {', '.join(known[:-1])} or {known[-1]}")
