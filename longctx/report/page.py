@@ -24,6 +24,7 @@ import longctx
 from longctx.eval.config import show_depth, show_length
 from longctx.eval.effective import MEANING, show_effective
 from longctx.eval.paired import MEANING as STAR_MEANING
+from longctx.eval.ranking import Arm
 from longctx.eval.records import Record
 from longctx.eval.summary import show_tally
 from longctx.plots.difference import show_net
@@ -67,8 +68,11 @@ def render(report: Report, look: Look, *, date: str, command: str) -> str:
         samples=_samples(report),
         rows=_summary_rows(report, look),
         maps=_maps(report, look),
-        within=[_versus_view(report, one) for one in report.within if one.difference.cells],
-        across=[_versus_view(report, one) for one in report.across],
+        within=_within(report),
+        across=[
+            _versus_view(one, f"{report.label(one.arm)} − {report.label(one.base)}")
+            for one in report.across
+        ],
         unpaired=report.several_models and not report.across,
         failures=[_failures(run) for run in report.runs],
         perplexity=[(run, table) for run in report.runs if (table := perplexity.table_of(run))],
@@ -107,21 +111,28 @@ def _title(report: Report) -> str:
 
 def _lead(report: Report) -> str:
     """The page in one sentence, or two."""
-    best = report.ranked[0]
-    first = f"{report.label(best)} holds furthest: {show_effective(best.effective)}."
-    if not best.effective.enough_samples:
-        score = best.results.tally(best.method).score
-        told = "no score yet" if score is None else f"{score:.0%} of all needles found"
-        first = (
-            f"No arm has enough samples for an effective length; {report.label(best)} "
-            f"is ahead with {told}."
+    best, last = report.ranked[0], report.ranked[-1]
+    if best.effective.enough_samples:
+        told = f"{report.label(best)} holds furthest: {_effective(best)}."
+    else:
+        told = (
+            f"{report.label(best)} is ahead with {_found(best)}; "
+            "for an effective length samples are lacking."
         )
-    if len(report.arms) == 1:
-        return first
-    last = report.ranked[-1]
-    score = last.results.tally(last.method).score
-    told = "no score yet" if score is None else f"{score:.0%} found over its whole map"
-    return f"{first} {report.label(last)} comes last: {show_effective(last.effective)}, {told}."
+    if last is best:
+        return told
+    if last.effective.enough_samples:
+        return f"{told} {report.label(last)} comes last: {_effective(last)}."
+    return f"{told} {report.label(last)} comes last with {_found(last)}."
+
+
+def _found(arm: Arm) -> str:
+    tally = arm.results.tally(arm.method)
+    return f"{tally.total:g} of {tally.n} needles found" if tally.n else "no score yet"
+
+
+def _effective(arm: Arm) -> str:
+    return show_effective(arm.effective).replace(">= ", "≥ ")
 
 
 def _samples(report: Report) -> Markup:
@@ -177,7 +188,7 @@ def _summary_rows(report: Report, look: Look) -> list[dict[str, Any]]:
                 "method": arm.method,
                 "arm": report.arms.index(arm),
                 "trained": results.trained_length,
-                "effective": show_effective(effective),
+                "effective": _effective(arm),
                 "known": effective.enough_samples,
                 "ruler": effective.ruler,
                 "nolima": effective.nolima,
@@ -209,7 +220,8 @@ def _maps(report: Report, look: Look) -> list[dict[str, Any]]:
                 "arm": arm,
                 "index": index,
                 "label": report.label(arm),
-                "effective": show_effective(arm.effective),
+                "effective": ("effective length " if arm.effective.enough_samples else "")
+                + _effective(arm),
                 "panel": panels.map_panel(arm, report.label(arm), str(index), look),
             }
             for index, arm in enumerate(report.arms)
@@ -219,9 +231,24 @@ def _maps(report: Report, look: Look) -> list[dict[str, Any]]:
     return maps
 
 
-def _versus_view(report: Report, one: Versus) -> dict[str, Any]:
-    words = f"{report.label(one.arm)} − {report.label(one.base)}"
+def _within(report: Report) -> list[tuple[Run, list[dict[str, Any]]]]:
+    """Runs whose methods were asked the same prompts, with a view of each difference."""
+    found = []
+    for index, run in enumerate(report.runs):
+        views = [
+            _versus_view(one, f"{one.arm.method} − {one.base.method}")
+            for one in report.within
+            if one.arm.run == index and one.difference.cells
+        ]
+        if views:
+            found.append((run, views))
+    return found
+
+
+def _versus_view(one: Versus, words: str) -> dict[str, Any]:
+    stars = ", ".join(show_length(length) for length in one.difference.stars)
     return {
+        "stars": f"differs at {stars}" if stars else "no length differs for certain",
         "words": words,
         "panel": panels.difference_panel(one.arm.results, one.difference, words),
         "lengths": one.difference.lengths,
