@@ -24,6 +24,7 @@ from longctx.needle_cmd import NeedleOptions
 from longctx.needle_prepare import Prepared, prepare
 from longctx.needle_report import print_banner, print_results, proof_words, say
 from longctx.plots import heatmap
+from longctx.plots.live import LiveMap
 from longctx.plots.look import Look
 
 DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
@@ -73,7 +74,12 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
             for method, arm in arms.items()
         }
         # Only now: a run whose model or method cannot be loaded must not claim the folder.
-        run_folder.begin(description)
+        joined = run_folder.begin(description)
+
+        def draw_map() -> LiveMap:
+            so_far = list(run_folder.results.records.values())
+            return LiveMap(summary.Results(joined, so_far, []), options.palette)
+
         for method, arm in arms.items():
             say(err, f"  {method}: {arm.backend}, {proof_words(arm.proof)}")
         obstacle = sharing_obstacle(prepared.model_config)
@@ -82,7 +88,7 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
         say(err, str(prepared.plan(run_folder.results.records, rate)))
         shape, answer_tokens = models.shape_of(prepared.model_config), options.config.answer_tokens
         sharing = prepared.prefix_sharing
-        with ProgressReport(err, pending, shape, answer_tokens, sharing) as report:
+        with ProgressReport(err, pending, shape, answer_tokens, sharing, draw_map) as report:
             sweep.run(pending, arms, run_folder.results, report)
         if options.config.limit is None:
             first = next(iter(sweep.schemes))
