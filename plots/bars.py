@@ -112,7 +112,10 @@ def _draw_row(axes: Axes, row: int, arm: Arm, *, with_model: bool) -> None:
     )
     known = effective.enough_samples
     told = words.fitted(show_effective(effective).replace(">= ", "≥ "), _RIGHT - 0.35, 10)
-    style = {"color": INK.hex if known else MUTED.hex, "fontweight": "bold" if known else "normal"}
+    style: dict[str, Any] = {
+        "color": INK.hex if known else MUTED.hex,
+        "fontweight": "bold" if known else "normal",
+    }
     axes.text(axes.get_xlim()[1], row, f"   {told}", ha="left", fontsize=10, **style, **beside)
 
 

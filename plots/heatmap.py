@@ -26,7 +26,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.patches import Rectangle
 
 from longctx.eval.config import show_depth, show_length
@@ -109,7 +109,7 @@ def _legend_columns(layout: Layout, entries: Sequence[Any]) -> int:
 
 
 def _draw_run(
-    figure: FigureBase, layout: Layout, results: Results, look: Look, title: str | None
+    figure: Figure | SubFigure, layout: Layout, results: Results, look: Look, title: str | None
 ) -> None:
     found = difference.differences(results)
     for index, method in enumerate(results.methods):

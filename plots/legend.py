@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -84,7 +84,7 @@ def columns_for(handles: Sequence[Any], inches: float) -> int:
 
 
 def draw(
-    figure: FigureBase, handles: Sequence[Any], corner: tuple[float, float], columns: int
+    figure: Figure | SubFigure, handles: Sequence[Any], corner: tuple[float, float], columns: int
 ) -> None:
     """`corner`: the lower left one, as a share of the figure."""
     figure.legend(

@@ -38,7 +38,7 @@ _MISSING = "▯"
 REMEDY = "install a font such as Noto Sans CJK, or look at the HTML report"
 
 
-def style(texts: Iterable[str]) -> dict[str, Any]:
+def style(texts: Iterable[str]) -> Any:
     """Settings of matplotlib for a picture that shows these texts."""
     return {
         "font.family": list(families("".join(texts))),

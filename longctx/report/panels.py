@@ -97,11 +97,11 @@ def map_panel(arm: Arm, label: str, key: str, look: Look) -> Panel:
     if trained is not None and frontier.on_the_map(results.lengths, trained):
         border = frontier.border(results.lengths, trained)
         words = f"trained {show_length(trained)}"
-        x, half = frame.x(border), _LETTER * len(words) / 2
-        anchor = "start" if x < half else ("end" if x + half > frame.width else "middle")
-        mark = (x, words, anchor)
+        at, half = frame.x(border), _LETTER * len(words) / 2
+        anchor = "start" if at < half else ("end" if at + half > frame.width else "middle")
+        mark = (at, words, anchor)
         steps = frontier.steps(results.lengths, results.depths, trained)
-        corners = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in steps)
+        corners = " ".join(f"{frame.x(column)},{frame.y(row)}" for column, row in steps)
     return Panel(
         **frame.shared(results),
         height=frame.bottom + _UNDER + (_BRACKET if told else 0),
