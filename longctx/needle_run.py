@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from longctx import models
+from longctx import models, report_cmd
 from longctx.eval import estimate, folder, records, summary
 from longctx.eval.controls import run_closed_book
 from longctx.eval.folder import RunFolder
@@ -142,7 +142,9 @@ def _records_so_far(output: Path) -> dict[str, Any]:
 def _draw(prepared: Prepared, err: Console) -> list[Path]:
 
     with err.status("drawing"):
-        return heatmap.draw(prepared.output, Look(prepared.options.palette))
+        look = Look(prepared.options.palette)
+        page = report_cmd.make(report_cmd.ReportOptions((prepared.output,), look=look))
+        return [*heatmap.draw(prepared.output, look), page]
 
 
 def _exit_code(figures: Mapping[str, Any], interrupted: bool) -> int:

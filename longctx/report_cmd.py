@@ -90,11 +90,11 @@ def report(
         look=Look(palette, annotate, title),
         date=date,
     )
-    write(options)
+    typer.echo(f"wrote {make(options)}")
 
 
-def write(options: ReportOptions) -> Path:
-    """Make the report; returns its path."""
+def make(options: ReportOptions) -> Path:
+    """Write the report; returns its path."""
     from longctx.report.collect import collect
 
     form = _format(options)
@@ -118,7 +118,6 @@ def write(options: ReportOptions) -> Path:
             write_atomically(output, text)
         except OSError as error:
             raise _unwritable(output, error) from None
-    typer.echo(f"wrote {output}")
     return output
 
 
