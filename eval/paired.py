@@ -45,9 +45,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One length: `p` is corrected over the lengths that were compared."""
+    """One length: `p` is corrected over the lengths that were compared.
+
+    `interval` rests on `texts`, drawn whole: of one text it is a point and says nothing, of a few
+    it says little.
+    """
 
     pairs: int
+    texts: int
     first_only: int
     second_only: int
     difference: float
@@ -90,6 +95,7 @@ def compare(pairs: Sequence[Pair]) -> Mapping[int, Comparison]:
     return {
         length: Comparison(
             pairs=len(group),
+            texts=len(_by_document(group)),
             first_only=only[length][0],
             second_only=only[length][1],
             difference=sum(pair.difference for pair in group) / len(group),

@@ -53,6 +53,7 @@ def render(report: Report, look: Look, *, date: str, command: str) -> str:
         "net": show_net,
         "shortened": shortened,
         "pretty": _pretty,
+        "signed": _signed,
     }
     return environment.from_string(_part("page.html")).render(
         report=report,
@@ -266,7 +267,7 @@ def _failures(run: Run) -> dict[str, Any]:
                 "line": run.lines.get(record["key"]),
                 "answer": shortened(str(record.get("response") or "")),
                 "expected": ", ".join(str(value) for value in record.get("expected", [])),
-                "recipe": json.dumps(run.own_recipe(record), ensure_ascii=False, sort_keys=True),
+                "recipe": _compact(run.own_recipe(record)),
             }
             for record in failed[:_FAILURES_SHOWN]
         ],
@@ -294,3 +295,11 @@ def _environment(run: Run) -> list[tuple[str, str]]:
 
 def _pretty(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2, default=dict)
+
+
+def _compact(recipe: dict[str, Any]) -> str:
+    return json.dumps(recipe, ensure_ascii=False, sort_keys=True) if recipe else ""
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")

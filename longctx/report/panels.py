@@ -44,6 +44,7 @@ class Cell:
     hatched: bool
     dot: bool
     place: str  # arm, length and depth, the key of its samples
+    figures: str  # the same as a table has it
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Panel:
     bracket_words: tuple[float, float, str, str] | None  # x, y, words, anchor
     stars: list[float]
     alt: str
+    all_lengths: list[str]
 
 
 def map_panel(arm: Arm, label: str, key: str, look: Look) -> Panel:
@@ -138,6 +140,7 @@ def difference_panel(results: Results, difference: Difference, words: str) -> Pa
                     hatched=False,
                     dot=False,
                     place="",
+                    figures="",
                 )
             )
     stars = [length for length in difference.stars if length in results.lengths]
@@ -200,6 +203,7 @@ class _Frame:
             "columns": self.columns,
             "rows": self.rows,
             "lengths": [(self.x(x), show_length(length)) for x, length in lengths],
+            "all_lengths": [show_length(length) for length in results.lengths],
             "depths": [(self.y(y), show_depth(d)) for y, d in enumerate(results.depths)],
         }
 
@@ -228,14 +232,22 @@ def _cell(arm: Arm, x: int, y: int, frame: _Frame, key: str, look: Look) -> Cell
         hatched=hatched,
         dot=bool(tally.n) and high - low > WIDE,
         place=f"{key}/{length}/{depth:g}",
+        figures=_figures(tally),
     )
 
 
 def tally_words(tally: Tally) -> str:
     """`2 of 3 found, 1 error`."""
     parts = [f"{tally.total:g} of {tally.n} found"] if tally.n else []
-    parts += [f"{count} {_STATES.get(state, state)}" for state, count in _known(tally.others())]
+    parts += [f"{count} {_STATES[state]}" for state, count in _known(tally.others())]
     return ", ".join(parts)
+
+
+def _figures(tally: Tally) -> str:
+    """`2/3 +1 error`."""
+    parts = [f"{tally.total:g}/{tally.n}"] if tally.n else []
+    parts += [f"+{count} {_STATES[state]}" for state, count in _known(tally.others())]
+    return " ".join(parts).removeprefix("+")
 
 
 def _known(states: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -110,4 +110,5 @@ def test_the_interval_draws_whole_texts() -> None:
     second = arm(lambda length, depth, repeat: float(repeat > 0), (512,))
     found = compare(pairs_of(arm(lambda *_: 1.0, (512,)), second))[512]
     assert found.difference == -0.25
+    assert found.texts == 4
     assert found.interval.low == -0.75 and found.interval.high == 0.0
