@@ -49,7 +49,7 @@ def run(options: NeedleOptions) -> int:
         figures = summary.write(prepared.output)
     results = summary.load(prepared.output)
     pictures = _draw(prepared, err)
-    print_results(out, prepared.output, results, figures, pictures)
+    print_results(out, prepared.output, results, figures, pictures, options.palette)
     code = _exit_code(figures, interrupted)
     _print_json(options, {"output": str(prepared.output), "exit_code": code, **figures})
     return code

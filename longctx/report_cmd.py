@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("html", "png", "svg", "csv")
 PICTURES = ("map", "effective")
+_PICTURE_FORMATS = ("png", "svg")
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,15 @@ def make(options: ReportOptions) -> Path:
     from longctx.report.collect import collect
 
     form = _format(options)
+    if options.picture != _options.picture and form not in _PICTURE_FORMATS:
+        raise UserError(
+            f"--picture {options.picture}: {form} has no picture to choose: "
+            f"use --format {' or '.join(_PICTURE_FORMATS)}"
+        )
     output = options.output or _default_output(options.folders, form)
     date = _date(options.date, os.environ)
     found = collect(options.folders)
-    if form in ("png", "svg"):
+    if form in _PICTURE_FORMATS:
         _write_picture(options, found, output)
     else:
         from longctx.eval.records import write_atomically

@@ -313,6 +313,7 @@ def test_where_it_writes(tmp_path: Path, runs: list[Path], monkeypatch: pytest.M
     [
         (["--format", "pdf"], "--format pdf: not known: use html, png, svg or csv"),
         (["--picture", "pie"], "--picture pie: not known: use map or effective"),
+        (["--picture", "effective"], "--picture effective: html has no picture to choose: use"),
         (["--palette", "jet"], "--palette jet: not known"),
         (["--annotate", "some"], "--annotate some: not known"),
         (["--date", "tomorrow"], "--date tomorrow: not a date: write 2026-11-25"),

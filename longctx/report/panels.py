@@ -21,7 +21,7 @@ from longctx.plots.look import Look
 from longctx.plots.overlays import effective_words
 from longctx.plots.palette import difference_colour
 
-_LEFT, _RIGHT, _STRIP, _ABOVE, _UNDER = 46, 8, 40, 16, 22
+_LEFT, _RIGHT, _STRIP, _ABOVE, _UNDER = 46, 8, 40, 20, 22
 _BRACKET = 30
 _LETTER = 6.6  # pixels that a letter of 11 px takes, about
 _STATES = {
