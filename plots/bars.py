@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -35,7 +34,7 @@ _HALF = 0.3  # of a bar's thickness, in rows
 def figure_of(runs: Sequence[Results], look: Look) -> Figure:
     arms = ranked(arms_of(runs))
     texts = [arm.label(with_model=True) for arm in arms]
-    with mpl.rc_context(words.style([*texts, look.title or ""])):
+    with words.styled([*texts, look.title or ""]):
         height = _TOP + _ROW * len(arms) + _BOTTOM
         figure = Figure(figsize=(_WIDTH, height), facecolor="white")
         FigureCanvasAgg(figure)

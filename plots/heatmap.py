@@ -51,7 +51,7 @@ def draw(folder: Path, look: Look | None = None) -> list[Path]:
 
 def save(figure: Figure, file: Path) -> None:
     """PNG or SVG by the name's end. No date and no version: equal records give equal bytes."""
-    with mpl.rc_context(words.style([])):
+    with words.styled([]):
         if file.suffix == ".svg":
             figure.savefig(file, metadata={"Date": None, "Creator": None})
         else:
@@ -65,7 +65,7 @@ def shown_texts(runs: Sequence[Results], look: Look) -> list[str]:
 
 
 def figure_of(runs: Sequence[Results], look: Look) -> Figure:
-    with mpl.rc_context(words.style(shown_texts(runs, look))):
+    with words.styled(shown_texts(runs, look)):
         layouts = [_layout_of(results, look, NARROWEST) for results in runs]
         width = max(layout.width for layout in layouts)
         layouts = [_layout_of(results, look, width) for results in runs]

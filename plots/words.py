@@ -10,10 +10,13 @@ is read as mathematics: a name may hold dollar signs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -38,9 +41,10 @@ _MISSING = "▯"
 REMEDY = "install a font such as Noto Sans CJK, or look at the HTML report"
 
 
-def style(texts: Iterable[str]) -> Any:
-    """Settings of matplotlib for a picture that shows these texts."""
-    return {
+@contextmanager
+def styled(texts: Iterable[str]) -> Iterator[None]:
+    """matplotlib's settings for a picture that shows these texts, while it is made or saved."""
+    settings: Any = {
         "font.family": list(families("".join(texts))),
         "font.size": 10,
         "text.parse_math": False,
@@ -48,6 +52,15 @@ def style(texts: Iterable[str]) -> Any:
         "svg.hashsalt": "longctx",  # ids in the file would be random otherwise
         "svg.fonttype": "path",
     }
+    # Fonts for CJK often come in one weight, and every bold name would be a line on stderr.
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with mpl.rc_context(settings):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def families(text: str) -> tuple[str, ...]:
