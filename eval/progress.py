@@ -1,17 +1,19 @@
-"""Tell the person what happens: a bar with the time left on a terminal, plain lines elsewhere.
+"""Tell the person what happens: map, bar and time left on a terminal, plain lines elsewhere.
 
 Everything goes to stderr; stdout belongs to results. Time left is remaining work at the rate of the
 finished cells: cells differ a hundredfold, so counting them would mislead. The rate goes by what a
-cell computed, the remaining work by what cells are expected to share with the one before.
+cell computed, the remaining work by what cells are expected to share with the one before. What the
+map looks like is the caller's business; where the terminal is too low for it, the bar stands alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from longctx.eval.config import show_depth, show_length
@@ -32,6 +34,7 @@ class ProgressReport:
         shape: Shape,
         answer_tokens: int,
         prefix_sharing: bool,
+        draw_map: Callable[[], RenderableType] | None = None,
     ) -> None:
         self._console = console
         self._shape, self._answer_tokens = shape, answer_tokens
@@ -41,6 +44,9 @@ class ProgressReport:
         self._count = len(pending)
         self._finished = 0
         self._began = time.perf_counter()
+        self._draw_map = draw_map
+        self._map: RenderableType | None = None
+        self._live: Live | None = None
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -53,12 +59,19 @@ class ProgressReport:
                 TextColumn("{task.fields[counted]}"),
                 TextColumn("[cyan]{task.fields[left]}"),
                 console=self._console,
-                transient=True,
+                auto_refresh=False,
             )
             self._task = self._bar.add_task(
                 "starting", total=self._total, counted=f"0/{self._count}", left=""
             )
-            self._bar.start()
+            self._update_map()
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._frame,
+                refresh_per_second=4,
+                transient=True,
+            )
+            self._live.start(refresh=True)
         return self
 
     def __exit__(
@@ -67,8 +80,21 @@ class ProgressReport:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
+
+    def _frame(self) -> RenderableType:
+        """What stands at the bottom of the terminal now."""
+        bar: RenderableType = self._bar if self._bar is not None else ""
+        if self._map is None:
+            return bar
+        # Rows: a blank line and the bar, and one for the line that is being printed.
+        rows = len(self._console.render_lines(self._map, pad=False))
+        return bar if rows + 3 > self._console.height else Group(self._map, "", bar)
+
+    def _update_map(self) -> None:
+        if self._draw_map is not None:
+            self._map = self._draw_map()
 
     def started(self, cell: Cell) -> None:
         if self._bar is not None:
@@ -85,6 +111,7 @@ class ProgressReport:
         line = f"{counted:>7}  {_name(cell):<34} {mark} in {record['total_s']:.1f} s"
         if self._bar is not None:
             self._bar.update(self._task, completed=completed, counted=counted, left=left)
+            self._update_map()
             self._console.print(line, highlight=False)
         else:
             self._console.print(f"{line}{', ' + left if left else ''}", highlight=False)

@@ -1,4 +1,4 @@
-"""Figures from counts and scores: 95 % intervals, with and without shared documents.
+"""Figures from counts and scores: 95 % intervals, with and without shared documents, paired tests.
 
 Pure functions of numbers: the same numbers give the same interval, the bootstrap's included.
 """
@@ -98,3 +98,25 @@ def resampling_units(
         size = max(size, -(-total // _BLOCKS_AT_MOST), 1)
         units += [document[start : start + size] for start in range(0, len(document), size)]
     return "blocks", units
+
+
+def mcnemar_exact(first_only: int, second_only: int) -> float:
+    """Two-sided p that two arms are equally good, from the pairs in which just one was right.
+
+    Pairs in which both or none was right say nothing about which arm is better.
+    """
+    discordant = first_only + second_only
+    fewer = min(first_only, second_only)
+    tail = sum(math.comb(discordant, k) for k in range(fewer + 1))
+    return min(1.0, tail / 2 ** max(discordant - 1, 0))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p corrected for the number of tests (Holm 1979), in the order given."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected

@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +89,32 @@ class Results:
     def trained_length(self) -> int | None:
         return self.run.get("trained_length")
 
+    @cached_property
+    def _by_cell(self) -> dict[tuple[str, int, float], list[Record]]:
+        found: dict[tuple[str, int, float], list[Record]] = {}
+        for record in self.records:
+            place = (record["scheme"]["method"], record["length"], record["depth"])
+            found.setdefault(place, []).append(record)
+        return found
+
+    def chosen(
+        self, method: str, length: int | None = None, depth: float | None = None
+    ) -> list[Record]:
+        """The records of a cell, or of all cells over what is left out."""
+        if length is not None and depth is not None:
+            return list(self._by_cell.get((method, length, depth), ()))
+        return [
+            record
+            for place, found in self._by_cell.items()
+            for record in found
+            if place[0] == method
+            and (length is None or place[1] == length)
+            and (depth is None or place[2] == depth)
+        ]
+
     def tally(self, method: str, length: int | None = None, depth: float | None = None) -> Tally:
         """Pooled over what is left out; samples of the grid that have no record are `not_run`."""
-        chosen = [
-            record
-            for record in self.records
-            if record["scheme"]["method"] == method
-            and (length is None or record["length"] == length)
-            and (depth is None or record["depth"] == depth)
-        ]
+        chosen = self.chosen(method, length, depth)
         expected = (
             (len(self.lengths) if length is None else 1)
             * (len(self.depths) if depth is None else 1)
@@ -111,12 +129,8 @@ class Results:
     def by_document(self, method: str, length: int) -> list[list[float]]:
         """Scores grouped by what they share: the depths of one repeat have one text and needle."""
         groups: dict[int, list[float]] = {}
-        for record in self.records:
-            if (
-                record["scheme"]["method"] == method
-                and record["length"] == length
-                and record["status"] in SCORED
-            ):
+        for record in self.chosen(method, length):
+            if record["status"] in SCORED:
                 groups.setdefault(record["repeat"], []).append(record["score"])
         return [groups[repeat] for repeat in sorted(groups)]
 

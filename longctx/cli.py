@@ -18,6 +18,7 @@ from longctx.perplexity_cmd import perplexity
 from longctx.reconstruct_cmd import reconstruct
 from longctx.rescore_cmd import rescore
 from longctx.tasks_cmd import tasks
+from longctx.report_cmd import report
 
 app = typer.Typer(
     name="longctx",
@@ -53,13 +54,13 @@ def info(
     ] = False,
 ) -> None:
     """Show versions, devices, and which attention kernels run here (and why others do not)."""
-    from longctx import info as report
+    from longctx import info as about
 
-    collected = report.collect()
+    collected = about.collect()
     if json:
-        typer.echo(report.to_json(collected))
+        typer.echo(about.to_json(collected))
     else:
-        report.show(collected)
+        about.show(collected)
 
 
 # Commands that live in modules of their own are registered here, one line each:
@@ -69,6 +70,7 @@ app.command()(perplexity)
 app.command()(rescore)
 app.command()(reconstruct)
 app.command()(tasks)
+app.command()(report)
 
 
 def main() -> None:

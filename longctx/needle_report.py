@@ -62,9 +62,10 @@ def print_results(
     results: Results,
     figures: Mapping[str, Any],
     pictures: Sequence[Path],
+    palette: str,
 ) -> None:
     out.print()
-    out.print(TerminalMap(results))
+    out.print(TerminalMap(results, palette))
     out.print()
     table = Table("method", box=None, pad_edge=False, header_style="bold")
     for length in results.lengths:

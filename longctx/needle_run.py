@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from longctx import models
+from longctx import models, report_cmd
 from longctx.eval import estimate, folder, records, summary
 from longctx.eval.controls import run_closed_book
 from longctx.eval.folder import RunFolder
@@ -24,6 +24,8 @@ from longctx.needle_cmd import NeedleOptions
 from longctx.needle_prepare import Prepared, prepare
 from longctx.needle_report import print_banner, print_results, proof_words, say
 from longctx.plots import heatmap
+from longctx.plots.live import LiveMap
+from longctx.plots.look import Look
 
 DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
 
@@ -47,7 +49,7 @@ def run(options: NeedleOptions) -> int:
         figures = summary.write(prepared.output)
     results = summary.load(prepared.output)
     pictures = _draw(prepared, err)
-    print_results(out, prepared.output, results, figures, pictures)
+    print_results(out, prepared.output, results, figures, pictures, options.palette)
     code = _exit_code(figures, interrupted)
     _print_json(options, {"output": str(prepared.output), "exit_code": code, **figures})
     return code
@@ -72,7 +74,12 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
             for method, arm in arms.items()
         }
         # Only now: a run whose model or method cannot be loaded must not claim the folder.
-        run_folder.begin(description)
+        joined = run_folder.begin(description)
+
+        def draw_map() -> LiveMap:
+            so_far = list(run_folder.results.records.values())
+            return LiveMap(summary.Results(joined, so_far, []), options.palette)
+
         for method, arm in arms.items():
             say(err, f"  {method}: {arm.backend}, {proof_words(arm.proof)}")
         obstacle = sharing_obstacle(prepared.model_config)
@@ -81,7 +88,7 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
         say(err, str(prepared.plan(run_folder.results.records, rate)))
         shape, answer_tokens = models.shape_of(prepared.model_config), options.config.answer_tokens
         sharing = prepared.prefix_sharing
-        with ProgressReport(err, pending, shape, answer_tokens, sharing) as report:
+        with ProgressReport(err, pending, shape, answer_tokens, sharing, draw_map) as report:
             sweep.run(pending, arms, run_folder.results, report)
         if options.config.limit is None:
             first = next(iter(sweep.schemes))
@@ -135,7 +142,9 @@ def _records_so_far(output: Path) -> dict[str, Any]:
 def _draw(prepared: Prepared, err: Console) -> list[Path]:
 
     with err.status("drawing"):
-        return heatmap.draw(prepared.output, prepared.options.palette)
+        look = Look(prepared.options.palette)
+        page = report_cmd.make(report_cmd.ReportOptions((prepared.output,), look=look))
+        return [*heatmap.draw(prepared.output, look), page]
 
 
 def _exit_code(figures: Mapping[str, Any], interrupted: bool) -> int:

@@ -23,15 +23,14 @@ def rescore(
     import json as json_module
     import sys
 
-    from longctx.errors import UserError
+    from longctx import report_cmd
     from longctx.eval import summary
     from longctx.eval.folder import RunFolder
     from longctx.eval.rescore import rescore as judge_again
     from longctx.plots import heatmap
-    from longctx.plots.palette import PALETTES
+    from longctx.plots.look import Look
 
-    if palette not in PALETTES:
-        raise UserError(f"--palette {palette}: not known: use {' or '.join(PALETTES)}")
+    look = Look(palette)
     summary.load(folder)  # before the lock makes a folder of a misspelt name
     with RunFolder(folder) as run_folder:
         told = judge_again(run_folder, write=not dry_run)
@@ -39,7 +38,8 @@ def rescore(
             summary.write(folder)
     names = "nothing was written"
     if not dry_run:
-        pictures = ", ".join(file.name for file in heatmap.draw(folder, palette))
+        page = report_cmd.make(report_cmd.ReportOptions((folder,), look=look))
+        pictures = ", ".join(file.name for file in (*heatmap.draw(folder, look), page))
         names = f"wrote {folder}/ with summary.md and {pictures}"
     print(f"{told}; {names}", file=sys.stderr if json else sys.stdout)
     if json:

@@ -7,17 +7,18 @@ One panel per method on one fixed scale, so that panels and runs compare at a gl
     0           |
     0 %  [ ][ ] | [ ][x]      columns: lengths as equal cells
          [ ][ ] |- -[3/5]     rows: depths, the start of the document on top
-    100 %[ ][ ] | [ ][ ]      dashed: one trained window before the question
-         └────┘               bracket: the effective length
+    100 %[ ][ ] | [ ][.]      dashed: one trained window before the question
+         └────┘               bracket: the effective length; dot: a wide interval
 
-Reads records and draws; computes no score. Equal folders give equal bytes.
+Under it each method's difference to the first one (plots.difference). Several runs lie below each
+other. Reads records and draws; computes no score. Equal folders give equal bytes.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,213 +26,152 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.patches import Rectangle
 
 from longctx.eval.config import show_depth, show_length
 from longctx.eval.summary import Results, Tally, load
-from longctx.plots import legend, overlays
-from longctx.plots.palette import INK, MUTED, NOT_RUN, PALETTES, Palette, palette
+from longctx.plots import difference, legend, overlays, words
+from longctx.plots.layout import NARROWEST, Layout, layout_for
+from longctx.plots.look import Look
+from longctx.plots.palette import INK, MUTED, NOT_RUN, PALETTES, Palette
 
 DPI = 200
-_PANELS_PER_ROW = 4
-_NARROWEST = 7.4  # inches: the title's and the legend's need, however small the grid
-STYLE: Any = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters everywhere
-    "font.size": 10,
-    "hatch.linewidth": 0.9,
-    "svg.hashsalt": "longctx",  # ids in the file would be random otherwise
-    "svg.fonttype": "path",
-}
+_TITLE = 0.62  # inches for a title over several runs
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Inches. Cells grow with the room there is, within limits that keep text readable."""
-
-    columns: int
-    rows: int
-    cell_width: float
-    cell_height: float
-    lengths: int
-    depths: int
-    brackets: bool
-    legend: int  # entries
-
-    left: float = 0.95
-    right: float = 1.05
-    strip: float = 0.5
-    strip_gap: float = 0.1
-    gap_x: float = 0.42
-
-    @property
-    def above(self) -> float:
-        """From a panel up to the top of its strip."""
-        return self.strip + self.strip_gap
-
-    @property
-    def top(self) -> float:
-        return 1.55 + self.above
-
-    @property
-    def bottom(self) -> float:
-        return (1.22 if self.brackets else 0.92) + 0.19 * (self.legend_rows - 1)
-
-    @property
-    def legend_columns(self) -> int:
-        return max(2, int(self.width / 2.9))
-
-    @property
-    def legend_rows(self) -> int:
-        return max(1, -(-self.legend // self.legend_columns))
-
-    @property
-    def gap_y(self) -> float:
-        return 1.23 + self.above + (0.3 if self.brackets else 0)
-
-    @property
-    def panel_width(self) -> float:
-        return self.cell_width * self.lengths
-
-    @property
-    def panel_height(self) -> float:
-        return self.cell_height * self.depths
-
-    @property
-    def width(self) -> float:
-        return max(self.panels_right + self.right, _NARROWEST)
-
-    @property
-    def panels_right(self) -> float:
-        panels = self.columns * self.panel_width + (self.columns - 1) * self.gap_x
-        return self.left + panels
-
-    @property
-    def height(self) -> float:
-        panels = self.rows * self.panel_height + (self.rows - 1) * self.gap_y
-        return self.top + panels + self.bottom
-
-
-def layout_for(
-    methods: int, lengths: int, depths: int, *, brackets: bool = False, legend: int = 1
-) -> Layout:
-    rows = -(-methods // _PANELS_PER_ROW)
-    columns = -(-methods // rows)
-    room = 12.0 - 2.0 - 0.42 * (columns - 1)
-    cell_width = min(max(room / columns / lengths, 0.42), 1.6)
-    # A map reads best as wide cells in a panel that is not taller than a page.
-    cell_height = min(max(3.4 / depths, 0.26), 0.62)
-    return Layout(columns, rows, cell_width, cell_height, lengths, depths, brackets, legend)
-
-
-def draw(folder: Path, palette_name: str = "default") -> list[Path]:
+def draw(folder: Path, look: Look | None = None) -> list[Path]:
     """Write heatmap.png and heatmap.svg into the run folder; returns their paths."""
-    figure = figure_of(load(folder), palette(palette_name))
+    figure = figure_of([load(folder)], look or Look())
     files = [folder / "heatmap.png", folder / "heatmap.svg"]
-    with mpl.rc_context(STYLE):
-        # No date and no version in the files: the same records give the same bytes.
-        figure.savefig(files[0], dpi=DPI, metadata={"Software": None})
-        figure.savefig(files[1], metadata={"Date": None, "Creator": None})
+    for file in files:
+        save(figure, file)
     return files
 
 
-def figure_of(results: Results, colours: Palette) -> Figure:
-    with mpl.rc_context(STYLE):
-        effective = {method: results.effective(method) for method in results.methods}
-        brackets = any(found.enough_samples for found in effective.values())
-        entries = legend.entries(results, brackets=brackets)
-        layout = layout_for(
-            len(results.methods),
-            len(results.lengths),
-            len(results.depths),
-            brackets=brackets,
-            legend=len(entries),
-        )
-        figure = Figure(figsize=(layout.width, layout.height), facecolor="white")
+def save(figure: Figure, file: Path) -> None:
+    """PNG or SVG by the name's end. No date and no version: equal records give equal bytes."""
+    with words.styled([]):
+        if file.suffix == ".svg":
+            figure.savefig(file, metadata={"Date": None, "Creator": None})
+        else:
+            figure.savefig(file, dpi=DPI, metadata={"Software": None})
+
+
+def shown_texts(runs: Sequence[Results], look: Look) -> list[str]:
+    """What comes from outside and stands in the picture: names in any language."""
+    names = [text for run in runs for text in (headline(run), run.run["haystack"]["id"])]
+    return [*names, look.title or ""]
+
+
+def figure_of(runs: Sequence[Results], look: Look) -> Figure:
+    with words.styled(shown_texts(runs, look)):
+        layouts = [_layout_of(results, look, NARROWEST) for results in runs]
+        width = max(layout.width for layout in layouts)
+        layouts = [_layout_of(results, look, width) for results in runs]
+        heights = [layout.height for layout in layouts]
+        titled = len(runs) > 1 and look.title is not None
+        whole = sum(heights) + (_TITLE if titled else 0)
+        figure = Figure(figsize=(width, whole), facecolor="white")
         FigureCanvasAgg(figure)
-        for index, method in enumerate(results.methods):
-            row, column = divmod(index, layout.columns)
-            axes = figure.add_axes(_panel_box(layout, row, column))
-            _draw_panel(axes, layout, results, method, colours, first=column == 0)
-            overlays.draw_effective(
-                axes,
-                results.lengths,
-                effective[method],
-                height=layout.panel_height,
-                cell_width=layout.cell_width,
+        if len(runs) == 1:
+            _draw_run(figure, layouts[0], runs[0], look, look.title)
+            return figure
+        ratios = [_TITLE, *heights] if titled else heights
+        parts = figure.subfigures(len(ratios), 1, squeeze=False, height_ratios=ratios, hspace=0)
+        if titled:
+            title = words.fitted(look.title or "", width - 1.4, 17, bold=True)
+            parts[0, 0].text(
+                layouts[0].left / width, 0.3, title, fontsize=17, fontweight="bold", color=INK.hex
             )
-        for index, method in enumerate(results.methods):
-            row, column = divmod(index, layout.columns)
-            axes = figure.add_axes(_strip_box(layout, row, column))
-            overlays.draw_strip(axes, results, method, first=column == 0, threshold=layout.brackets)
-        _draw_colour_bar(figure, layout, colours)
-        _draw_words(figure, layout, results)
-        corner = (layout.left / layout.width, 0.1 / layout.height)
-        legend.draw(figure, entries, corner, layout.legend_columns)
+        for part, layout, results in zip(parts[titled:, 0], layouts, runs, strict=True):
+            _draw_run(part, layout, results, look, None)
         return figure
 
 
-def _panel_box(layout: Layout, row: int, column: int) -> tuple[float, float, float, float]:
-    """Left, bottom, width and height as shares of the figure."""
-    x = layout.left + column * (layout.panel_width + layout.gap_x)
-    y = layout.height - layout.top - layout.panel_height
-    y -= row * (layout.panel_height + layout.gap_y)
-    return (
-        x / layout.width,
-        y / layout.height,
-        layout.panel_width / layout.width,
-        layout.panel_height / layout.height,
+def _layout_of(results: Results, look: Look, least_width: float) -> Layout:
+    brackets = any(results.effective(method).enough_samples for method in results.methods)
+    differences = difference.differences(results)
+    layout = layout_for(
+        len(results.methods),
+        len(results.lengths),
+        len(results.depths),
+        brackets=brackets,
+        differences=bool(differences),
+        least_width=least_width,
     )
+    entries = legend.entries(results, brackets=brackets, differences=differences)
+    return replace(layout, legend_rows=-(-len(entries) // _legend_columns(layout, entries)))
 
 
-def _strip_box(layout: Layout, row: int, column: int) -> tuple[float, float, float, float]:
-    x, y, width, height = _panel_box(layout, row, column)
-    return x, y + height + layout.strip_gap / layout.height, width, layout.strip / layout.height
+def _legend_columns(layout: Layout, entries: Sequence[Any]) -> int:
+    return legend.columns_for(entries, layout.width - layout.left - 0.1)
+
+
+def _draw_run(
+    figure: Figure | SubFigure, layout: Layout, results: Results, look: Look, title: str | None
+) -> None:
+    found = difference.differences(results)
+    for index, method in enumerate(results.methods):
+        axes = figure.add_axes(layout.panel(index))
+        _draw_panel(axes, layout, results, method, look, first=index % layout.columns == 0)
+        overlays.draw_effective(
+            axes,
+            results.lengths,
+            results.effective(method),
+            height=layout.panel_height,
+            cell_width=layout.cell_width,
+        )
+    for index, method in enumerate(results.methods):
+        axes = figure.add_axes(layout.strip_of(index))
+        first = index % layout.columns == 0
+        overlays.draw_strip(axes, results, method, first=first, threshold=layout.brackets)
+    if found:
+        _draw_differences(figure, layout, results, found)
+    _draw_colour_bar(figure, layout, look.colours)
+    _draw_words(figure, layout, results, title or headline(results))
+    entries = legend.entries(results, brackets=layout.brackets, differences=found)
+    corner = (layout.left / layout.width, 0.1 / layout.height)
+    legend.draw(figure, entries, corner, _legend_columns(layout, entries))
 
 
 def _draw_panel(
-    axes: Axes, layout: Layout, results: Results, method: str, colours: Palette, *, first: bool
+    axes: Axes, layout: Layout, results: Results, method: str, look: Look, *, first: bool
 ) -> None:
     lengths, depths = results.lengths, results.depths
     axes.set_xlim(-0.5, len(lengths) - 0.5)
     axes.set_ylim(len(depths) - 0.5, -0.5)
     for x, length in enumerate(lengths):
         for y, depth in enumerate(depths):
-            _draw_cell(axes, x, y, results.tally(method, length, depth), colours)
+            _draw_cell(axes, layout, (x, y), results.tally(method, length, depth), look)
     top = -0.5 - layout.above / layout.cell_height
     overlays.draw_trained(axes, lengths, depths, results.trained_length, top=top)
 
-    axes.set_xticks(range(len(lengths)), [show_length(length) for length in lengths])
+    shown = range(0, len(lengths), _label_every(layout, lengths))
+    axes.set_xticks(shown, [show_length(lengths[index]) for index in shown])
     axes.set_yticks(range(len(depths)), [show_depth(depth) for depth in depths] if first else [])
     axes.tick_params(length=0, labelcolor=INK.hex, labelsize=10, pad=5)
     for spine in axes.spines.values():
         spine.set_visible(False)
     if first:
         axes.set_ylabel("needle depth", color=MUTED.hex, labelpad=6)
+    room = layout.panel_width + 0.4 * layout.gap_x
+    scheme = words.fitted(_scheme_words(results.run["schemes"][method]), room, 8.5)
+    name = words.fitted(method, room, 12.5, bold=True)
+    above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    points = 72 * layout.above
     axes.annotate(
-        method,
-        (0, 1),
-        (0, 72 * layout.above + 34),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=12.5,
-        fontweight="bold",
-        color=INK.hex,
+        name, (0, 1), (0, points + 34), fontsize=12.5, fontweight="bold", color=INK.hex, **above
     )
-    axes.annotate(
-        _scheme_words(results.run["schemes"][method]),
-        (0, 1),
-        (0, 72 * layout.above + 21),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=8.5,
-        color=MUTED.hex,
-    )
+    axes.annotate(scheme, (0, 1), (0, points + 21), fontsize=8.5, color=MUTED.hex, **above)
 
 
-def _draw_cell(axes: Axes, x: int, y: int, tally: Tally, colours: Palette) -> None:
+def _draw_cell(
+    axes: Axes, layout: Layout, place: tuple[int, int], tally: Tally, look: Look
+) -> None:
+    x, y = place
     others = tally.others()
-    colour = NOT_RUN if tally.score is None else colours.colour(tally.score)
+    colour = NOT_RUN if tally.score is None else look.colours.colour(tally.score)
     ink = MUTED if tally.score is None else colour.ink
     hatched = bool(others.get("error") or others.get("truncated_output"))
     corner = (x - 0.5, y - 0.5)
@@ -242,25 +182,67 @@ def _draw_cell(axes: Axes, x: int, y: int, tally: Tally, colours: Palette) -> No
             Rectangle(corner, 1, 1, facecolor="none", edgecolor=ink.hex, hatch="////", linewidth=0)
         )
     axes.add_patch(Rectangle(corner, 1, 1, facecolor="none", edgecolor="white", linewidth=1.6))
+    low, high = tally.interval
+    if tally.n and high - low > legend.WIDE:
+        right, up = (0.09 / size for size in (layout.cell_width, layout.cell_height))
+        dot: dict[str, Any] = {"markersize": 2.6, "markeredgewidth": 0, "alpha": 0.6, "zorder": 4}
+        axes.plot(x + 0.5 - right, y - 0.5 + up, marker="o", color=ink.hex, **dot)
     if others.get("overflow"):
-        axes.plot(x, y, marker="x", markersize=9, markeredgewidth=1.8, color=ink.hex)
-    elif tally.n and tally.total < tally.n:
-        text = axes.text(x, y, f"{tally.total:g}/{tally.n}", ha="center", va="center", zorder=5)
-        text.set(fontsize=9.5, color=ink.hex)
+        size = min(9, 45 * layout.cell_height, 45 * layout.cell_width)
+        axes.plot(x, y, marker="x", markersize=size, markeredgewidth=1.8, color=ink.hex)
+        return
+    count = f"{tally.total:g}/{tally.n}"
+    size = overlays.text_size(count, layout.cell_width)
+    if tally.n and size and look.shows_count(tally.total, tally.n):
+        text = axes.text(x, y, count, ha="center", va="center", zorder=5)
+        text.set(fontsize=size, color=ink.hex)
         # Hatching and the frontier pass behind the figures, not through them.
         text.set_bbox({"boxstyle": "square,pad=0.12", "facecolor": colour.hex, "linewidth": 0})
 
 
-def _draw_colour_bar(figure: Figure, layout: Layout, colours: Palette) -> None:
-    height = min(layout.panel_height, 2.6)
-    bottom = layout.height - layout.top - layout.panel_height
-    box = (
-        (layout.panels_right + 0.3) / layout.width,
-        bottom / layout.height,
-        0.16 / layout.width,
-        height / layout.height,
-    )
-    axes = figure.add_axes(box)
+def _label_every(layout: Layout, lengths: Sequence[int]) -> int:
+    """One length label of so many, so that neighbours stay apart."""
+    widest = max(words.width_of(show_length(length), 10) for length in lengths)
+    return max(1, -(-int(100 * (widest + 0.08)) // int(100 * layout.cell_width)))
+
+
+def _draw_differences(
+    figure: FigureBase,
+    layout: Layout,
+    results: Results,
+    found: Sequence[difference.Difference],
+) -> None:
+    base = results.methods[0]
+    every = _label_every(layout, results.lengths)
+    for index, one in enumerate(found, start=1):
+        box = layout.difference(index)
+        axes = figure.add_axes(box)
+        difference.draw(
+            axes,
+            results.lengths,
+            results.depths,
+            one,
+            first=index == 1 or index % layout.columns == 0,
+            every=every,
+            text_size=overlays.text_size("−00", layout.cell_width),
+        )
+        y = box.y + box.height + (layout.star_row + 0.08) / layout.height
+        name = words.fitted(f"{one.method} − {base}", layout.panel_width, 10.5, bold=True)
+        figure.text(box.x, y, name, fontsize=10.5, fontweight="bold", color=INK.hex)
+    x, y = layout.difference_words()
+    style: dict[str, Any] = {"va": "top", "linespacing": 1.3}
+    name = words.fitted(f"to {base}", layout.panel_width, 10.5, bold=True)
+    heading = f"Difference {name}" if layout.columns == 1 else f"Difference\n{name}"
+    figure.text(x, y, heading, fontsize=10.5, fontweight="bold", color=INK.hex, **style)
+    told = ["same prompts,", "found more (+)", "or fewer (−)"]
+    told_text = " ".join(told) if layout.columns == 1 else "\n".join(told)
+    y -= (0.25 if layout.columns == 1 else 0.47) / layout.height
+    figure.text(x, y, told_text, fontsize=9, color=MUTED.hex, **style)
+    difference.draw_bar(figure, layout.bar(layout.difference(1)))
+
+
+def _draw_colour_bar(figure: FigureBase, layout: Layout, colours: Palette) -> None:
+    axes = figure.add_axes(layout.bar(layout.panel(0)))
     stops = [tuple(part / 255 for part in stop) for stop in colours.stops]
     cmap = LinearSegmentedColormap.from_list(colours.name, stops)
     mappable = mpl.cm.ScalarMappable(Normalize(0, 1), cmap)
@@ -271,25 +253,33 @@ def _draw_colour_bar(figure: Figure, layout: Layout, colours: Palette) -> None:
     bar.ax.set_title("score", fontsize=9, color=MUTED.hex, loc="left", pad=7)
 
 
-def _draw_words(figure: Figure, layout: Layout, results: Results) -> None:
+def headline(results: Results) -> str:
+    return f"Needle in a haystack: {Path(results.run['model']['name']).name}"
+
+
+def subtitle(results: Results) -> str:
     run = results.run
-    x = layout.left / layout.width
-
-    def place(inches: float, text: str, **style: Any) -> None:
-        y = 1 - inches / layout.height if inches >= 0 else -inches / layout.height
-        figure.text(x, y, text, ha="left", va="center", **style)
-
-    name = Path(run["model"]["name"]).name
-    place(0.34, f"Needle in a haystack: {name}", fontsize=15, fontweight="bold", color=INK.hex)
+    text, seed = str(run["haystack"]["id"]), f"seed {run['settings']['seed']}"
+    # Generated prose has the seed in its name.
+    if not text.endswith(seed):
+        text = f"{text}, {seed}"
     repeats = run["grid"]["repeats"]
     samples = "one sample a cell" if repeats == 1 else f"{repeats} samples a cell"
-    place(
-        0.64,
-        f"text: {run['haystack']['id']}, seed {run['settings']['seed']}, {samples}"
-        " · across: prompt length in tokens",
-        fontsize=9.5,
-        color=MUTED.hex,
-    )
+    return f"{text}, {samples}"
+
+
+def _draw_words(figure: FigureBase, layout: Layout, results: Results, title: str) -> None:
+    room = layout.width - layout.left - 0.2
+
+    def place(inches: float, text: str, **style: Any) -> None:
+        x, y = layout.left / layout.width, 1 - inches / layout.height
+        figure.text(x, y, text, ha="left", va="center", **style)
+
+    shown = words.fitted(title, room, 15, bold=True)
+    place(0.34, shown, fontsize=15, fontweight="bold", color=INK.hex)
+    across = " · across: prompt length in tokens"
+    text = words.fitted(f"text: {subtitle(results)}", room - words.width_of(across, 9.5), 9.5)
+    place(0.64, text + across, fontsize=9.5, color=MUTED.hex)
 
 
 def _scheme_words(scheme: dict[str, Any]) -> str:
@@ -309,10 +299,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m longctx.plots.heatmap", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--palette", choices=PALETTES, default="default")
+    parser.add_argument("--palette", choices=PALETTES, default=Look.palette)
     options = parser.parse_args(arguments)
     try:
-        for file in draw(options.folder, options.palette):
+        for file in draw(options.folder, Look(options.palette)):
             print(file)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

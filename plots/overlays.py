@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from longctx.eval.config import show_length
 from longctx.eval.effective import THRESHOLD, Effective
 from longctx.eval.summary import Results
+from longctx.plots import frontier
 from longctx.plots.palette import BAND, INK, MUTED, NOT_RUN
 
 DASHES = (0, (4, 2.5))
@@ -27,6 +27,14 @@ DOTS = (0, (1, 1.6))
 _BRACKET = (0.36, 0.43)  # inches under the panel: its ends, its line
 _BRACKET_LABEL = 0.5
 _LETTER = 0.075  # inches that a letter of a label takes, about
+
+_LARGEST, _SMALLEST = 9.5, 6.5  # points of the figures in a cell
+
+
+def text_size(text: str, cell_width: float) -> float:
+    """Points at which `text` fits a cell of so many inches; 0 where that could not be read."""
+    size = min(_LARGEST, 72 * (cell_width - 0.04) / (0.62 * len(text)))
+    return size if size >= _SMALLEST else 0
 
 
 def draw_trained(
@@ -41,9 +49,9 @@ def draw_trained(
 
     `top` is where the line begins, in rows: above the first one where there is a strip.
     """
-    if trained is None or trained < lengths[0] // 2 or trained >= 2 * lengths[-1]:
+    if trained is None or not frontier.on_the_map(lengths, trained):
         return
-    border = sum(length <= trained for length in lengths) - 0.5
+    border = frontier.border(lengths, trained)
     axes.plot([border, border], [top, len(depths) - 0.5], color=INK.hex, linewidth=2, clip_on=False)
     axes.annotate(
         f"trained {show_length(trained)}",
@@ -55,27 +63,12 @@ def draw_trained(
         color=INK.hex,
         annotation_clip=False,
     )
-    xs: list[float] = []
-    ys: list[float] = []
-    for x, length in enumerate(lengths):
-        if length > trained:
-            level = row_of(100 * (1 - trained / length), depths)
-            xs += [x - 0.5, x + 0.5]
-            ys += [level, level]
-    if xs:
+    corners = frontier.steps(lengths, depths, trained)
+    if corners:
+        xs, ys = zip(*corners, strict=True)
         # White under black: the line must show on pale and on dark cells.
         axes.plot(xs, ys, color="white", linewidth=3.2, alpha=0.85)
         axes.plot(xs, ys, color=INK.hex, linewidth=1.5, linestyle=DASHES)
-
-
-def row_of(depth: float, depths: Sequence[float]) -> float:
-    """Where a depth lies among the rows: linear between their centres and beyond them."""
-    if len(depths) == 1:
-        return (depth - depths[0]) / 100
-    index = int(np.clip(np.searchsorted(depths, depth) - 1, 0, len(depths) - 2))
-    low, high = depths[index], depths[index + 1]
-    row = index + (depth - low) / (high - low)
-    return float(np.clip(row, -0.5, len(depths) - 0.5))
 
 
 def draw_strip(axes: Axes, results: Results, method: str, *, first: bool, threshold: bool) -> None:

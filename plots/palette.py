@@ -36,7 +36,6 @@ NOT_RUN = RGB(222, 224, 228)
 INK = RGB(34, 38, 46)
 MUTED = RGB(104, 110, 122)
 BAND = RGB(168, 180, 202)
-ACCENT = RGB(34, 38, 46)
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,21 @@ _DEFAULT = Palette(
 # The colours of the needle charts that people know; not safe for the colour-blind.
 _CLASSIC = Palette("classic", (RGB(240, 73, 110), RGB(235, 184, 57), RGB(12, 215, 159)))
 
+# Differences from -1 to 1: rust to blue through near-white. The ends stay apart for every kind of
+# colour blindness, and both darken away from zero.
+_DIFFERENCES = Palette(
+    "differences",
+    (
+        RGB(140, 58, 8),
+        RGB(216, 126, 48),
+        RGB(250, 205, 150),
+        RGB(247, 247, 245),
+        RGB(168, 205, 232),
+        RGB(64, 138, 196),
+        RGB(16, 66, 130),
+    ),
+)
+
 _BY_NAME = {palette.name: palette for palette in (_DEFAULT, _CLASSIC)}
 
 
@@ -78,3 +92,12 @@ def palette(name: str = "default") -> Palette:
     if name not in _BY_NAME:
         raise ValueError(f"palette={name!r} is unknown: choose one of {', '.join(PALETTES)}")
     return _BY_NAME[name]
+
+
+def difference_colour(difference: float) -> RGB:
+    """Of a score minus another, from -1 (worse) to 1 (better)."""
+    return _DIFFERENCES.colour((difference + 1) / 2)
+
+
+def difference_stops() -> tuple[RGB, ...]:
+    return _DIFFERENCES.stops

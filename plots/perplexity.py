@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,7 +24,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from longctx.eval.config import show_length
 from longctx.eval.perplexity_files import show_perplexity
 from longctx.eval.perplexity_summary import Results, load
-from longctx.plots.heatmap import DPI, STYLE
+from longctx.plots import words
+from longctx.plots.heatmap import DPI
 from longctx.plots.overlays import DASHES
 from longctx.plots.palette import INK, MUTED, NOT_RUN, RGB
 
@@ -44,7 +44,7 @@ def draw(folder: Path) -> list[Path]:
     """Write perplexity.png and perplexity.svg into the run folder; returns their paths."""
     figure = figure_of(load(folder))
     files = [folder / "perplexity.png", folder / "perplexity.svg"]
-    with mpl.rc_context(STYLE):
+    with words.styled([]):
         # No date and no version in the files: the same records give the same bytes.
         figure.savefig(files[0], dpi=DPI, metadata={"Software": None})
         figure.savefig(files[1], metadata={"Date": None, "Creator": None})
@@ -52,7 +52,8 @@ def draw(folder: Path) -> list[Path]:
 
 
 def figure_of(results: Results) -> Figure:
-    with mpl.rc_context(STYLE):
+    run = results.run
+    with words.styled([run["model"]["name"], run["text"]["id"]]):
         figure = Figure(figsize=(8.2, 5.2), facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0.1, 0.13, 0.74, 0.66))
@@ -67,7 +68,7 @@ def figure_of(results: Results) -> Figure:
             *(0.1, 0.945, f"Perplexity: {name}"), fontsize=15, fontweight="bold", color=INK.hex
         )
         for y, words in zip((0.895, 0.86), _words(results), strict=True):
-            figure.text(0.1, y, words, fontsize=9, color=MUTED.hex, va="center")
+            figure.text(0.1, y, line, fontsize=9, color=MUTED.hex, va="center")
         return figure
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 DEPTHS = tuple(10.0 * step for step in range(11))
@@ -24,6 +26,21 @@ def four_methods(method: str, length: int, depth: float, repeat: int) -> str:
     return "ok"
 
 
+def window(tokens: int) -> Status:
+    """A simulated model that finds needles nearer than so many tokens to the question."""
+
+    def status(method: str, length: int, depth: float, repeat: int) -> str:
+        return "ok" if (1 - depth / 100) * length < tokens else "miss"
+
+    return status
+
+
+def all_states(method: str, length: int, depth: float, repeat: int) -> str | None:
+    """Every state once per column of the longest length, `ok` elsewhere."""
+    states = ("ok", "miss", "partial", "truncated_output", "overflow", "error", None)
+    return states[int(depth / 10) % len(states)] if length == max(LENGTHS) else "ok"
+
+
 def write_run(
     path: Path,
     status: Status = four_methods,
@@ -33,7 +50,12 @@ def write_run(
     depths: Sequence[float] = DEPTHS,
     repeats: int = 2,
     trained: int | None = 512,
+    model: str = "models/small",
+    text: str = "book.txt",
+    answer: str = "I do not know.",
+    prompts: str | None = None,
 ) -> Path:
+    """`prompts` names what was asked: runs with the same name have the same prompts."""
     path.mkdir(parents=True, exist_ok=True)
     chunks = {"chunk_size": 448, "local_size": 64}
     schemes = {
@@ -49,8 +71,8 @@ def write_run(
         },
         "settings": {"seed": 0},
         "schemes": schemes,
-        "model": {"name": "models/small"},
-        "haystack": {"id": "book.txt"},
+        "model": {"name": model},
+        "haystack": {"id": text},
         "trained_length": trained,
     }
     (path / "run.json").write_text(json.dumps(run))
@@ -60,14 +82,39 @@ def write_run(
             found = status(method, length, depth, repeat)
             if found is None:
                 continue
-            record = {
+            record: dict[str, Any] = {
                 "schema": 1,
                 "key": f"{method}/{length}/{depth}/{repeat}",
                 "scheme": {"method": method},
                 **{"length": length, "depth": depth, "repeat": repeat},
                 "status": found,
-                "score": {"ok": 1.0, "miss": 0.0}.get(found),
+                "score": {"ok": 1.0, "miss": 0.0, "partial": 0.5}.get(found),
                 "error": "broken" if found == "error" else None,
             }
+            if prompts is not None:
+                record |= _asked(prompts, length, depth, repeat, answer)
             stream.write(json.dumps(record) + "\n")
     return path
+
+
+def _asked(prompts: str, length: int, depth: float, repeat: int, answer: str) -> dict[str, Any]:
+    """What a real record tells of prompt and answer."""
+    place = f"{prompts}/{length}/{depth}/{repeat}"
+    start = int(depth / 100 * (length - 100))
+    return {
+        "prompt_sha256": hashlib.sha256(place.encode()).hexdigest(),
+        "question": f"What is the special magic number for brisk-island-{repeat}?",
+        "expected": [str(1_000_000 + hash_of(place) % 9_000_000)],
+        "response": answer,
+        "needle_span": [start, start + 25],
+        "depth_actual": depth,
+        "prompt_tokens": length - 40,
+        "recipe": {
+            **{"task": "needle", "language": "en", "length": length, "depth": depth},
+            **{"seed": 0, "repeat": repeat, "haystack_sha256": "3a545b04018a", "exact": False},
+        },
+    }
+
+
+def hash_of(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)

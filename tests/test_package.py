@@ -39,6 +39,24 @@ def test_every_directory_with_modules_is_a_package() -> None:
             assert (module.parent / "__init__.py").is_file(), f"{module.parent} has no __init__.py"
 
 
+def test_every_other_file_of_a_package_is_packaged() -> None:
+    """A template that is missing from the wheel is there in a clone and in an editable install."""
+    listed = PROJECT["tool"]["setuptools"]["package-data"]
+    for package, folder in FOLDERS.items():
+        for file in (ROOT / folder).rglob("*"):
+            if not file.is_file() or file.suffix == ".py" or "__pycache__" in file.parts:
+                continue
+            name = file.relative_to(ROOT / folder)
+            owners = [".".join((package, *name.parts[:depth])) for depth in range(len(name.parts))]
+            globs = [
+                (package_name, name.relative_to(Path(*name.parts[:depth])))
+                for depth, package_name in enumerate(owners)
+            ]
+            assert any(
+                inner.match(glob) for owner, inner in globs for glob in listed.get(owner, [])
+            ), f"{file} is in no package-data"
+
+
 def test_coverage_names_all_packages() -> None:
     assert set(PROJECT["tool"]["coverage"]["run"]["source_pkgs"]) == set(FOLDERS)
 
@@ -96,7 +114,10 @@ def may_import(module: str, imported: str) -> bool:
             "rich",
             "longctx.plots",
             "longctx.errors",
-            *(f"longctx.eval.{name}" for name in ("config", "effective", "records", "summary")),
+            *(
+                f"longctx.eval.{name}"
+                for name in ("config", "effective", "paired", "ranking", "records", "summary")
+            ),
             *(f"longctx.eval.perplexity_{name}" for name in ("summary", "files")),
         )
     if starts_with(module, "longctx.engine"):

@@ -65,6 +65,7 @@ def test_a_run_leaves_everything_it_promises(command: list[str], tmp_path: Path)
     assert {file.name for file in run.iterdir()} == {
         *("run.json", "results.jsonl", "controls.jsonl", "lock"),
         *("summary.json", "summary.csv", "summary.md", "heatmap.png", "heatmap.svg"),
+        "report.html",
     }
     for record in records.read(run / "results.jsonl"):
         assert record["prompt_tokens"] + record["slack"] + 32 == record["length"]

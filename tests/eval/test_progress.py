@@ -79,3 +79,38 @@ def test_time_left_does_not_take_shared_tokens_for_speed(
     for at, line in enumerate(lines[:-1]):
         assert line.endswith(f", {show_seconds(sum(took[at + 1 :]))} left")
     assert not lines[-1].endswith("left")
+
+
+def terminal(height: int, draw_map: Any) -> str:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=height)
+    with ProgressReport(console, CELLS, SHAPE, 32, True, draw_map) as progress:
+        for cell in CELLS:
+            progress.started(cell)
+            progress.finished(cell, record("ok"))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_map_fills_in_over_the_bar() -> None:
+    frames = iter("abcdefgh")
+    shown = terminal(24, lambda: f"the map, frame {next(frames)}")
+    assert "the map, frame a" in shown
+    assert "the map, frame c" in shown
+    assert "2/2" in shown
+
+
+def test_a_low_terminal_keeps_the_bar_alone() -> None:
+    shown = terminal(8, lambda: "\n".join(["a row"] * 6))
+    assert "a row" not in shown
+    assert "2/2" in shown
+
+
+def test_no_map_is_drawn_for_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise AssertionError("drawn for a log")
+
+    console = Console(file=io.StringIO(), width=100)
+    with ProgressReport(console, CELLS, SHAPE, 32, True, refuse) as progress:
+        progress.finished(CELLS[0], record("ok"))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count("\n") == 1

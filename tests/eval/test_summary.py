@@ -49,7 +49,7 @@ def test_tables_end_in_the_effective_length(tmp_path: Path) -> None:
     assert "every length's 95 % lower bound is at least 0.85" in table
 
     out = Console(width=200, record=True, file=io.StringIO())
-    needle_report.print_results(out, tmp_path, summary.load(tmp_path), figures, [])
+    needle_report.print_results(out, tmp_path, summary.load(tmp_path), figures, [], "default")
     shown = out.export_text()
     (head,) = [line for line in shown.splitlines() if line.startswith("method")]
     assert head.endswith("effective length")

@@ -19,6 +19,7 @@ from rich.console import Console
 from longctx.errors import UserError
 from longctx.eval.summary import load
 from longctx.plots import heatmap
+from longctx.plots.look import Look
 from longctx.plots.palette import NOT_RUN, PALETTES, RGB, palette
 from longctx.plots.terminal import TerminalMap
 
@@ -69,7 +70,7 @@ def folder(path: Path, cells: Cells = EXAMPLE, trained: int | None = 8192) -> Pa
 
 
 def figure_for(path: Path, palette_name: str = "default") -> Figure:
-    return heatmap.figure_of(load(path), palette(palette_name))
+    return heatmap.figure_of([load(path)], Look(palette_name))
 
 
 def texts(figure: Figure, panel: int) -> list[str]:
@@ -130,6 +131,7 @@ def test_states_without_a_score_look_different(tmp_path: Path) -> None:
         "longer than the target takes (3)",
         "needle 8K tokens before the question",
         "95 % interval of the score",
+        "interval wider than 0.4: few samples",
     ]
 
 

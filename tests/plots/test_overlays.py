@@ -14,13 +14,14 @@ from matplotlib.image import imread
 from run_fakes import METHODS, Status, write_run
 
 from longctx.eval.summary import load
-from longctx.plots import heatmap, overlays
+from longctx.plots import frontier, heatmap
+from longctx.plots.look import Look
 from longctx.plots.palette import BAND, palette
 
 
 def figure_for(path: Path, status: Status | None = None, **grid: Any) -> Figure:
     folder = write_run(path, status, **grid) if status else write_run(path, **grid)
-    return heatmap.figure_of(load(folder), palette())
+    return heatmap.figure_of([load(folder)], Look())
 
 
 def words(axes: Axes) -> list[str]:
@@ -113,10 +114,10 @@ def test_no_line_crosses_a_count(tmp_path: Path) -> None:
 
 
 def test_rows_between_depths() -> None:
-    assert overlays.row_of(33.0, [10.0, 50.0, 90.0]) == pytest.approx(0.575)
-    assert overlays.row_of(0.0, [10.0, 50.0, 90.0]) == pytest.approx(-0.25)
-    assert overlays.row_of(99.0, [0.0, 10.0]) == 1.5
-    assert overlays.row_of(75.0, [50.0]) == 0.25
+    assert frontier.row_of(33.0, [10.0, 50.0, 90.0]) == pytest.approx(0.575)
+    assert frontier.row_of(0.0, [10.0, 50.0, 90.0]) == pytest.approx(-0.25)
+    assert frontier.row_of(99.0, [0.0, 10.0]) == 1.5
+    assert frontier.row_of(75.0, [50.0]) == 0.25
 
 
 def all_states(method: str, length: int, depth: float, repeat: int) -> str | None:

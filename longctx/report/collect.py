@@ -1,0 +1,174 @@
+"""What a report is made from: run folders, read once, as arms, differences and failures.
+
+Knows records and figures; not how they are shown. Never loads a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from longctx.errors import UserError
+from longctx.eval import folder, records, summary
+from longctx.eval.paired import compare, net_by_cell, pairs_of
+from longctx.eval.ranking import Arm, arms_of, ranked
+from longctx.eval.records import Record
+from longctx.eval.summary import Results
+from longctx.plots.difference import Difference
+
+PERPLEXITY = "perplexity.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read, with the line of results.jsonl that each record stands in."""
+
+    path: Path
+    results: Results
+    lines: Mapping[str, int]
+    perplexity: Sequence[Mapping[str, Any]]
+
+    @property
+    def model(self) -> str:
+        return arms_of([self.results])[0].model
+
+    @cached_property
+    def shared_recipe(self) -> dict[str, Any]:
+        """What the recipes of all prompts have in common."""
+        recipes = [record.get("recipe") or {} for record in self.results.records]
+        if not recipes:
+            return {}
+        first = recipes[0]
+        return {
+            name: value
+            for name, value in first.items()
+            if all(name in recipe and recipe[name] == value for recipe in recipes)
+        }
+
+    def own_recipe(self, record: Record) -> dict[str, Any]:
+        """What the recipe of this prompt adds to `shared_recipe`: both together rebuild it."""
+        recipe = record.get("recipe") or {}
+        return {name: value for name, value in recipe.items() if name not in self.shared_recipe}
+
+    @property
+    def failures(self) -> list[Record]:
+        """Every sample that was not found, in the order of the grid."""
+        order = {method: index for index, method in enumerate(self.results.methods)}
+        failed = [record for record in self.results.records if record["status"] != "ok"]
+        return sorted(
+            failed,
+            key=lambda record: (
+                order.get(record["scheme"]["method"], len(order)),
+                record["length"],
+                record["depth"],
+                record["repeat"],
+            ),
+        )
+
+    @property
+    def commands(self) -> list[str]:
+        sessions = self.results.run.get("sessions", [])
+        told = [str(session["command"]) for session in sessions if session.get("command")]
+        return list(dict.fromkeys(told))
+
+    @property
+    def warnings(self) -> list[str]:
+        reasons = summary.control_figures(self.results)["reasons"]
+        return [f"Not discriminative: the model {reason}." for reason in reasons]
+
+
+@dataclass(frozen=True)
+class Versus:
+    """One arm against another on the prompts that both were asked."""
+
+    base: Arm
+    arm: Arm
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Report:
+    runs: Sequence[Run]
+
+    @cached_property
+    def arms(self) -> list[Arm]:
+        return arms_of([run.results for run in self.runs])
+
+    @cached_property
+    def ranked(self) -> list[Arm]:
+        return ranked(self.arms)
+
+    @property
+    def lengths(self) -> list[int]:
+        return sorted({length for run in self.runs for length in run.results.lengths})
+
+    @property
+    def several_models(self) -> bool:
+        return len(self.runs) > 1
+
+    def label(self, arm: Arm) -> str:
+        label = arm.label(with_model=self.several_models)
+        twins = [other for other in self.arms if other.label(with_model=True) == label]
+        return f"{label} ({arm.run + 1})" if len(twins) > 1 else label
+
+    @cached_property
+    def within(self) -> list[Versus]:
+        """Every method against the first of its run."""
+        firsts = {arm.run: arm for arm in reversed(self.arms)}
+        pairs = [(firsts[arm.run], arm) for arm in self.arms if arm is not firsts[arm.run]]
+        return [_versus(base, arm) for base, arm in pairs]
+
+    @cached_property
+    def across(self) -> list[Versus]:
+        """Every arm of a later run against the same method of the first run, else its first arm.
+
+        Empty where the prompts differ: another tokenizer makes other prompts of the same length.
+        """
+        ours = [arm for arm in self.arms if arm.run == 0]
+        named = {arm.method: arm for arm in ours}
+        found = [_versus(named.get(arm.method, ours[0]), arm) for arm in self.arms if arm.run != 0]
+        return [versus for versus in found if versus.difference.cells]
+
+
+def collect(paths: Sequence[Path]) -> Report:
+    return Report([_read(path) for path in paths])
+
+
+def _read(path: Path) -> Run:
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder: name the folder of a run")
+    results = summary.load(path)
+    # A record that was run again stands in its last line.
+    lines = {
+        record["key"]: number
+        for number, record in enumerate(records.read(path / folder.RESULTS), start=1)
+    }
+    return Run(path, results, lines, _perplexity(path / PERPLEXITY))
+
+
+def _perplexity(file: Path) -> list[dict[str, Any]]:
+    """Records of another task that may lie in the folder; what is no record is left out."""
+    if not file.exists():
+        return []
+    found = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the last line of a run in progress
+        if isinstance(record, dict):
+            found.append(record)
+    return found
+
+
+def _versus(base: Arm, arm: Arm) -> Versus:
+    first, second = base.results.chosen(base.method), arm.results.chosen(arm.method)
+    if base.run != arm.run:
+        # Between runs only the hash tells that two prompts are one and the same.
+        first = [record for record in first if record.get("prompt_sha256")]
+    pairs = pairs_of(first, second)
+    return Versus(base, arm, Difference(arm.method, net_by_cell(pairs), dict(compare(pairs))))

@@ -1,0 +1,305 @@
+"""A report as one HTML file that asks nobody for anything.
+
+Style, script and samples stand in the file itself, and a content security policy names the hashes
+of the first two: nothing else may run or load, whatever a model answered. Jinja escapes every text
+on the way into the page; samples travel as JSON and are put there as text by the script. Without
+the script every figure is still there: titles on cells, tables under the maps.
+
+Equal folders, look and date give equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import longctx
+from longctx.eval.config import show_depth, show_length
+from longctx.eval.effective import MEANING, show_effective
+from longctx.eval.paired import MEANING as STAR_MEANING
+from longctx.eval.ranking import Arm
+from longctx.eval.records import Record
+from longctx.eval.summary import show_tally
+from longctx.plots.difference import show_net
+from longctx.plots.look import Look
+from longctx.plots.palette import difference_colour
+from longctx.report import panels, perplexity
+from longctx.report.collect import Report, Run, Versus
+
+# Answers are a line; one that rambles is told by its beginning and its length.
+_ANSWER_LETTERS = 300
+_FAILURES_SHOWN = 400  # of a run; the file holds them all
+
+
+def render(report: Report, look: Look, *, date: str, command: str) -> str:
+    style, script = _part("page.css"), _part("page.js")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "length": show_length,
+        "depth": show_depth,
+        "net": show_net,
+        "shortened": shortened,
+        "pretty": _pretty,
+        "signed": _signed,
+    }
+    return environment.from_string(_part("page.html")).render(
+        report=report,
+        look=look,
+        title=look.title or _title(report),
+        lead=_lead(report),
+        date=date,
+        command=command,
+        version=longctx.__version__,
+        policy=_policy(style, script),
+        style=Markup(style),
+        script=Markup(script),
+        samples=_samples(report),
+        rows=_summary_rows(report, look),
+        maps=_maps(report, look),
+        within=_within(report),
+        across=[
+            _versus_view(one, f"{report.label(one.arm)} − {report.label(one.base)}")
+            for one in report.across
+        ],
+        unpaired=report.several_models and not report.across,
+        failures=[_failures(run) for run in report.runs],
+        perplexity=[(run, table) for run in report.runs if (table := perplexity.table_of(run))],
+        scale=[look.colours.colour(step / 10).hex for step in range(11)],
+        difference_scale=[difference_colour(step / 5 - 1).hex for step in range(11)],
+        effective_meaning=MEANING,
+        star_meaning=STAR_MEANING,
+        environments=[_environment(run) for run in report.runs],
+    )
+
+
+def shortened(text: str) -> str:
+    if len(text) <= _ANSWER_LETTERS:
+        return text
+    return f"{text[:_ANSWER_LETTERS]}… ({len(text)} characters)"
+
+
+def _part(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    def digest(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest(style)}'; "
+        f"script-src 'sha256-{digest(script)}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _title(report: Report) -> str:
+    models = list(dict.fromkeys(run.model for run in report.runs))
+    return f"Needle in a haystack: {', '.join(models)}"
+
+
+def _lead(report: Report) -> str:
+    """The page in one sentence, or two."""
+    best, last = report.ranked[0], report.ranked[-1]
+    if best.effective.enough_samples:
+        told = f"{report.label(best)} holds furthest: {_effective(best)}."
+    else:
+        told = (
+            f"{report.label(best)} is ahead with {_found(best)}; "
+            "for an effective length samples are lacking."
+        )
+    if last is best:
+        return told
+    if last.effective.enough_samples:
+        return f"{told} {report.label(last)} comes last: {_effective(last)}."
+    return f"{told} {report.label(last)} comes last with {_found(last)}."
+
+
+def _found(arm: Arm) -> str:
+    tally = arm.results.tally(arm.method)
+    return f"{tally.total:g} of {tally.n} needles found" if tally.n else "no score yet"
+
+
+def _effective(arm: Arm) -> str:
+    return show_effective(arm.effective).replace(">= ", "≥ ")
+
+
+def _samples(report: Report) -> Markup:
+    """Per cell what was asked and answered, for the script. A `<` could end the block."""
+    questions: dict[str, int] = {}
+    cells: dict[str, list[list[Any]]] = {}
+    for index, arm in enumerate(report.arms):
+        run = report.runs[arm.run]
+        for record in arm.results.chosen(arm.method):
+            place = f"{index}/{record['length']}/{record['depth']:g}"
+            question = questions.setdefault(str(record.get("question") or ""), len(questions))
+            cells.setdefault(place, []).append(_sample(run, record, question))
+    shared = [run.shared_recipe for run in report.runs]
+    runs = [arm.run for arm in report.arms]
+    told = {"cells": cells, "questions": list(questions), "recipes": shared, "runs": runs}
+    text = json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028"))
+
+
+def _sample(run: Run, record: Record, question: int) -> list[Any]:
+    return [
+        record["repeat"],
+        record["status"],
+        shortened(str(record.get("response") or "")),
+        ", ".join(str(value) for value in record.get("expected", [])),
+        question,
+        record.get("needle_span"),
+        record.get("depth_actual"),
+        record.get("prompt_tokens"),
+        run.lines.get(record["key"]),
+        record.get("error"),
+        run.own_recipe(record),
+    ]
+
+
+def _summary_rows(report: Report, look: Look) -> list[dict[str, Any]]:
+    lengths = report.lengths
+    rows = []
+    for arm in report.ranked:
+        results, effective = arm.results, arm.effective
+        cells = []
+        for length in lengths:
+            tally = results.tally(arm.method, length) if length in results.lengths else None
+            score = tally.score if tally else None
+            words = show_tally(tally) if tally else "not in this run"
+            fill = look.colours.colour(score).hex if score is not None else None
+            cells.append({"score": score, "words": words, "fill": fill})
+        whole = results.tally(arm.method)
+        rows.append(
+            {
+                "label": report.label(arm),
+                "model": arm.model,
+                "method": arm.method,
+                "arm": report.arms.index(arm),
+                "trained": results.trained_length,
+                "effective": _effective(arm),
+                "known": effective.enough_samples,
+                "ruler": effective.ruler,
+                "nolima": effective.nolima,
+                "cells": cells,
+                "found": f"{whole.total:g}/{whole.n}",
+                "others": whole.others(),
+                "bar": _bar(lengths, effective.length, effective.first_fail, effective.at_least),
+            }
+        )
+    return rows
+
+
+def _bar(
+    lengths: list[int], length: int | None, first_fail: int | None, at_least: bool
+) -> dict[str, Any]:
+    """Shares of the bar's width; lengths stand evenly, as in the maps."""
+
+    def share(value: int | None) -> float:
+        return 0.0 if value is None else round((lengths.index(value) + 1) / len(lengths), 4)
+
+    return {"full": share(length), "pale": share(first_fail), "open": at_least}
+
+
+def _maps(report: Report, look: Look) -> list[dict[str, Any]]:
+    maps = []
+    for run_index, run in enumerate(report.runs):
+        arms = [
+            {
+                "arm": arm,
+                "index": index,
+                "label": report.label(arm),
+                "effective": ("effective length " if arm.effective.enough_samples else "")
+                + _effective(arm),
+                "panel": panels.map_panel(arm, report.label(arm), str(index), look),
+            }
+            for index, arm in enumerate(report.arms)
+            if arm.run == run_index
+        ]
+        maps.append({"run": run, "arms": arms})
+    return maps
+
+
+def _within(report: Report) -> list[tuple[Run, list[dict[str, Any]]]]:
+    """Runs whose methods were asked the same prompts, with a view of each difference."""
+    found = []
+    for index, run in enumerate(report.runs):
+        views = [
+            _versus_view(one, f"{one.arm.method} − {one.base.method}")
+            for one in report.within
+            if one.arm.run == index and one.difference.cells
+        ]
+        if views:
+            found.append((run, views))
+    return found
+
+
+def _versus_view(one: Versus, words: str) -> dict[str, Any]:
+    stars = ", ".join(show_length(length) for length in one.difference.stars)
+    return {
+        "stars": f"differs at {stars}" if stars else "no length differs for certain",
+        "words": words,
+        "panel": panels.difference_panel(one.arm.results, one.difference, words),
+        "lengths": one.difference.lengths,
+    }
+
+
+def _failures(run: Run) -> dict[str, Any]:
+    failed = run.failures
+    return {
+        "run": run,
+        "counts": sorted(Counter(record["status"] for record in failed).items()),
+        "shown": [
+            {
+                "record": record,
+                "line": run.lines.get(record["key"]),
+                "answer": shortened(str(record.get("response") or "")),
+                "expected": ", ".join(str(value) for value in record.get("expected", [])),
+                "recipe": _compact(run.own_recipe(record)),
+            }
+            for record in failed[:_FAILURES_SHOWN]
+        ],
+        "left": max(0, len(failed) - _FAILURES_SHOWN),
+    }
+
+
+def _environment(run: Run) -> list[tuple[str, str]]:
+    sessions = run.results.run.get("sessions") or [{}]
+    last = sessions[-1]
+    versions = ", ".join(f"{name} {told}" for name, told in last.get("versions", {}).items())
+    hardware = last.get("hardware", {})
+    machine = ", ".join(str(hardware[name]) for name in ("cpu", "system") if name in hardware)
+    model = run.results.run["model"]
+    return [
+        ("model", " ".join(str(model[name]) for name in ("name", "type") if name in model)),
+        ("fingerprint", str(model.get("fingerprint", "unknown"))),
+        ("text", str(run.results.run["haystack"]["id"])),
+        ("text sha256", str(run.results.run["haystack"].get("sha256", "unknown"))),
+        ("created", str(run.results.run.get("created", "unknown"))),
+        ("versions", versions or "unknown"),
+        ("machine", machine or "unknown"),
+    ]
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2, default=dict)
+
+
+def _compact(recipe: dict[str, Any]) -> str:
+    return json.dumps(recipe, ensure_ascii=False, sort_keys=True) if recipe else ""
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")

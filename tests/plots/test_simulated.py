@@ -1,0 +1,86 @@
+"""Pictures of simulated models: the map must show exactly what such a model does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from run_fakes import DEPTHS, LENGTHS, all_states, window, write_run
+
+from longctx.eval.summary import load
+from longctx.plots import heatmap
+from longctx.plots.look import Look
+from longctx.plots.palette import NOT_RUN, palette
+
+FINE = tuple(2.5 * step for step in range(41))
+
+
+def fills(axes: Axes, columns: int, rows: int) -> list[list[str]]:
+    """The colour of every cell, by row and column: the first patch laid at its place."""
+    found: dict[tuple[float, float], str] = {}
+    for patch in axes.patches:
+        found.setdefault(patch.get_xy(), to_hex(patch.get_facecolor()))  # type: ignore[attr-defined]
+    return [[found[x - 0.5, y - 0.5] for x in range(columns)] for y in range(rows)]
+
+
+@pytest.mark.parametrize("tokens", [512, 1024, 3000])
+def test_the_diagonal_of_a_window_lies_on_the_dashed_curve(tmp_path: Path, tokens: int) -> None:
+    """It finds what is nearer than its window: depth = 1 - window / length, the frontier itself."""
+    folder = write_run(tmp_path, window(tokens), methods=["none"], depths=FINE, trained=tokens)
+    axes = heatmap.figure_of([load(folder)], Look()).axes[0]
+    rows = fills(axes, len(LENGTHS), len(FINE))
+    good, bad = palette().colour(1).hex, palette().colour(0).hex
+    (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    xs, ys = np.asarray(dashed.get_xdata()), np.asarray(dashed.get_ydata())
+    for x, length in enumerate(LENGTHS):
+        column = [row[x] for row in rows]
+        if length <= tokens:
+            # At the very start of the text the distance is the whole window, which is not nearer.
+            assert set(column[length == tokens :]) == {good}
+            continue
+        missed = column.count(bad)
+        assert column == [bad] * missed + [good] * (len(FINE) - missed)
+        (level,) = set(ys[(xs == x - 0.5) | (xs == x + 0.5)]) & set(ys[xs == x + 0.5][:1])
+        # The curve runs between the last row that was missed and the first that was found.
+        assert missed - 1 <= level <= missed
+        assert level == pytest.approx((1 - tokens / length) * 40)
+
+
+def test_every_state_is_drawn_as_what_it_is(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, all_states, methods=["none"], repeats=1)
+    axes = heatmap.figure_of([load(folder)], Look()).axes[0]
+    last = len(LENGTHS) - 1
+    column = [row[last] for row in fills(axes, len(LENGTHS), len(DEPTHS))][:7]
+    colours = palette()
+    scored = [colours.colour(score).hex for score in (1, 0, 0.5)]
+    # ok, miss, partial; cut off and error are hatched white, overflow and not run are grey
+    assert column == [*scored, "#ffffff", NOT_RUN.hex, "#ffffff", NOT_RUN.hex]
+    hatched = {p.get_xy()[1] + 0.5 for p in axes.patches if p.get_hatch()}  # type: ignore[attr-defined]
+    assert hatched == {3, 5, 10}
+    crosses = [float(line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "x"]  # type: ignore[index]
+    assert crosses == [4]
+    counts = {t.get_text() for t in axes.texts if "/" in t.get_text()}
+    assert counts == {"0/1", "0.5/1"}
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    # One sample is always a wide interval; what has no score has no interval.
+    scored_cells = (
+        len(LENGTHS) * len(DEPTHS)
+        - 11
+        + sum(
+            all_states("", max(LENGTHS), depth, 0) in ("ok", "miss", "partial") for depth in DEPTHS
+        )
+    )
+    assert len(dots) == scored_cells
+
+
+def test_many_samples_have_no_dot(tmp_path: Path) -> None:
+    """Wilson's interval of 6 of 6 is 0.39 wide, of 5 of 5 0.43."""
+    for repeats, expected in ((5, True), (6, False)):
+        folder = write_run(
+            tmp_path / str(repeats), lambda *_: "ok", methods=["none"], repeats=repeats
+        )
+        axes = heatmap.figure_of([load(folder)], Look()).axes[0]
+        assert any(line.get_marker() == "o" for line in axes.lines) == expected
