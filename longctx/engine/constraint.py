@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from longctx.engine.errors import ConstraintError
@@ -37,7 +38,7 @@ class JsonConstraints:
         try:
             import llguidance
             import llguidance.hf
-            import llguidance.torch
+            import llguidance.numpy  # its torch module imports the compiler
         except ImportError as error:
             raise ConstraintError(
                 f"json_schema needs the package llguidance ({error}): install it, or leave "
@@ -66,15 +67,18 @@ class JsonConstraints:
 
 class _JsonConstraint:
     def __init__(self, library: Any, matcher: Any, vocabulary: int) -> None:
-        self._torch = library.torch
+        self._numpy = library.numpy
         self._matcher = matcher
-        self._bitmask = library.torch.allocate_token_bitmask(1, vocabulary)
+        self._vocabulary = vocabulary
+        self._bits = library.numpy.allocate_token_bitmask(1, vocabulary)
 
     def mask(self, logits_V: torch.Tensor) -> None:
-        self._torch.fill_next_token_bitmask(self._matcher, self._bitmask)
+        self._numpy.fill_next_token_bitmask(self._matcher, self._bits)
         self._raise()
-        bits = self._bitmask.to(logits_V.device)
-        self._torch.apply_token_bitmask_inplace(logits_V[None], bits)
+        # 32 tokens a word, the lowest bit first.
+        allowed = np.unpackbits(self._bits[0].view(np.uint8), bitorder="little")
+        allowed_V = torch.from_numpy(allowed[: self._vocabulary]).to(logits_V.device)
+        logits_V.masked_fill_(allowed_V == 0, -torch.inf)
 
     def accept(self, token: int) -> bool:
         self._matcher.consume_token(token)

@@ -482,7 +482,9 @@ class Engine:
 
 def _out_of_memory(error: Exception) -> bool:
     # On the CPU torch raises a bare RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
+        error
+    )
 
 
 def _scores(chunk: Chunk) -> bool:

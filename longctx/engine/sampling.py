@@ -129,7 +129,7 @@ def filtered(logits_RV: torch.Tensor, settings: Sequence[Sampling]) -> torch.Ten
     # Only the rows that ask for it: a neighbour's filter must not touch a row's last bits.
     sort = [row for row, s in enumerate(settings) if 0 < s.top_k < vocabulary or s.top_p < 1]
     if sort:
-        sorted_RV, order_RV = probs_RV[sort].sort(-1, descending=True, stable=True)
+        sorted_RV, order_RV = probs_RV[sort].sort(dim=-1, descending=True, stable=True)
         rank_1V = torch.arange(vocabulary, device=logits_RV.device)[None]
         keep_k = column([settings[row].top_k or vocabulary for row in sort])
         kept_RV = torch.where(rank_1V < keep_k, sorted_RV, 0.0)

@@ -69,7 +69,7 @@ def test_a_cached_prefix_changes_no_answer(method: str, share_from: int) -> None
 def test_a_conversation_goes_on_from_its_own_answers(method: str) -> None:
     model = tiny_models.build()
     with engine_for(model, method, share_from=8) as engine:
-        ids = prompt_of(90)
+        ids, previous = prompt_of(90), 0
         for turn in range(6):
             shared = run(engine, EngineRequest(ids, max_new_tokens=9))[0]
             fresh = run(engine, EngineRequest(ids, max_new_tokens=9, share_prefix=False))[0]
