@@ -2,11 +2,8 @@
 
     submit -> queue -> admit (memory) -> steps: prompt chunks, then one token each -> finished
 
-One thread calls step(), the background loop or a test; submit() and cancel() come from any. A step
-that fails is repeated request by request, so that only the culprit fails. Knows no protocol, no
-chat template and no HTTP.
-
-Shape legend: R rows whose logits are wanted, V vocabulary.
+One thread calls step(), the background loop or a test; submit() and cancel() come from any. Knows
+no protocol, no chat template and no HTTP.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +20,6 @@ import torch
 from longctx.attention import Scheme, resolve
 from longctx.attention.hf_model import check_model
 from longctx.engine import sampling
-from longctx.engine.batch_attention import RowInput
 from longctx.engine.constraint import Constraint, JsonConstraints
 from longctx.engine.detokenize import Detokenizer
 from longctx.engine.errors import (
@@ -35,18 +31,11 @@ from longctx.engine.errors import (
 from longctx.engine.handle import Generation
 from longctx.engine.kv import SHARE_FROM, KvPool
 from longctx.engine.memory import default_kv_budget
-from longctx.engine.request import (
-    Delta,
-    EngineRequest,
-    Event,
-    Failed,
-    Finished,
-    FinishReason,
-    Progress,
-)
+from longctx.engine.request import EngineRequest, Event
 from longctx.engine.runner import Runner
-from longctx.engine.scheduler import Chunk, Scheduler
+from longctx.engine.scheduler import Scheduler
 from longctx.engine.sequence import Sequence as Running
+from longctx.engine.stepper import Counts, Stepper
 from longctx.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -60,19 +49,14 @@ DCA_CONTEXT_FACTOR = 4
 
 @dataclass(frozen=True)
 class Stats:
-    """The engine at one moment. Counters since the start."""
+    """The engine at one moment."""
 
     running: int
     waiting: int
     kv_used_bytes: int
     kv_budget_bytes: int
     retained_prefixes: int
-    steps: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    finished: int
-    failed: int
+    counts: Counts
 
 
 class Engine:
@@ -131,8 +115,10 @@ class Engine:
         pool = KvPool(self._runner.layers, bytes_per_token, budget, share_from)
         self._scheduler = Scheduler(pool, chunk_budget=chunk_budget, max_running=max_running)
         self._max_waiting = max_waiting
-        self._eos_ids = _eos_ids(model, tokenizer)
-        self._known_tokens = self._runner.vocabulary if tokenizer is None else len(tokenizer)
+        known_tokens = self._runner.vocabulary if tokenizer is None else len(tokenizer)
+        self._stepper = Stepper(
+            self._runner, self._scheduler, _eos_ids(model, tokenizer), known_tokens
+        )
         self._json: JsonConstraints | None = None
         self._json_lock = threading.Lock()
         self._wake = threading.Condition()  # guards the three below
@@ -140,7 +126,6 @@ class Engine:
         self._closed = False
         self._drain = False
         self._thread: threading.Thread | None = None
-        self._counts = dict.fromkeys(("steps", "prompt", "cached", "completion", "ok", "failed"), 0)
 
     def __repr__(self) -> str:
         pool = self._scheduler.pool
@@ -149,6 +134,21 @@ class Engine:
             f"<longctx engine: {type(self._runner.model).__name__}, {self.scheme}, kernel "
             f"{self._runner.kernel_name}, context {self.max_context}, memory for {tokens} tokens>"
         )
+
+    @property
+    def kernel_name(self) -> str:
+        """The attention kernel in use."""
+        return self._runner.kernel_name
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return self._runner.device
+
+    @property
+    def started(self) -> bool:
+        """Whether a background thread serves."""
+        return self._thread is not None
 
     # -- for clients, from any thread -------------------------------------------------------------
 
@@ -194,19 +194,14 @@ class Engine:
         return handle
 
     def stats(self) -> Stats:
-        scheduler, pool, counts = self._scheduler, self._scheduler.pool, self._counts
+        scheduler, pool = self._scheduler, self._scheduler.pool
         return Stats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting) + len(self._inbox),
             kv_used_bytes=pool.used_bytes,
             kv_budget_bytes=pool.budget_bytes,
             retained_prefixes=len(scheduler.prefixes),
-            steps=counts["steps"],
-            prompt_tokens=counts["prompt"],
-            cached_tokens=counts["cached"],
-            completion_tokens=counts["completion"],
-            finished=counts["ok"],
-            failed=counts["failed"],
+            counts=replace(self._stepper.counts),
         )
 
     def start(self) -> Engine:
@@ -265,181 +260,24 @@ class Engine:
                     return
                 self._wake.wait()
 
-    @torch.inference_mode()
     def step(self) -> bool:
         """One forward over what is due; False where there is nothing to do."""
         with self._wake:
             self._scheduler.waiting.extend(self._inbox)
             self._inbox.clear()
-        self._end_cancelled()
-        for sequence in self._scheduler.admit():
-            self._progress(sequence)
-        batch = self._scheduler.next_batch()
-        if not batch:
-            return bool(self._scheduler.waiting)
-        self._counts["steps"] += 1
-        for chunks, logits_RV in self._run(batch):
-            self._advance(chunks, logits_RV)
-        return True
-
-    def _run(self, batch: list[Chunk]) -> list[tuple[list[Chunk], torch.Tensor]]:
-        """Forward all of the batch, or what is left of it when those that fail are out."""
-        try:
-            return [(batch, self._forward(batch))]
-        except Exception as error:
-            failure = error
-        if _out_of_memory(failure):
-            self._scheduler.prefixes.clear()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        elif len(batch) == 1:
-            self._fail(batch[0].sequence, failure)
-            return []
-        _log.warning("a step over %d requests failed, repeating them one by one", len(batch))
-        done = []
-        for chunk in batch:
-            try:
-                done.append(([chunk], self._forward([chunk])))
-            except Exception as error:
-                self._fail(chunk.sequence, error)
-        return done
-
-    def _forward(self, batch: list[Chunk]) -> torch.Tensor:
-        """Logits [R, V]: one row per chunk that draws, all rows of a chunk that is scored."""
-        tokens: list[int] = []
-        rows: list[RowInput] = []
-        wanted: list[int] = []
-        for chunk in batch:
-            sequence, kv = chunk.sequence, chunk.sequence.kv
-            assert kv is not None
-            first = len(tokens)
-            tokens.extend(sequence.tokens[chunk.start : chunk.stop])
-            rows.append(
-                RowInput(
-                    chunk.start,
-                    chunk.length,
-                    kv.own,
-                    kv.segments(chunk.stop),
-                    sequence.logit_scale,
-                )
-            )
-            if _scores(chunk):
-                wanted.extend(range(first, len(tokens)))
-            elif chunk.draws:
-                wanted.append(len(tokens) - 1)
-        return self._runner.forward(tokens, rows, wanted)
-
-    # -- after the forward ------------------------------------------------------------------------
-
-    def _advance(self, batch: list[Chunk], logits_RV: torch.Tensor) -> None:
-        """Count what was computed, draw and hand out the next tokens."""
-        first = 0
-        drawing: list[Running] = []
-        drawn_rows: list[int] = []
-        for chunk in batch:
-            sequence = chunk.sequence
-            prefill, draws = not sequence.decoding, chunk.draws
-            rows = chunk.length if _scores(chunk) else int(draws)
-            if _scores(chunk):
-                self._score(chunk, logits_RV[first : first + rows])
-            first += rows
-            sequence.computed += chunk.length
-            if draws:
-                drawing.append(sequence)
-                drawn_rows.append(first - 1)
-            if prefill:
-                self._counts["prompt"] += chunk.length
-                self._progress(sequence)
-            if prefill and sequence.decoding and not draws:
-                self._finish(sequence, "length")
-        if not drawing:
-            return
-        logits_RV = logits_RV[drawn_rows].float()
-        logits_RV[:, self._known_tokens :] = -torch.inf
-        drawn = sampling.draw(logits_RV, [sequence.sampler for sequence in drawing])
-        for sequence, result in zip(drawing, drawn, strict=True):
-            try:
-                if isinstance(result, Exception):
-                    raise result
-                self._hand_out(sequence, result)
-            except Exception as error:
-                self._fail(sequence, error)
-
-    def _hand_out(self, sequence: Running, drawn: sampling.Drawn) -> None:
-        """One token: into the sequence, into its text, to its client."""
-        request, token = sequence.request, drawn.token
-        sequence.append(token)
-        sequence.sampler.note(token)
-        self._counts["completion"] += 1
-        logprobs = () if drawn.logprob is None else (drawn.logprob,)
-        if token in request.stop_ids or (token in self._eos_ids and not request.ignore_eos):
-            self._emit(sequence, Delta(sequence.detokenizer.finish(), (token,), logprobs))
-            self._finish(sequence, "stop", sequence.detokenizer.stopped or token)
-            return
-        complete = sequence.constraint is not None and sequence.constraint.accept(token)
-        text = sequence.detokenizer.push(token)
-        last = complete or sequence.answer_length == request.max_new_tokens
-        if last and sequence.detokenizer.stopped is None:
-            text += sequence.detokenizer.finish()
-        self._emit(sequence, Delta(text, (token,), logprobs))
-        if sequence.detokenizer.stopped is not None:
-            self._finish(sequence, "stop", sequence.detokenizer.stopped)
-        elif last:
-            self._finish(sequence, "stop" if complete else "length")
-
-    def _score(self, chunk: Chunk, logits_LV: torch.Tensor) -> None:
-        """Log-probabilities of the prompt tokens that follow the chunk's."""
-        targets = chunk.sequence.tokens[chunk.start + 1 : chunk.stop + 1]
-        targets = targets[: chunk.sequence.prompt_length - 1 - chunk.start]
-        logits_LV = logits_LV[: len(targets), : self._known_tokens]
-        logprobs_LV = torch.log_softmax(logits_LV.double(), dim=-1)
-        index_L1 = torch.tensor(targets, device=logits_LV.device).view(-1, 1)
-        found: list[float] = logprobs_LV.gather(1, index_L1)[:, 0].tolist()
-        chunk.sequence.prompt_logprobs.extend(found)
-
-    def _progress(self, sequence: Running) -> None:
-        total = sequence.prompt_length
-        self._emit(sequence, Progress(total, sequence.cached, min(sequence.computed, total)))
-
-    # -- the end of a request ---------------------------------------------------------------------
-
-    def _finish(
-        self, sequence: Running, reason: FinishReason, stop: str | int | None = None
-    ) -> None:
-        self._scheduler.remove(sequence, retain=True)
-        self._counts["ok"] += 1
-        self._counts["cached"] += sequence.cached
-        scores = tuple(sequence.prompt_logprobs) if sequence.request.prompt_logprobs else None
-        self._emit(sequence, Finished(reason, sequence.usage(), stop, scores))
-
-    def _fail(self, sequence: Running, error: Exception) -> None:
-        self._scheduler.remove(sequence, retain=False)
-        self._counts["failed"] += 1
-        self._emit(sequence, Failed(error))
+        return self._stepper.step()
 
     def _fail_all(self, error: Exception) -> None:
         with self._wake:
             pending = [*self._scheduler.running, *self._scheduler.waiting, *self._inbox]
             self._inbox.clear()
         for sequence in pending:
-            self._fail(sequence, error)
+            self._stepper.fail(sequence, error)
 
     def _cancel(self, sequence: Running) -> None:
         with self._wake:
             sequence.cancelled = True
             self._wake.notify_all()
-
-    def _end_cancelled(self) -> None:
-        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
-            if sequence.cancelled:
-                self._finish(sequence, "cancelled")
-
-    def _emit(self, sequence: Running, event: Event) -> None:
-        try:
-            sequence.emit(event)
-        except Exception:  # a client's listener must not cost its neighbours
-            _log.exception("a listener failed")
-            sequence.cancelled = True
 
     # -- checks and helpers -----------------------------------------------------------------------
 
@@ -478,17 +316,6 @@ class Engine:
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # On the CPU torch raises a bare RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
-        error
-    )
-
-
-def _scores(chunk: Chunk) -> bool:
-    return chunk.sequence.request.prompt_logprobs and not chunk.sequence.decoding
 
 
 def _default_context(scheme: Scheme) -> int:

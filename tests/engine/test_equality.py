@@ -106,7 +106,7 @@ def test_requests_that_arrive_together_compute_their_document_once() -> None:
     with engine_for(model, "dca", chunk_budget=32, share_from=16) as engine:
         answers = run(engine, *(EngineRequest(ids, max_new_tokens=12) for ids in questions))
         assert [answer.token_ids for answer in answers] == want
-        assert engine.stats().prompt_tokens < 120 + 4 * 64
+        assert engine.stats().counts.prompt_tokens < 120 + 4 * 64
         assert sum(answer.usage.cached_tokens > 0 for answer in answers) == 3
 
 

@@ -248,7 +248,7 @@ def test_a_failing_request_fails_alone(
         with pytest.raises(type(error), match=str(error)):
             bad.result(timeout=0)
         monkeypatch.undo()
-        assert engine.stats().failed == 1 and engine.stats().running == 0
+        assert engine.stats().counts.failed == 1 and engine.stats().running == 0
         assert [greedy(engine, prompt_of(30, n)) for n in range(4)] == want
 
 
@@ -279,7 +279,7 @@ def test_a_failing_listener_costs_itself_only(model: Any, caplog: Any) -> None:
         engine.submit(EngineRequest(prompt_of(30, 3), max_new_tokens=300), listener)
         other = engine.submit(EngineRequest(prompt_of(30), max_new_tokens=12))
         assert drain(engine, other).token_ids == want
-        assert engine.stats().completion_tokens < 60
+        assert engine.stats().counts.completion_tokens < 60
     assert "a listener failed" in caplog.text
 
 
