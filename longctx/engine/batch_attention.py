@@ -24,6 +24,7 @@ from longctx.attention.dca import BlockPlan, attend, plan_block
 from longctx.attention.kernels.base import Kernel, Partial
 from longctx.attention.merge import merge
 from longctx.attention.positions import ChunkMap
+from longctx.engine.decode import Call, DecodeRow, attend_decode, plan_decode
 from longctx.engine.kv import KvBuffer, Segment
 
 # The loader takes a name with "flash" in it for a kernel to download.
@@ -48,9 +49,15 @@ class RowPlan:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What every layer of one step follows."""
+    """What every layer of one step follows.
+
+    Attributes:
+        decoding: leading rows of one token each; their attention is `calls`.
+    """
 
     rows: tuple[RowPlan, ...]
+    decoding: int
+    calls: tuple[Call, ...]
     kernel: Kernel
 
 
@@ -86,7 +93,11 @@ def plan_batch(
             RowPlan(span, each.start, each.own, tuple(each.segments), block, each.logit_scale)
         )
         first = span.stop
-    return BatchPlan(tuple(rows), kernel)
+    decoding = next((at for at, row in enumerate(rows) if row.length > 1), len(rows))
+    calls = plan_decode(
+        [DecodeRow(row.segments, row.block, row.logit_scale) for row in rows[:decoding]]
+    )
+    return BatchPlan(tuple(rows), decoding, calls, kernel)
 
 
 def batch_attention(
@@ -127,32 +138,28 @@ def batch_attention(
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer = cast(int, module.layer_idx)
-    kernel = longctx_batch.kernel
-    if len(longctx_batch.rows) == 1:
-        out_1HTD = _attend_row(query, key, value, longctx_batch.rows[0], layer, kernel, scale)
+    plan, kernel = longctx_batch, longctx_batch.kernel
+    for row in plan.rows:
+        row.own.write(layer, row.start, key[0, :, row.rows], value[0, :, row.rows])
+    if len(plan.rows) == 1 and not plan.decoding:
+        out_1HTD = _attend_row(query, plan.rows[0], layer, kernel, scale)
         return out_1HTD.transpose(1, 2).contiguous(), None
     _, heads, tokens, dim = query.shape
     out_1THD = query.new_empty(1, tokens, heads, dim)
-    for row in longctx_batch.rows:
-        span = row.rows
-        out_1HLD = _attend_row(
-            query[:, :, span], key[:, :, span], value[:, :, span], row, layer, kernel, scale
-        )
-        out_1THD[:, span] = out_1HLD.transpose(1, 2)
+    if plan.decoding:
+        span = slice(0, plan.decoding)
+        out_1HRD = attend_decode(query[:, :, span], plan.calls, layer, kernel, scale)
+        out_1THD[:, span] = out_1HRD.transpose(1, 2)
+    for row in plan.rows[plan.decoding :]:
+        out_1HLD = _attend_row(query[:, :, row.rows], row, layer, kernel, scale)
+        out_1THD[:, row.rows] = out_1HLD.transpose(1, 2)
     return out_1THD, None
 
 
 def _attend_row(
-    q_1HLD: torch.Tensor,
-    k_1KLD: torch.Tensor,
-    v_1KLD: torch.Tensor,
-    row: RowPlan,
-    layer: int,
-    kernel: Kernel,
-    scale: float,
+    q_1HLD: torch.Tensor, row: RowPlan, layer: int, kernel: Kernel, scale: float
 ) -> torch.Tensor:
-    """Store the new keys and values, then attend to all of them."""
-    row.own.write(layer, row.start, k_1KLD[0], v_1KLD[0])
+    """A chunk of a prompt against all keys up to its own."""
     scale = scale * row.logit_scale
     keys: Any
     values: Any
