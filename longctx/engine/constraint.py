@@ -13,6 +13,9 @@ import torch
 
 from longctx.engine.errors import ConstraintError
 
+# One layout: where any white space may come, small models write nothing else.
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
 
 class Constraint(Protocol):
     """One answer's grammar, fed token by token."""
@@ -56,7 +59,9 @@ class JsonConstraints:
         """
         schema = schema or {"type": "object"}
         try:
-            grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+            grammar = self._library.LLMatcher.grammar_from_json_schema(
+                json.dumps(schema), defaults=_LAYOUT
+            )
         except Exception as error:
             raise ConstraintError(f"json_schema cannot be compiled: {error}") from error
         matcher = self._library.LLMatcher(self._tokenizer, grammar)

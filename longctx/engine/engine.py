@@ -66,7 +66,8 @@ class Engine:
         model: Qwen2, Qwen2-MoE, Qwen3, Llama, Mistral and others with one shared rotary; it
             belongs to the engine until close().
         tokenizer: of transformers; None serves token ids only (no text, no stop strings).
-        scheme: a method's name, or what `longctx.attention.resolve` returned.
+        scheme: a method's name, with every number by the model's rules (a factor by max_context),
+            or what `longctx.attention.resolve` returned.
         kernel: "auto" or a name of `longctx.attention.kernels.names()`.
         chunk_budget: tokens of one step; bounds how long a request waits for its neighbours.
         kv_budget_bytes: memory for keys and values, retained prefixes included.
@@ -99,18 +100,19 @@ class Engine:
             ("max_running", max_running),
             ("max_waiting", max_waiting),
             ("share_from", share_from),
+            ("kv_budget_bytes", kv_budget_bytes),
+            ("max_context", max_context),
         ):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"{name}={value} must be at least 1")
         if isinstance(scheme, str):
-            scheme = resolve(check_model(model).base_model.config, scheme)
+            config = check_model(model).base_model.config
+            scheme = resolve(config, scheme, request_length=max_context)
         self.scheme = scheme
-        self._runner = Runner(model, scheme, kernel)
         self.tokenizer = tokenizer
-        budget = kv_budget_bytes
-        if budget is None:
-            budget = default_kv_budget(self._runner.device)
         self.max_context = max_context or _default_context(scheme)
+        self._runner = Runner(model, scheme, kernel)
+        budget = kv_budget_bytes or default_kv_budget(self._runner.device)
         bytes_per_token = self._runner.kv_bytes_per_token
         pool = KvPool(self._runner.layers, bytes_per_token, budget, share_from)
         self._scheduler = Scheduler(pool, chunk_budget=chunk_budget, max_running=max_running)

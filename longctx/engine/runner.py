@@ -106,7 +106,10 @@ class Runner:
     @property
     def device(self) -> torch.device:
         """Where token ids go."""
-        return self._rotary.inv_freq.device
+        embedding: Any = self.model.get_input_embeddings()
+        device: torch.device = embedding.weight.device
+        # Offloaded weights are nowhere until their hook brings them in.
+        return self._rotary.inv_freq.device if device.type == "meta" else device
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -22,6 +22,8 @@ from longctx.engine.sequence import Sequence
 MIN_PREFILL = 16
 # Younger requests that may overtake one that waits for memory; then it holds the queue.
 MAX_OVERTAKING = 8
+# Of a long queue only so many that cannot be admitted are looked at in a step.
+MAX_LOOKED_AT = 16
 # A prompt waits for a running one to compute so many tokens that both have, rather than
 # compute them a second time.
 WORTH_WAITING = 64
@@ -86,12 +88,17 @@ class Scheduler:
     # -- admission ------------------------------------------------------------------------------
 
     def admit(self) -> list[Sequence]:
-        """Move from the queue to the running what fits; the newly admitted."""
+        """Move from the queue to the running what fits; the newly admitted.
+
+        A request that does not fit yet is overtaken by smaller ones, but not for ever.
+        """
         admitted: list[Sequence] = []
         blocked: list[Sequence] = []
+        looked_at = 0
         for sequence in list(self.waiting):
-            if len(self.running) >= self._max_running:
+            if len(self.running) >= self._max_running or looked_at == MAX_LOOKED_AT:
                 break
+            looked_at += 1
             if self._worth_waiting(sequence):
                 continue
             if not self._admit_one(sequence):
@@ -101,6 +108,7 @@ class Scheduler:
                 continue
             for other in blocked:
                 other.passed_over += 1
+            looked_at -= 1
             self.waiting.remove(sequence)
             self.running.append(sequence)
             admitted.append(sequence)

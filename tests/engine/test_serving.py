@@ -353,8 +353,21 @@ def test_requests_that_do_not_fit_the_model_are_refused(model: Any) -> None:
         with pytest.raises(UserError, match="json_schema needs text"):
             engine.submit(EngineRequest([1], json_schema={}))
         assert "Qwen2ForCausalLM" in repr(engine) and "torch_cpu" in repr(engine)
-    with pytest.raises(UserError, match="chunk_budget=0 must be at least 1"):
-        engine_for(model, chunk_budget=0)
+    for name in ("chunk_budget", "kv_budget_bytes", "max_context", "max_running", "share_from"):
+        with pytest.raises(UserError, match=f"{name}=0 must be at least 1"):
+            engine_for(model, **{name: 0})
+    with pytest.raises(TypeError, match="transformers PreTrainedModel"):
+        Engine(object())
+
+
+@pytest.mark.parametrize(
+    ("method", "context"), [("none", 512), ("yarn", 1000), ("dca", 2048), ("yarn+dca", 2048)]
+)
+def test_the_default_context_is_the_methods(model: Any, method: str, context: int) -> None:
+    more = {"max_context": 1000} if method == "yarn" else {}  # a factor of 2
+    with Engine(model, None, method, kv_budget_bytes=1 << 20, **more) as engine:
+        assert engine.max_context == context
+        assert engine.scheme.factor == (2.0 if more else None)
 
 
 def test_no_event_within_the_timeout_is_an_error(model: Any) -> None:
