@@ -6,6 +6,7 @@ bucket. Least recently used entries go first when memory is needed. Knows no sch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,14 +49,18 @@ class PrefixStore:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def match(self, tokens_N: Tokens, bucket: int) -> tuple[Prefix | None, int]:
-        """The entry with most leading tokens in common, and how many."""
+    def match(
+        self, bucket: int, common: Callable[[Prefix, Tokens], int]
+    ) -> tuple[Prefix | None, int]:
+        """The entry with most leading tokens in common, and how many.
+
+        Args:
+            common: how many an entry and its tokens have in common with what is looked for.
+        """
         best, longest = None, 0
         for entry in self._entries:
-            if entry.bucket == bucket:
-                common = common_prefix(entry.tokens_N, tokens_N)
-                if common > longest:
-                    best, longest = entry, common
+            if entry.bucket == bucket and (length := common(entry, entry.tokens_N)) > longest:
+                best, longest = entry, length
         return best, longest
 
     def touch(self, entry: Prefix) -> None:

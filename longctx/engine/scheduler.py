@@ -15,18 +15,18 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.engine.kv import KvPool, Segment, SequenceKv
-from longctx.engine.prefix import Prefix, PrefixStore, common_prefix
+from longctx.engine.prefix import Prefix, PrefixStore
 from longctx.engine.sequence import Sequence
 
 # Prompts get so many tokens of a step even where decoding fills the budget.
 MIN_PREFILL = 16
 # Younger requests that may overtake one that waits for memory; then it holds the queue.
 MAX_OVERTAKING = 8
-# Of a long queue only so many that cannot be admitted are looked at in a step.
-MAX_LOOKED_AT = 16
+# Of a long queue only so many that do not fit are looked at in a step.
+MAX_BLOCKED = 16
 # A prompt waits for a running one to compute so many tokens that both have, rather than
 # compute them a second time.
-WORTH_WAITING = 64
+WORTH_WAITING = 16
 # Logits of a whole chunk are large: 256 x 152K float32 are 156 MB.
 MAX_SCORED = 256
 
@@ -94,11 +94,9 @@ class Scheduler:
         """
         admitted: list[Sequence] = []
         blocked: list[Sequence] = []
-        looked_at = 0
         for sequence in list(self.waiting):
-            if len(self.running) >= self._max_running or looked_at == MAX_LOOKED_AT:
+            if len(self.running) >= self._max_running or len(blocked) == MAX_BLOCKED:
                 break
-            looked_at += 1
             if self._worth_waiting(sequence):
                 continue
             if not self._admit_one(sequence):
@@ -108,7 +106,6 @@ class Scheduler:
                 continue
             for other in blocked:
                 other.passed_over += 1
-            looked_at -= 1
             self.waiting.remove(sequence)
             self.running.append(sequence)
             admitted.append(sequence)
@@ -150,11 +147,11 @@ class Scheduler:
         if not sequence.request.share_prefix or sequence.request.prompt_logprobs:
             return [], None, 0
         most = sequence.prompt_length - 1
-        entry, common = self.prefixes.match(sequence.prompt_N, sequence.bucket)
+        entry, common = self.prefixes.match(sequence.bucket, sequence.common_with)
         cached = min(common, most)
         running = None
         for other in self._sharers(sequence):
-            stored = min(common_prefix(other.prompt_N, sequence.prompt_N), other.computed, most)
+            stored = min(sequence.common_with(other, other.prompt_N), other.computed, most)
             if stored > cached:
                 cached, running = stored, other
         if running is not None and running.kv is not None:
@@ -169,7 +166,7 @@ class Scheduler:
         _, _, stored = self._find_prefix(sequence)
         most = sequence.prompt_length - 1
         return any(
-            min(common_prefix(other.prompt_N, sequence.prompt_N), most) - stored >= WORTH_WAITING
+            min(sequence.common_with(other, other.prompt_N), most) - stored >= WORTH_WAITING
             for other in self._sharers(sequence)
             if not other.decoding
         )

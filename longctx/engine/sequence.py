@@ -13,7 +13,7 @@ import numpy as np
 from longctx.engine.constraint import Constraint
 from longctx.engine.detokenize import Detokenizer
 from longctx.engine.kv import SequenceKv
-from longctx.engine.prefix import Tokens
+from longctx.engine.prefix import Tokens, common_prefix
 from longctx.engine.request import EngineRequest, Event, Usage
 from longctx.engine.sampling import RowSampler
 
@@ -57,6 +57,7 @@ class Sequence:
         self.prompt_logprobs: list[float] = []
         self.passed_over = 0
         self.cancelled = False
+        self._common: dict[object, int] = {}
         self._submitted = time.perf_counter()
         self._admitted: float | None = None
         self._first_token: float | None = None
@@ -83,8 +84,16 @@ class Sequence:
     def answer_length(self) -> int:
         return len(self.tokens) - self.prompt_length
 
+    def common_with(self, other: object, tokens_N: Tokens) -> int:
+        """Leading tokens of the prompt that `other` has too; compared once, as neither changes."""
+        found = self._common.get(other)
+        if found is None:
+            found = self._common[other] = common_prefix(self.prompt_N, tokens_N)
+        return found
+
     def admitted(self, kv: SequenceKv, cached: int) -> None:
         self.kv, self.cached, self.computed = kv, cached, cached
+        self._common.clear()
         self._admitted = time.perf_counter()
 
     def append(self, token: int) -> None:

@@ -175,16 +175,31 @@ def test_retained_buffers_are_trimmed() -> None:
 def test_prefix_store_keeps_what_was_used_last() -> None:
     store = PrefixStore()
     a, b, c = (np.arange(20) + n for n in (0, 100, 200))
+
+    def match(tokens: Any, bucket: int = 0) -> Any:
+        return store.match(bucket, lambda _, stored: common_prefix(tokens, stored))
+
     for tokens in (a, b):
         store.add(Prefix(tokens, 0, []))
-    entry, common = store.match(np.arange(30), 0)
-    assert entry is not None and common == 20 and store.match(np.arange(30), 1) == (None, 0)
+    entry, common = match(np.arange(30))
+    assert entry is not None and common == 20 and match(np.arange(30), 1) == (None, 0)
     store.touch(entry)
     store.add(Prefix(c, 0, []))
-    assert store.evict_oldest() and store.match(b, 0) == (None, 0) and store.match(a, 0)[1] == 20
+    assert store.evict_oldest() and match(b) == (None, 0) and match(a)[1] == 20
     store.add(Prefix(a[:18], 0, []))  # covered
     store.add(Prefix(np.arange(25), 0, []))  # covers a
     assert len(store) == 2 and common_prefix(a, a[:0]) == 0
+
+
+def test_requests_that_wait_for_a_document_hold_up_nobody(model: Any) -> None:
+    with engine_for(model, chunk_budget=32, max_context=4000) as engine:
+        document = prompt_of(2000)
+        for n in range(40):
+            engine.submit(EngineRequest([*document, n], max_new_tokens=1))
+        engine.step()
+        assert steps_to_first_token(engine, EngineRequest(prompt_of(10, 1), max_new_tokens=2)) == 1
+        engine.run_until_idle()
+        assert engine.stats().counts.prompt_tokens < 2000 + 41 * 17
 
 
 # -- cancellation ---------------------------------------------------------------------------------
