@@ -33,7 +33,7 @@ from longctx.engine.kv import SHARE_FROM, KvPool
 from longctx.engine.memory import default_kv_budget
 from longctx.engine.request import EngineRequest, Event
 from longctx.engine.runner import Runner
-from longctx.engine.scheduler import Scheduler
+from longctx.engine.scheduler import MAX_SCORED, Scheduler
 from longctx.engine.sequence import Sequence as Running
 from longctx.engine.stepper import Counts, Stepper
 from longctx.errors import UserError
@@ -70,7 +70,8 @@ class Engine:
             or what `longctx.attention.resolve` returned.
         kernel: "auto" or a name of `longctx.attention.kernels.names()`.
         chunk_budget: tokens of one step; bounds how long a request waits for its neighbours.
-        kv_budget_bytes: memory for keys and values, retained prefixes included.
+        kv_budget_bytes: memory for keys and values, retained prefixes included; by default what
+            the device has free, less one step's activations and logits, with a margin.
         max_context: prompt and answer, tokens; by default the trained window, times the factor
             under methods that have one, times four under the other Dual Chunk methods.
         max_running, max_waiting: requests.
@@ -112,7 +113,14 @@ class Engine:
         self.tokenizer = tokenizer
         self.max_context = max_context or _default_context(scheme)
         self._runner = Runner(model, scheme, kernel)
-        budget = kv_budget_bytes or default_kv_budget(self._runner.device)
+        budget = kv_budget_bytes
+        if budget is None:
+            try:
+                step = self._runner.step_bytes(chunk_budget, max(max_running, MAX_SCORED))
+                budget = default_kv_budget(self._runner.device, step)
+            except UserError:
+                self._runner.close()
+                raise
         bytes_per_token = self._runner.kv_bytes_per_token
         pool = KvPool(self._runner.layers, bytes_per_token, budget, share_from)
         self._scheduler = Scheduler(pool, chunk_budget=chunk_budget, max_running=max_running)

@@ -70,7 +70,7 @@ class EngineRequest:
 
     Attributes:
         prompt_ids: the templated prompt; at least one token.
-        max_new_tokens: at most so many; 0 only with prompt_logprobs.
+        max_new_tokens: at most so many; 0 computes the prompt, for its logprobs or to keep it.
         stop: strings that end the answer and are not part of it.
         stop_ids: token ids that end the answer, beside the engine's own eos ids.
         ignore_eos: go on behind the engine's eos ids, for measurements.
@@ -98,9 +98,8 @@ class EngineRequest:
     def __post_init__(self) -> None:
         if not len(self.prompt_ids):
             raise UserError("prompt_ids is empty: give at least one token")
-        least = 0 if self.prompt_logprobs else 1
-        if self.max_new_tokens < least:
-            raise UserError(f"max_new_tokens={self.max_new_tokens} must be at least {least}")
+        if self.max_new_tokens < 0:
+            raise UserError(f"max_new_tokens={self.max_new_tokens} must be at least 0")
         if self.top_logprobs < 0 or (self.top_logprobs and not self.logprobs):
             raise UserError(
                 f"top_logprobs={self.top_logprobs} needs logprobs=True and a count of at least 0"

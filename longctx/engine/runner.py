@@ -21,7 +21,7 @@ from longctx.attention.hf import active
 from longctx.attention.hf_model import find_parts
 from longctx.attention.hf_rope import scaled_inv_freq
 from longctx.attention.rope import temperature, temperature_bucket, yarn_mscale
-from longctx.engine import batch_attention
+from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch
 from longctx.errors import UserError
 
@@ -117,6 +117,10 @@ class Runner:
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = 2 * self._rotary.inv_freq.shape[0]
         return 2 * self.layers * int(kv_heads) * head_dim * self.model.dtype.itemsize
+
+    def step_bytes(self, tokens: int, logit_rows: int) -> int:
+        """About what one step takes beside keys and values."""
+        return memory.step_bytes(self._config, self.model.dtype.itemsize, tokens, logit_rows)
 
     def bucket(self, request_length: int) -> int:
         """What the temperature is taken at; requests of one bucket share prefixes."""

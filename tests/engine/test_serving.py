@@ -11,6 +11,7 @@ import tiny_models
 import torch
 from engine_helpers import drain, engine_for, greedy, prompt_of, run
 
+from longctx.attention import active
 from longctx.engine import (
     ContextLengthError,
     Engine,
@@ -21,6 +22,7 @@ from longctx.engine import (
     InsufficientMemoryError,
     Progress,
     QueueFullError,
+    memory,
 )
 from longctx.engine.kv import KvPool
 from longctx.engine.prefix import Prefix, PrefixStore, common_prefix
@@ -202,6 +204,32 @@ def test_requests_that_wait_for_a_document_hold_up_nobody(model: Any) -> None:
         assert engine.stats().counts.prompt_tokens < 2000 + 41 * 17
 
 
+def test_a_prompt_can_be_computed_ahead(model: Any) -> None:
+    with engine_for(model) as engine:
+        want = greedy(engine, prompt_of(90))
+    with engine_for(model) as engine:
+        (ahead,) = run(engine, EngineRequest(prompt_of(90)[:80], max_new_tokens=0))
+        assert (ahead.token_ids, ahead.finish_reason) == ((), "length")
+        (answer,) = run(engine, EngineRequest(prompt_of(90), max_new_tokens=12))
+        assert answer.usage.cached_tokens == 80 and answer.token_ids == want
+
+
+def test_the_default_budget_leaves_room_for_a_step(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_free_host_bytes", lambda: 10_000_000)
+    # 97 logits of 20 bytes; 4 x (3 x 48 + 3 x 64 + 4 x 48) + 4 x (2 x 48 + 3 x 48) per token
+    step = 256 * 97 * 20 + 100 * (4 * (144 + 192 + 192) + 4 * (96 + 144))
+    assert memory.step_bytes(model.config, 4, 100, 256) == step
+    with Engine(model, chunk_budget=100) as engine:
+        assert engine.stats().kv_budget_bytes == (10_000_000 - step) // 2
+    moe = tiny_models.build("qwen2_moe").config
+    assert memory.step_bytes(moe, 2, 1, 0) == 2 * (144 + 3 * (2 * 32 + 32) + 192) + 4 * 240
+    with pytest.raises(UserError, match="one step needs about"):
+        Engine(model, chunk_budget=10_000)
+    assert active(model) is None
+
+
 # -- cancellation ---------------------------------------------------------------------------------
 
 
@@ -348,7 +376,7 @@ def test_the_queue_has_an_end(model: Any) -> None:
     ("arguments", "message"),
     [
         ({"prompt_ids": []}, "prompt_ids is empty"),
-        ({"prompt_ids": [1], "max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
+        ({"prompt_ids": [1], "max_new_tokens": -1}, "max_new_tokens=-1 must be at least 0"),
         ({"prompt_ids": [1], "top_logprobs": 2}, "top_logprobs=2 needs logprobs=True"),
         ({"prompt_ids": [1], "stop": ("",)}, "stop holds an empty string"),
         ({"prompt_ids": [1], "request_length": 0}, "request_length=0 must be at least 1"),
