@@ -6,12 +6,14 @@ Estimates from a config's numbers; knows no request.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from longctx.errors import UserError
 
+_CGROUP = "/sys/fs/cgroup"
 # The rest is for fragments, other processes and what an estimate leaves out.
 CPU_SHARE, CUDA_SHARE = 0.5, 0.9
 
@@ -57,11 +59,26 @@ def default_kv_budget(device: torch.device, step: int) -> int:
 
 
 def _free_host_bytes() -> int:
+    """What the kernel calls available, or what the container's limit leaves, if that is less."""
+    free = _number("/proc/meminfo", "MemAvailable:", unit=1024)
+    if free is None:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    limit, used = _number(f"{_CGROUP}/memory.max"), _number(f"{_CGROUP}/memory.current")
+    if limit is None or used is None:
+        return free
+    # The page cache counts as used, and yields.
+    cache = _number(f"{_CGROUP}/memory.stat", "inactive_file") or 0
+    return min(free, max(0, limit - used + cache))
+
+
+def _number(path: str, label: str | None = None, unit: int = 1) -> int | None:
+    """The number in a file, behind a label at the start of a line; None where there is none."""
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+        rows = [row.split() for row in Path(path).read_text(encoding="ascii").splitlines()]
     except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return None
+    for row in rows:
+        if label is None or row[:1] == [label]:
+            value = row[-1] if label is None else row[1]
+            return int(value) * unit if value.isdigit() else None  # no limit is "max"
+    return None

@@ -230,6 +230,19 @@ def test_the_default_budget_leaves_room_for_a_step(
     assert active(model) is None
 
 
+def test_a_containers_limit_is_seen(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", str(tmp_path))
+    whole = memory._free_host_bytes()
+    assert whole > 1 << 20
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("300000\n")
+    assert memory._free_host_bytes() > 1 << 20
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert memory._free_host_bytes() == 700_000
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 100000\n")
+    assert memory._free_host_bytes() == 800_000
+
+
 # -- cancellation ---------------------------------------------------------------------------------
 
 
