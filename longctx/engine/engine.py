@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from longctx.attention import Scheme, resolve
+from longctx.attention.config import rope_parameters
 from longctx.attention.hf_model import check_model
 from longctx.engine import sampling
 from longctx.engine.constraint import Constraint, JsonConstraints
@@ -106,12 +107,12 @@ class Engine:
         ):
             if value is not None and value < 1:
                 raise UserError(f"{name}={value} must be at least 1")
+        config: Any = check_model(model).base_model.config
         if isinstance(scheme, str):
-            config = check_model(model).base_model.config
             scheme = resolve(config, scheme, request_length=max_context)
         self.scheme = scheme
         self.tokenizer = tokenizer
-        self.max_context = max_context or _default_context(scheme)
+        self.max_context = max_context or _default_context(scheme, config)
         self._runner = Runner(model, scheme, kernel)
         budget = kv_budget_bytes
         if budget is None:
@@ -328,9 +329,12 @@ class Engine:
         return text
 
 
-def _default_context(scheme: Scheme) -> int:
-    if scheme.factor is not None:
-        return int(scheme.trained_length * scheme.factor)
+def _default_context(scheme: Scheme, config: Any) -> int:
+    factor, rope = scheme.factor, rope_parameters(config)
+    if scheme.method == "none" and rope["rope_type"] == "yarn":  # stays active
+        factor = rope.get("factor")
+    if factor is not None:
+        return int(scheme.trained_length * factor)
     if scheme.chunk_size is not None:
         return scheme.trained_length * DCA_CONTEXT_FACTOR
     return scheme.trained_length

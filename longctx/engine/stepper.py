@@ -128,9 +128,14 @@ class Stepper:
             sequence = chunk.sequence
             prefill, draws = not sequence.decoding, chunk.draws
             rows = chunk.length if _scores(chunk) else int(draws)
-            if _scores(chunk):
-                self._score(chunk, logits_RV[first : first + rows])
+            mine_RV = logits_RV[first : first + rows]
             first += rows
+            if _scores(chunk):
+                try:
+                    self._score(chunk, mine_RV)
+                except Exception as error:
+                    self.fail(sequence, error)
+                    continue
             sequence.computed += chunk.length
             if draws:
                 drawing.append(sequence)
@@ -142,9 +147,7 @@ class Stepper:
                 self.finish(sequence, "length")
         if not drawing:
             return
-        logits_RV = logits_RV[drawn_rows].float()
-        logits_RV[:, self._known_tokens :] = -torch.inf
-        drawn = sampling.draw(logits_RV, [sequence.sampler for sequence in drawing])
+        drawn = self._draw(logits_RV, drawn_rows, drawing)
         for sequence, result in zip(drawing, drawn, strict=True):
             try:
                 if isinstance(result, Exception):
@@ -152,6 +155,29 @@ class Stepper:
                 self._hand_out(sequence, result)
             except Exception as error:
                 self.fail(sequence, error)
+
+    def _draw(
+        self, logits_RV: torch.Tensor, rows: list[int], sequences: list[Sequence]
+    ) -> list[sampling.Drawn | Exception]:
+        """A token, or what went wrong, per sequence; one by one where all together fail."""
+        samplers = [sequence.sampler for sequence in sequences]
+        try:
+            return sampling.draw(self._known(logits_RV[rows]), samplers)
+        except Exception as error:
+            _log.warning("drawing %d tokens failed (%s), repeating one by one", len(rows), error)
+        drawn: list[sampling.Drawn | Exception] = []
+        for row, sampler in zip(rows, samplers, strict=True):
+            try:
+                drawn.extend(sampling.draw(self._known(logits_RV[[row]]), [sampler]))
+            except Exception as error:
+                drawn.append(error)
+        return drawn
+
+    def _known(self, logits_RV: torch.Tensor) -> torch.Tensor:
+        """In float32, without the rows that stand for no token. The argument may be overwritten."""
+        logits_RV = logits_RV.float()
+        logits_RV[:, self._known_tokens :] = -torch.inf
+        return logits_RV
 
     def _hand_out(self, sequence: Sequence, drawn: sampling.Drawn) -> None:
         """One token: into the sequence, into its text, to its client."""

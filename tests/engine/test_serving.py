@@ -23,6 +23,7 @@ from longctx.engine import (
     Progress,
     QueueFullError,
     memory,
+    sampling,
 )
 from longctx.engine.kv import KvPool
 from longctx.engine.prefix import Prefix, PrefixStore, common_prefix
@@ -45,6 +46,18 @@ def steps_to_first_token(engine: Engine, request: EngineRequest) -> int:
         assert engine.step()
         steps += 1
     return steps
+
+
+def test_the_default_context_counts_the_configs_own_yarn() -> None:
+    model = tiny_models.build()
+    model.config.rope_parameters = {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "rope_theta": 1e4,
+        "original_max_position_embeddings": 128,
+    }
+    with Engine(model, kv_budget_bytes=1 << 20) as engine:
+        assert engine.max_context == 512
 
 
 # -- fairness -------------------------------------------------------------------------------------
@@ -308,6 +321,37 @@ def test_a_failing_request_fails_alone(
         assert [greedy(engine, prompt_of(30, n)) for n in range(4)] == want
 
 
+@pytest.mark.parametrize("scored", [False, True], ids=["drawing", "scoring"])
+def test_a_failure_behind_the_forward_fails_one_request(
+    model: Any, scored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine_for(model) as engine:
+        want = greedy(engine, prompt_of(30))
+        good = engine.submit(EngineRequest(prompt_of(30), max_new_tokens=12))
+        bad = engine.submit(
+            EngineRequest(prompt_of(30, 1), max_new_tokens=12, prompt_logprobs=scored)
+        )
+        draw = sampling.draw
+
+        def failing(logits: Any, samplers: Any) -> Any:
+            if any(sequence.sampler in samplers for sequence in broken):
+                raise RuntimeError("no room to sort")
+            return draw(logits, samplers)
+
+        def never(*_: Any) -> None:
+            raise RuntimeError("no room to sort")
+
+        broken = [] if scored else [engine._inbox[1]]
+        monkeypatch.setattr(sampling, "draw", failing)
+        if scored:
+            monkeypatch.setattr(engine._stepper, "_score", never)
+        engine.run_until_idle()
+        assert good.result(timeout=0).token_ids == want
+        with pytest.raises(RuntimeError, match="no room to sort"):
+            bad.result(timeout=0)
+        assert engine.stats().counts.failed == 1
+
+
 def test_a_passing_shortage_of_memory_fails_nobody(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,3 +485,25 @@ def test_a_rotary_that_follows_the_longest_prompt_is_refused() -> None:
     model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     with pytest.raises(UserError, match="rope_type 'dynamic'"):
         engine_for(model)
+
+
+def test_a_defect_of_the_engine_costs_what_is_in_flight_only(
+    model: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    with engine_for(model) as engine:
+        want = greedy(engine, prompt_of(30))
+        admit, defects = engine._scheduler.admit, [KeyError("a defect")]
+
+        def failing() -> Any:
+            if defects:
+                raise defects.pop()
+            return admit()
+
+        monkeypatch.setattr(engine._scheduler, "admit", failing)
+        lost = engine.submit(EngineRequest(prompt_of(30), max_new_tokens=12))
+        engine.start()
+        with pytest.raises(KeyError, match="a defect"):
+            lost.result(timeout=60)
+        again = engine.submit(EngineRequest(prompt_of(30), max_new_tokens=12))
+        assert again.result(timeout=60).token_ids == want
+    assert "a step of the engine failed" in caplog.text
