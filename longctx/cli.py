@@ -16,9 +16,9 @@ from longctx.errors import UserError
 from longctx.needle_cmd import needle
 from longctx.perplexity_cmd import perplexity
 from longctx.reconstruct_cmd import reconstruct
+from longctx.report_cmd import report
 from longctx.rescore_cmd import rescore
 from longctx.tasks_cmd import tasks
-from longctx.report_cmd import report
 
 app = typer.Typer(
     name="longctx",

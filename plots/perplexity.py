@@ -67,7 +67,7 @@ def figure_of(results: Results) -> Figure:
         figure.text(
             *(0.1, 0.945, f"Perplexity: {name}"), fontsize=15, fontweight="bold", color=INK.hex
         )
-        for y, words in zip((0.895, 0.86), _words(results), strict=True):
+        for y, line in zip((0.895, 0.86), _words(results), strict=True):
             figure.text(0.1, y, line, fontsize=9, color=MUTED.hex, va="center")
         return figure
 

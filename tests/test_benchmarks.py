@@ -9,6 +9,7 @@ from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPT, SHARING = SCRIPTS / "attention.py", SCRIPTS / "prefix_sharing.py"
+SERVING = SCRIPTS / "serving.py"
 
 
 def test_attention_benchmark_reports_both_arms(tmp_path: Path) -> None:
@@ -64,3 +65,29 @@ def test_unknown_methods_are_refused() -> None:
         [sys.executable, str(SHARING), "--methods", "none,rope"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "unknown: rope" in done.stderr
+
+
+def test_serving_benchmark_reports_every_arm(tmp_path: Path) -> None:
+    arguments = ["--model", "random", "--lengths", "96", "--requests", "3", "--tokens", "5"]
+    done = subprocess.run(
+        [sys.executable, str(SERVING), *arguments, "--rounds", "1", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    assert report["about"]["threads"] == 1
+    arms = [(row["arm"], row["requests"]) for row in report["results"]]
+    plain = [("generate", 1), ("engine", 1), ("generate", 3), ("engine", 3)]
+    assert arms == [*plain, ("engine, one document", 3)]
+    for row in report["results"]:
+        assert row["same_tokens"] is (True if row["arm"] == "engine" else None)
+        assert row["decode_ratio"] > 0 and row["length"] == 96
+
+
+def test_a_serving_benchmark_without_a_step_to_time_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, str(SERVING), "--tokens", "2"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "at least 4" in done.stderr

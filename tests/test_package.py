@@ -120,8 +120,11 @@ def may_import(module: str, imported: str) -> bool:
             ),
             *(f"longctx.eval.perplexity_{name}" for name in ("summary", "files")),
         )
-    if starts_with(module, "longctx.engine"):
-        return not starts_with(imported, "longctx.cli", "longctx.server", "longctx.eval")
+    if starts_with(module, "longctx.engine"):  # its adapter for the harness knows the protocol
+        harness = ["longctx.eval.target"] if module == "longctx.engine.target" else []
+        return not imported.startswith("longctx.") or starts_with(
+            imported, "longctx.engine", "longctx.attention", "longctx.errors", *harness
+        )
     return True
 
 

@@ -1,0 +1,350 @@
+"""Continuous batching over one model: the life of requests from submission to the last event.
+
+    submit -> queue -> admit (memory) -> steps: prompt chunks, then one token each -> finished
+
+One thread calls step(), the background loop or a test; submit() and cancel() come from any. Knows
+no protocol, no chat template and no HTTP.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from longctx.attention import Scheme, resolve
+from longctx.attention.config import rope_parameters
+from longctx.attention.hf_model import check_model
+from longctx.engine import sampling
+from longctx.engine.constraint import Constraint, JsonConstraints
+from longctx.engine.detokenize import Detokenizer
+from longctx.engine.errors import (
+    ContextLengthError,
+    EngineClosedError,
+    InsufficientMemoryError,
+    QueueFullError,
+)
+from longctx.engine.handle import Generation
+from longctx.engine.kv import SHARE_FROM, KvPool
+from longctx.engine.memory import default_kv_budget
+from longctx.engine.request import EngineRequest, Event
+from longctx.engine.runner import Runner
+from longctx.engine.scheduler import MAX_SCORED, Scheduler
+from longctx.engine.sequence import Sequence as Running
+from longctx.engine.stepper import Counts, Stepper
+from longctx.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_CHUNK_BUDGET = 512
+DEFAULT_MAX_RUNNING = 64
+DEFAULT_MAX_WAITING = 1024
+# Dual Chunk Attention has no limit of its own; answers beyond this were not published.
+DCA_CONTEXT_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The engine at one moment."""
+
+    running: int
+    waiting: int
+    kv_used_bytes: int
+    kv_budget_bytes: int
+    retained_prefixes: int
+    counts: Counts
+
+
+class Engine:
+    """Serves one transformers causal LM under one scheme, on the device where it lies.
+
+    Args:
+        model: Qwen2, Qwen2-MoE, Qwen3, Llama, Mistral and others with one shared rotary; it
+            belongs to the engine until close().
+        tokenizer: of transformers; None serves token ids only (no text, no stop strings).
+        scheme: a method's name, with every number by the model's rules (a factor by max_context),
+            or what `longctx.attention.resolve` returned.
+        kernel: "auto" or a name of `longctx.attention.kernels.names()`.
+        chunk_budget: tokens of one step; bounds how long a request waits for its neighbours.
+        kv_budget_bytes: memory for keys and values, retained prefixes included; by default what
+            the device has free, less one step's activations and logits, with a margin.
+        max_context: prompt and answer, tokens; by default the trained window, times the factor
+            under methods that have one, times four under the other Dual Chunk methods.
+        max_running, max_waiting: requests.
+        share_from: tokens from which on a cached prefix is read in place; below, it is copied.
+
+    Raises:
+        UserError: numbers that make no sense, or a model that cannot be served.
+        ValueError: a scheme or kernel that the model or device does not allow.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        scheme: str | Scheme = "none",
+        *,
+        kernel: str = "auto",
+        chunk_budget: int = DEFAULT_CHUNK_BUDGET,
+        kv_budget_bytes: int | None = None,
+        max_context: int | None = None,
+        max_running: int = DEFAULT_MAX_RUNNING,
+        max_waiting: int = DEFAULT_MAX_WAITING,
+        share_from: int = SHARE_FROM,
+    ) -> None:
+        for name, value in (
+            ("chunk_budget", chunk_budget),
+            ("max_running", max_running),
+            ("max_waiting", max_waiting),
+            ("share_from", share_from),
+            ("kv_budget_bytes", kv_budget_bytes),
+            ("max_context", max_context),
+        ):
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value} must be at least 1")
+        config: Any = check_model(model).base_model.config
+        if isinstance(scheme, str):
+            scheme = resolve(config, scheme, request_length=max_context)
+        self.scheme = scheme
+        self.tokenizer = tokenizer
+        self.max_context = max_context or _default_context(scheme, config)
+        self._runner = Runner(model, scheme, kernel)
+        budget = kv_budget_bytes
+        if budget is None:
+            try:
+                step = self._runner.step_bytes(chunk_budget, max(max_running, MAX_SCORED))
+                budget = default_kv_budget(self._runner.device, step)
+            except UserError:
+                self._runner.close()
+                raise
+        bytes_per_token = self._runner.kv_bytes_per_token
+        pool = KvPool(self._runner.layers, bytes_per_token, budget, share_from)
+        self._scheduler = Scheduler(pool, chunk_budget=chunk_budget, max_running=max_running)
+        self._max_waiting = max_waiting
+        known_tokens = self._runner.vocabulary if tokenizer is None else len(tokenizer)
+        self._stepper = Stepper(
+            self._runner, self._scheduler, _eos_ids(model, tokenizer), known_tokens
+        )
+        self._json: JsonConstraints | None = None
+        self._json_lock = threading.Lock()
+        self._wake = threading.Condition()  # guards the three below
+        self._inbox: deque[Running] = deque()
+        self._closed = False
+        self._drain = False
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        pool = self._scheduler.pool
+        tokens = pool.budget_bytes // pool.bytes_per_token
+        return (
+            f"<longctx engine: {type(self._runner.model).__name__}, {self.scheme}, kernel "
+            f"{self._runner.kernel_name}, context {self.max_context}, memory for {tokens} tokens>"
+        )
+
+    @property
+    def kernel_name(self) -> str:
+        """The attention kernel in use."""
+        return self._runner.kernel_name
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return self._runner.device
+
+    @property
+    def started(self) -> bool:
+        """Whether a background thread serves."""
+        return self._thread is not None
+
+    # -- for clients, from any thread -------------------------------------------------------------
+
+    def submit(
+        self, request: EngineRequest, listener: Callable[[Event], None] | None = None
+    ) -> Generation:
+        """Queue a request.
+
+        Args:
+            listener: gets the events in the engine's thread, instead of the handle's iterator.
+
+        Raises:
+            ContextLengthError, InsufficientMemoryError: it can never be served here.
+            QueueFullError: max_waiting requests are waiting.
+            ConstraintError: its schema cannot be compiled, or llguidance is missing.
+            EngineClosedError: close() was called.
+        """
+        self._check(request)
+        constraint = self._constraint(request)
+        bucket = self._runner.bucket(request.request_length or len(request.prompt_ids))
+        handle = Generation(lambda: self._cancel(sequence), listener)
+        sequence = Running(
+            request,
+            bucket=bucket,
+            logit_scale=self._runner.logit_scale(bucket),
+            sampler=sampling.RowSampler(
+                request.sampling,
+                request.prompt_ids,
+                top_logprobs=request.top_logprobs if request.logprobs else None,
+                constraint=constraint,
+            ),
+            detokenizer=Detokenizer(self._decode, request.stop),
+            constraint=constraint,
+            emit=handle.emit,
+        )
+        with self._wake:
+            if self._closed:
+                raise EngineClosedError("the engine is closed: make a new one")
+            if len(self._inbox) + len(self._scheduler.waiting) >= self._max_waiting:
+                raise QueueFullError(self._max_waiting)
+            self._inbox.append(sequence)
+            self._wake.notify_all()
+        return handle
+
+    def stats(self) -> Stats:
+        scheduler, pool = self._scheduler, self._scheduler.pool
+        return Stats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting) + len(self._inbox),
+            kv_used_bytes=pool.used_bytes,
+            kv_budget_bytes=pool.budget_bytes,
+            retained_prefixes=len(scheduler.prefixes),
+            counts=replace(self._stepper.counts),
+        )
+
+    def start(self) -> Engine:
+        """Serve in a background thread until close()."""
+        with self._wake:
+            if self._closed:
+                raise EngineClosedError("the engine is closed: make a new one")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="longctx", daemon=True)
+                self._thread.start()
+        return self
+
+    def close(self, *, drain: bool = False) -> None:
+        """Give the model back. Requests in flight fail, or are served first with `drain`."""
+        with self._wake:
+            self._closed, self._drain = True, drain
+            self._wake.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        elif drain:
+            self.run_until_idle()
+        self._fail_all(EngineClosedError("the engine was closed before the request was done"))
+        self._scheduler.prefixes.clear()
+        self._runner.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def run_until_idle(self) -> int:
+        """Step in this thread until nothing is left to do; the number of steps."""
+        steps = 0
+        while self.step():
+            steps += 1
+        return steps
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                if self._closed and not self._drain:
+                    return
+            try:
+                worked = self.step()
+            except Exception as error:  # a defect of the engine: it costs what is in flight
+                _log.exception("a step of the engine failed")
+                self._fail_all(error)
+                worked = True
+            with self._wake:
+                if worked or self._inbox:
+                    continue
+                if self._closed:
+                    return
+                self._wake.wait()
+
+    def step(self) -> bool:
+        """One forward over what is due; False where there is nothing to do."""
+        with self._wake:
+            self._scheduler.waiting.extend(self._inbox)
+            self._inbox.clear()
+        return self._stepper.step()
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._wake:
+            pending = [*self._scheduler.running, *self._scheduler.waiting, *self._inbox]
+            self._inbox.clear()
+        for sequence in pending:
+            self._stepper.fail(sequence, error)
+
+    def _cancel(self, sequence: Running) -> None:
+        with self._wake:
+            sequence.cancelled = True
+            self._wake.notify_all()
+
+    # -- checks and helpers -----------------------------------------------------------------------
+
+    def _check(self, request: EngineRequest) -> None:
+        asked = len(request.prompt_ids) + request.max_new_tokens
+        if asked > self.max_context:
+            raise ContextLengthError(
+                self.max_context, len(request.prompt_ids), request.max_new_tokens
+            )
+        pool = self._scheduler.pool
+        if asked * pool.bytes_per_token > pool.budget_bytes:
+            raise InsufficientMemoryError(asked, pool.bytes_per_token, pool.budget_bytes)
+        low, high = min(request.prompt_ids), max(request.prompt_ids)
+        if low < 0 or high >= self._runner.vocabulary:
+            raise UserError(
+                f"prompt_ids hold {low if low < 0 else high}: ids of this model are 0 to "
+                f"{self._runner.vocabulary - 1}"
+            )
+        if request.stop and self.tokenizer is None:
+            raise UserError("stop needs text, and the engine has no tokenizer: use stop_ids")
+
+    def _constraint(self, request: EngineRequest) -> Constraint | None:
+        if request.json_schema is None:
+            return None
+        if self.tokenizer is None:
+            raise UserError("json_schema needs text, and the engine has no tokenizer")
+        with self._json_lock:
+            if self._json is None:
+                self._json = JsonConstraints(self.tokenizer, self._runner.vocabulary)
+        return self._json.compile(request.json_schema)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        if self.tokenizer is None or not ids:
+            return ""
+        text: str = self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def _default_context(scheme: Scheme, config: Any) -> int:
+    factor, rope = scheme.factor, rope_parameters(config)
+    if scheme.method == "none" and rope["rope_type"] == "yarn":  # stays active
+        factor = rope.get("factor")
+    if factor is not None:
+        return int(scheme.trained_length * factor)
+    if scheme.chunk_size is not None:
+        return scheme.trained_length * DCA_CONTEXT_FACTOR
+    return scheme.trained_length
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends an answer: the generation config lists more than the tokenizer."""
+    found: set[int] = set()
+    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
+        ids = getattr(holder, "eos_token_id", None)
+        if ids is not None:
+            found.update([ids] if isinstance(ids, int) else ids)
+    return frozenset(found)

@@ -1,0 +1,169 @@
+"""A transformers model that runs packed steps: the one file of the engine that touches the model.
+
+While a runner is open the model's attention is ours, selected on a copy of its config, and its
+rotary has the scheme's frequencies; close() puts both back. Positions are folded here: the model
+sees p mod S. The model's own code is not changed. Knows no requests.
+
+Shape legend: T packed tokens of the step, R rows whose logits are wanted, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from longctx.attention import Scheme, kernels
+from longctx.attention.config import rope_parameters
+from longctx.attention.hf import active
+from longctx.attention.hf_model import find_parts
+from longctx.attention.hf_rope import scaled_inv_freq
+from longctx.attention.rope import temperature, temperature_bucket, yarn_mscale
+from longctx.engine import batch_attention, memory
+from longctx.engine.batch_attention import RowInput, plan_batch
+from longctx.errors import UserError
+
+_MARK = "_longctx_handle"  # where `extend` looks for a scheme that is active
+# Rotaries whose keys are a function of token and position alone: others follow the longest prompt
+# of a forward, so that one request would change another.
+_FIXED_ROPES = ("default", "linear", "llama3", "yarn", "proportional")
+
+
+class Runner:
+    """Owns a model until close().
+
+    Args:
+        kernel: "auto" or a name of `longctx.attention.kernels.names()`.
+
+    Raises:
+        RuntimeError: the model is extended, or belongs to another engine.
+        UserError: a model that cannot be served; the message names why.
+        ValueError: a kernel that cannot run there.
+    """
+
+    def __init__(self, model: Any, scheme: Scheme, kernel: str = "auto") -> None:
+        if active(model) is not None:
+            raise RuntimeError(
+                "the model has another longctx scheme or engine: remove() or close() that first"
+            )
+        parts = find_parts(model)
+        self.model, self.scheme = parts.model, scheme
+        self._base, self._rotary = parts.base, parts.rotary
+        config = self._base.config
+        rope_type = rope_parameters(config)["rope_type"]
+        if rope_type not in _FIXED_ROPES:
+            raise UserError(
+                f"rope_type {rope_type!r} lets keys depend on the length of a prompt, so requests "
+                "in one batch would change each other: set it to 'default', or choose a method"
+            )
+        self._kernel = kernels.resolve(kernel, self._rotary.inv_freq.device, self.model.dtype)
+        self._dtype = torch.promote_types(self.model.dtype, torch.float32)
+        inv_freq_F, attention_scaling = scaled_inv_freq(scheme, self._rotary, config)
+        # All that may be refused comes before the first change.
+        self._trained = (self._rotary.inv_freq, self._rotary.attention_scaling)
+        self._rotary.inv_freq, self._rotary.attention_scaling = inv_freq_F, attention_scaling
+        batch_attention.register()
+        self._config = config
+        own = copy.copy(config)
+        own._attn_implementation = batch_attention.ATTENTION_NAME
+        self._rebind(config, own)
+        self._was_training = self.model.training
+        self.model.eval()
+        setattr(self._base, _MARK, self)
+        self._open = True
+
+    def close(self) -> None:
+        """Put the model back. Closing twice is harmless."""
+        if not self._open:
+            return
+        self._open = False
+        self._rebind(self._base.config, self._config)
+        self._rotary.inv_freq, self._rotary.attention_scaling = self._trained
+        self.model.train(self._was_training)
+        delattr(self._base, _MARK)
+
+    def _rebind(self, old: Any, new: Any) -> None:
+        for module in self.model.modules():
+            if getattr(module, "config", None) is old:
+                module.config = new
+
+    # -- what the engine asks -------------------------------------------------------------------
+
+    @property
+    def kernel_name(self) -> str:
+        return self._kernel.name
+
+    @property
+    def layers(self) -> int:
+        return int(self._config.num_hidden_layers)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self._config.vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        embedding: Any = self.model.get_input_embeddings()
+        device: torch.device = embedding.weight.device
+        # Offloaded weights are nowhere until their hook brings them in.
+        return self._rotary.inv_freq.device if device.type == "meta" else device
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        config: Any = self._config
+        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_dim = 2 * self._rotary.inv_freq.shape[0]
+        return 2 * self.layers * int(kv_heads) * head_dim * self.model.dtype.itemsize
+
+    def step_bytes(self, tokens: int, logit_rows: int) -> int:
+        """About what one step takes beside keys and values."""
+        return memory.step_bytes(self._config, self.model.dtype.itemsize, tokens, logit_rows)
+
+    def bucket(self, request_length: int) -> int:
+        """What the temperature is taken at; requests of one bucket share prefixes."""
+        if not self.scheme.uses_request_length:
+            return 0
+        return temperature_bucket(request_length, self.scheme.original_length)
+
+    def logit_scale(self, bucket: int) -> float:
+        """m^2."""
+        if self.scheme.uses_request_length:
+            return temperature(bucket, self.scheme.original_length) ** 2
+        if self.scheme.method == "yarn-freqs+dca":
+            assert self.scheme.factor is not None
+            return yarn_mscale(self.scheme.factor) ** 2
+        return 1.0
+
+    # -- one step -------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def forward(
+        self, tokens: Sequence[int], rows: Sequence[RowInput], wanted: Sequence[int]
+    ) -> torch.Tensor:
+        """Logits [R, V] of the wanted rows of one packed step.
+
+        Args:
+            tokens: of all rows, one sequence behind the other.
+            rows: whose they are.
+            wanted: indices into `tokens`.
+        """
+        chunk_map, chunk_len = self.scheme.chunk_map, self.scheme.chunk_len
+        positions: list[int] = []
+        for row in rows:
+            positions.extend(range(row.start, row.start + row.length))
+        position_ids_1T = torch.tensor([positions])
+        if chunk_len is not None:
+            position_ids_1T %= chunk_len
+        plan = plan_batch(rows, chunk_map, self._rotary.inv_freq, self._dtype, self._kernel)
+        out = self.model(
+            input_ids=torch.tensor([tokens], device=self.device),
+            position_ids=position_ids_1T.to(self.device),
+            use_cache=False,
+            logits_to_keep=torch.tensor(list(wanted), dtype=torch.long, device=self.device),
+            longctx_batch=plan,
+        )
+        logits_RV: torch.Tensor = out.logits[0]
+        return logits_RV

@@ -1,0 +1,113 @@
+"""One request inside the engine: its tokens, how far they are computed, and its outlet.
+
+State only; the scheduler moves it, the engine fills it. Knows no model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from longctx.engine.constraint import Constraint
+from longctx.engine.detokenize import Detokenizer
+from longctx.engine.kv import SequenceKv
+from longctx.engine.prefix import Tokens, common_prefix
+from longctx.engine.request import EngineRequest, Event, Usage
+from longctx.engine.sampling import RowSampler
+
+
+class Sequence:
+    """A request in flight.
+
+    Attributes:
+        tokens: prompt and answer.
+        computed: leading tokens whose keys and values are stored.
+        cached: of the prompt, taken over from an earlier request.
+        bucket: what YaRN's temperature is taken at; prefixes are shared within one bucket only.
+        logit_scale: m^2, fixed for the life of the request.
+        passed_over: how many younger requests were admitted while this one waited for memory.
+        cancelled: set by any thread, looked at between steps.
+    """
+
+    def __init__(
+        self,
+        request: EngineRequest,
+        *,
+        bucket: int,
+        logit_scale: float,
+        sampler: RowSampler,
+        detokenizer: Detokenizer,
+        constraint: Constraint | None,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.request = request
+        self.prompt_N: Tokens = np.asarray(request.prompt_ids, dtype=np.int64)
+        self.tokens: list[int] = self.prompt_N.tolist()
+        self.bucket = bucket
+        self.logit_scale = logit_scale
+        self.sampler = sampler
+        self.detokenizer = detokenizer
+        self.constraint = constraint
+        self.emit = emit
+        self.computed = 0
+        self.cached = 0
+        self.kv: SequenceKv | None = None
+        self.prompt_logprobs: list[float] = []
+        self.passed_over = 0
+        self.cancelled = False
+        self._common: dict[object, int] = {}
+        self._submitted = time.perf_counter()
+        self._admitted: float | None = None
+        self._first_token: float | None = None
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.prompt_N)
+
+    @property
+    def total(self) -> int:
+        """Tokens it may reach."""
+        return self.prompt_length + self.request.max_new_tokens
+
+    @property
+    def remaining(self) -> int:
+        """Tokens to be computed before the next one can be drawn."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def decoding(self) -> bool:
+        return self.computed >= self.prompt_length
+
+    @property
+    def answer_length(self) -> int:
+        return len(self.tokens) - self.prompt_length
+
+    def common_with(self, other: object, tokens_N: Tokens) -> int:
+        """Leading tokens of the prompt that `other` has too; compared once, as neither changes."""
+        found = self._common.get(other)
+        if found is None:
+            found = self._common[other] = common_prefix(self.prompt_N, tokens_N)
+        return found
+
+    def admitted(self, kv: SequenceKv, cached: int) -> None:
+        self.kv, self.cached, self.computed = kv, cached, cached
+        self._common.clear()
+        self._admitted = time.perf_counter()
+
+    def append(self, token: int) -> None:
+        if self._first_token is None:
+            self._first_token = time.perf_counter()
+        self.tokens.append(token)
+
+    def usage(self) -> Usage:
+        began, now = self._submitted, time.perf_counter()
+        return Usage(
+            prompt_tokens=self.prompt_length,
+            cached_tokens=self.cached,
+            completion_tokens=self.answer_length,
+            admitted_s=(self._admitted or now) - began,
+            first_token_s=None if self._first_token is None else self._first_token - began,
+            total_s=now - began,
+        )

@@ -1,0 +1,262 @@
+"""One step: pack, forward, draw, hand out. Single-threaded; knows no queue of clients.
+
+A step that fails is repeated request by request, so that only the culprit fails.
+
+Shape legend: L tokens of one sequence, R rows whose logits are wanted, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from longctx.engine import sampling
+from longctx.engine.batch_attention import RowInput
+from longctx.engine.errors import EngineClosedError
+from longctx.engine.request import Delta, Event, Failed, Finished, FinishReason, Progress
+from longctx.engine.runner import Runner
+from longctx.engine.scheduler import Chunk, Scheduler
+from longctx.engine.sequence import Sequence
+from longctx.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Counts:
+    """Since the start."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    finished: int = 0
+    failed: int = 0
+
+
+class Stepper:
+    """Moves the scheduler's sequences through the model.
+
+    Args:
+        eos_ids: tokens that end every answer, but for requests that ignore them.
+        known_tokens: the tokenizer's size; logits behind it stand for no token.
+    """
+
+    def __init__(
+        self, runner: Runner, scheduler: Scheduler, eos_ids: frozenset[int], known_tokens: int
+    ) -> None:
+        self.counts = Counts()
+        self._runner = runner
+        self._scheduler = scheduler
+        self._eos_ids = eos_ids
+        self._known_tokens = known_tokens
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """One forward over what is due; False where there is nothing to do."""
+        self._end_cancelled()
+        for sequence in self._scheduler.admit():
+            self._progress(sequence)
+        batch = self._scheduler.next_batch()
+        if not batch:
+            return bool(self._scheduler.waiting)
+        self.counts.steps += 1
+        for chunks, logits_RV in self._run(batch):
+            self._advance(chunks, logits_RV)
+        return True
+
+    # -- the forward ------------------------------------------------------------------------------
+
+    def _run(self, batch: list[Chunk]) -> list[tuple[list[Chunk], torch.Tensor]]:
+        """Forward all of the batch, or what is left of it when those that fail are out."""
+        try:
+            return [(batch, self._forward(batch))]
+        except Exception as error:
+            failure = error
+        if _out_of_memory(failure):
+            failure.__traceback__ = None  # its frames hold the activations
+            self._scheduler.prefixes.clear()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        elif len(batch) == 1:
+            self.fail(batch[0].sequence, failure)
+            return []
+        _log.warning("a step over %d requests failed, repeating them one by one", len(batch))
+        done = []
+        for chunk in batch:
+            try:
+                done.append(([chunk], self._forward([chunk])))
+            except Exception as error:
+                self.fail(chunk.sequence, error)
+        return done
+
+    def _forward(self, batch: list[Chunk]) -> torch.Tensor:
+        """Logits [R, V]: one row per chunk that draws, all rows of a chunk that is scored."""
+        tokens: list[int] = []
+        rows: list[RowInput] = []
+        wanted: list[int] = []
+        for chunk in batch:
+            sequence, kv = chunk.sequence, chunk.sequence.kv
+            assert kv is not None
+            first = len(tokens)
+            tokens.extend(sequence.tokens[chunk.start : chunk.stop])
+            rows.append(
+                RowInput(
+                    chunk.start,
+                    chunk.length,
+                    kv.own,
+                    kv.segments(chunk.stop),
+                    sequence.logit_scale,
+                )
+            )
+            if _scores(chunk):
+                wanted.extend(range(first, len(tokens)))
+            elif chunk.draws:
+                wanted.append(len(tokens) - 1)
+        return self._runner.forward(tokens, rows, wanted)
+
+    # -- after the forward ------------------------------------------------------------------------
+
+    def _advance(self, batch: list[Chunk], logits_RV: torch.Tensor) -> None:
+        """Count what was computed, draw and hand out the next tokens."""
+        first = 0
+        drawing: list[Sequence] = []
+        drawn_rows: list[int] = []
+        for chunk in batch:
+            sequence = chunk.sequence
+            prefill, draws = not sequence.decoding, chunk.draws
+            rows = chunk.length if _scores(chunk) else int(draws)
+            mine_RV = logits_RV[first : first + rows]
+            first += rows
+            if _scores(chunk):
+                try:
+                    self._score(chunk, mine_RV)
+                except Exception as error:
+                    self.fail(sequence, error)
+                    continue
+            sequence.computed += chunk.length
+            if draws:
+                drawing.append(sequence)
+                drawn_rows.append(first - 1)
+            if prefill:
+                self.counts.prompt_tokens += chunk.length
+                self._progress(sequence)
+            if prefill and sequence.decoding and not draws:
+                self.finish(sequence, "length")
+        if not drawing:
+            return
+        drawn = self._draw(logits_RV, drawn_rows, drawing)
+        for sequence, result in zip(drawing, drawn, strict=True):
+            try:
+                if isinstance(result, Exception):
+                    raise result
+                self._hand_out(sequence, result)
+            except Exception as error:
+                self.fail(sequence, error)
+
+    def _draw(
+        self, logits_RV: torch.Tensor, rows: list[int], sequences: list[Sequence]
+    ) -> list[sampling.Drawn | Exception]:
+        """A token, or what went wrong, per sequence; one by one where all together fail."""
+        samplers = [sequence.sampler for sequence in sequences]
+        try:
+            return sampling.draw(self._known(logits_RV[rows]), samplers)
+        except Exception as error:
+            _log.warning("drawing %d tokens failed (%s), repeating one by one", len(rows), error)
+        drawn: list[sampling.Drawn | Exception] = []
+        for row, sampler in zip(rows, samplers, strict=True):
+            try:
+                drawn.extend(sampling.draw(self._known(logits_RV[[row]]), [sampler]))
+            except Exception as error:
+                drawn.append(error)
+        return drawn
+
+    def _known(self, logits_RV: torch.Tensor) -> torch.Tensor:
+        """In float32, without the rows that stand for no token. The argument may be overwritten."""
+        logits_RV = logits_RV.float()
+        logits_RV[:, self._known_tokens :] = -torch.inf
+        return logits_RV
+
+    def _hand_out(self, sequence: Sequence, drawn: sampling.Drawn) -> None:
+        """One token: into the sequence, into its text, to its client."""
+        request, token = sequence.request, drawn.token
+        sequence.append(token)
+        sequence.sampler.note(token)
+        self.counts.completion_tokens += 1
+        logprobs = () if drawn.logprob is None else (drawn.logprob,)
+        if token in request.stop_ids or (token in self._eos_ids and not request.ignore_eos):
+            self._emit(sequence, Delta(sequence.detokenizer.finish(), (token,), logprobs))
+            self.finish(sequence, "stop", sequence.detokenizer.stopped or token)
+            return
+        complete = sequence.constraint is not None and sequence.constraint.accept(token)
+        text = sequence.detokenizer.push(token)
+        last = complete or sequence.answer_length == request.max_new_tokens
+        if last and sequence.detokenizer.stopped is None:
+            text += sequence.detokenizer.finish()
+        self._emit(sequence, Delta(text, (token,), logprobs))
+        if sequence.detokenizer.stopped is not None:
+            self.finish(sequence, "stop", sequence.detokenizer.stopped)
+        elif last:
+            self.finish(sequence, "stop" if complete else "length")
+
+    def _score(self, chunk: Chunk, logits_LV: torch.Tensor) -> None:
+        """Log-probabilities of the prompt tokens that follow the chunk's."""
+        targets = chunk.sequence.tokens[chunk.start + 1 : chunk.stop + 1]
+        targets = targets[: chunk.sequence.prompt_length - 1 - chunk.start]
+        logits_LV = logits_LV[: len(targets), : self._known_tokens]
+        logprobs_LV = torch.log_softmax(logits_LV.double(), dim=-1)
+        index_L1 = torch.tensor(targets, device=logits_LV.device).view(-1, 1)
+        found: list[float] = logprobs_LV.gather(1, index_L1)[:, 0].tolist()
+        chunk.sequence.prompt_logprobs.extend(found)
+
+    def _progress(self, sequence: Sequence) -> None:
+        total = sequence.prompt_length
+        self._emit(sequence, Progress(total, sequence.cached, min(sequence.computed, total)))
+
+    # -- the end of a request ---------------------------------------------------------------------
+
+    def finish(
+        self, sequence: Sequence, reason: FinishReason, stop: str | int | None = None
+    ) -> None:
+        """The end as it should be: what was computed is kept for others."""
+        self._scheduler.remove(sequence, retain=True)
+        self.counts.finished += 1
+        self.counts.cached_tokens += sequence.cached
+        scores = tuple(sequence.prompt_logprobs) if sequence.request.prompt_logprobs else None
+        self._emit(sequence, Finished(reason, sequence.usage(), stop, scores))
+
+    def fail(self, sequence: Sequence, error: Exception) -> None:
+        """The end by an error: nothing of it is kept."""
+        if not isinstance(error, UserError | EngineClosedError):
+            _log.error(
+                "a request of %d prompt tokens failed", sequence.prompt_length, exc_info=error
+            )
+        error.__traceback__ = None  # its frames hold activations
+        self._scheduler.remove(sequence, retain=False)
+        self.counts.failed += 1
+        self._emit(sequence, Failed(error))
+
+    def _end_cancelled(self) -> None:
+        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+            if sequence.cancelled:
+                self.finish(sequence, "cancelled")
+
+    def _emit(self, sequence: Sequence, event: Event) -> None:
+        try:
+            sequence.emit(event)
+        except Exception:  # a client's listener must not cost its neighbours
+            _log.exception("a listener failed")
+            sequence.cancelled = True
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On the CPU torch raises a bare RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
+        error
+    )
+
+
+def _scores(chunk: Chunk) -> bool:
+    return chunk.sequence.request.prompt_logprobs and not chunk.sequence.decoding
