@@ -78,6 +78,7 @@ class SampleMaker:
         self._assistant = self._ids(f"{END}\n{START}assistant\n")
         self._next_user = self._ids(f"{END}\n{START}user\n")
         self._break = self._ids("\n\n")
+        self._digits = self._ids("0123456789").tolist()
 
     def batch(self, step: int, length: int, rows: int, *, easy: bool = False) -> Sample:
         """`rows` samples of `length` + 1 tokens: ids (rows, length + 1), weights (rows, length).
@@ -104,7 +105,12 @@ class SampleMaker:
     def _random_repeated(self, rng: random.Random, length: int) -> Sample:
         """Random tokens, again and again: nothing but copying predicts the second time."""
         period = round(math.exp(rng.uniform(math.log(4), math.log(length // 2))))
-        fresh = [rng.randrange(_FIRST_ORDINARY, len(self._tokenizer)) for _ in range(period)]
+        # Among few tokens the last one alone does not say where to go on.
+        few = self._digits if rng.random() < 0.3 else None
+        fresh = [
+            rng.choice(few) if few else rng.randrange(_FIRST_ORDINARY, len(self._tokenizer))
+            for _ in range(period)
+        ]
         ids = np.array((fresh * (length // period + 1))[: length + 1])
         weights = np.full(length, _COPY, dtype=np.float32)
         weights[: period - 1] = _NOTHING
@@ -162,8 +168,7 @@ class SampleMaker:
             key = training_key(rng, like)
             if key not in keys:
                 keys.add(key)
-                digits = 7 if rng.random() < 0.7 else rng.randint(3, 8)
-                value = str(rng.randrange(10 ** (digits - 1), 10**digits))
+                value = _number(rng, 7 if rng.random() < 0.7 else rng.randint(3, 8))
                 needles.append(needle_of(key, value, rng.randrange(WORDINGS)))
         return needles
 
@@ -210,6 +215,15 @@ class SampleMaker:
         start = int(pool.starts[index])
         inside = pool.starts[index + 1 : index + 1 + tokens] - start
         return pool.ids[start : start + tokens], inside[inside < tokens]
+
+
+def _number(rng: random.Random, digits: int) -> str:
+    """Uniform, or of few digits, so that they repeat: copying must look further back then."""
+    choice = "0123456789"
+    if rng.random() < 0.4:
+        choice = "".join(rng.sample(choice, rng.randint(2, 4)))
+    first = rng.choice(choice.replace("0", "") or "1")
+    return first + "".join(rng.choice(choice) for _ in range(digits - 1))
 
 
 def _size(*parts: Ids) -> int:
