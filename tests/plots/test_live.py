@@ -14,9 +14,9 @@ from longctx.plots.palette import MUTED, NOT_RUN, palette
 
 
 def shown(folder: Path, **options: Any) -> list[str]:
-    console = Console(
-        **{"width": 80, "force_terminal": True, "color_system": "truecolor"} | options
-    )
+    given: dict[str, Any] = {"width": 80, "force_terminal": True, "color_system": "truecolor"}
+    # Said outright, because NO_COLOR in the environment would decide otherwise.
+    console = Console(**given | {"no_color": False} | options)
     with console.capture() as capture:
         console.print(LiveMap(load(folder)))
     return capture.get().splitlines()
