@@ -2,32 +2,37 @@
 
     python benchmarks/serving.py --lengths 2K,8K
     python benchmarks/serving.py --model random --lengths 512 --json
+    python benchmarks/serving.py --dtype bfloat16 --threads 2 --methods none,yarn+dca --gguf M.gguf
 
-Arms, for every length: generate with sdpa, the engine; both with one request and with --requests at
-once (generate gets them as one batch of equal lengths, its best case); and the engine with as many
-questions about one document. Prompts are random tokens. Prefill is prompt tokens over the time
-until all have their first token; decode is tokens of all requests per second, by the fastest step.
-Time is CPU time of the process on a CPU with one thread, where neighbours disturb it least, and
-wall clock otherwise. Arms are interleaved and the best of --rounds counts. Memory is the peak of
-the process above what it held before (of the device, on CUDA).
+Arms, for every length: generate with sdpa, the engine under each method; both with one request and
+with --requests at once (generate gets them as one batch of equal lengths, its best case); and the
+engine with as many questions about one document. Where they are installed and asked for, llama.cpp
+(--gguf) and vLLM (--vllm). Prompts are random tokens.
+
+Prefill is prompt tokens over the time until all have their first token, by the best round; decode
+is tokens of all requests per second, by the fastest step, which neighbours on the machine disturb
+least; p50 and p99 are over all steps of all rounds, and over all requests' first tokens. Time is
+CPU time of the process on a CPU with one thread, and wall clock otherwise. Arms are interleaved.
+Memory is the peak of the process above what it held before (of the device, on CUDA).
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import itertools
 import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from an uninstalled clone
 
-TAIL = 16  # tokens of a question about the document
+import serving_arms
+from serving_arms import TAIL, Peak, Run
+
 PLAIN = "generate"
 
 
@@ -55,56 +60,9 @@ def load(options: argparse.Namespace) -> Any:
     return Qwen2ForCausalLM(config).to(options.device, dtype).eval()
 
 
-def clock_of(options: argparse.Namespace) -> Callable[[], float]:
+def clock_of(options: argparse.Namespace) -> serving_arms.Clock:
     one = options.device == "cpu" and options.threads == 1
     return time.process_time if one else time.perf_counter
-
-
-class Peak:
-    """Most memory above what was held before, MiB; `with Peak(device) as peak: ...; peak.mib`."""
-
-    def __init__(self, device: str) -> None:
-        self._cuda = device.startswith("cuda")
-        self.mib: float | None = None
-
-    def __enter__(self) -> Peak:
-        import torch
-
-        gc.collect()
-        if self._cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            self._trim()
-            try:
-                Path("/proc/self/clear_refs").write_text("5")
-            except OSError:
-                self._before = None
-                return self
-        self._before = self._held("VmRSS")
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._before is not None:
-            self.mib = round((self._held("VmHWM") - self._before) / 2**20, 1)
-
-    def _held(self, name: str) -> int | None:
-        import torch
-
-        if self._cuda:
-            peak = name == "VmHWM"
-            return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-        status = Path("/proc/self/status").read_text().splitlines()
-        return next((int(row.split()[1]) * 1024 for row in status if row.startswith(name)), None)
-
-    @staticmethod
-    def _trim() -> None:
-        """Give what is free back to the system, or one arm would live in another's memory."""
-        import ctypes
-
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def prompts_of(count: int, length: int, vocabulary: int, *, document: bool) -> list[list[int]]:
@@ -113,122 +71,104 @@ def prompts_of(count: int, length: int, vocabulary: int, *, document: bool) -> l
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(5, vocabulary, (count, length), generator=generator)
     if document:
-        rows[:, : length - TAIL] = rows[0, : length - TAIL]
+        rows[1:, : length - TAIL] = rows[0, : length - TAIL].clone()
     return rows.tolist()
 
 
-def run_generate(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
-    import torch
-    from transformers.generation.stopping_criteria import StoppingCriteria
-
-    clock, times = clock_of(options), []
-
-    class Clock(StoppingCriteria):
-        def __call__(self, ids: Any, scores: Any, **_: Any) -> Any:
-            ids[0, -1].item()
-            times.append(clock())
-            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-
-    ids = torch.tensor(prompts, device=model.device)
-    began = clock()
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=options.tokens,
-        min_new_tokens=options.tokens,
-        do_sample=False,
-        stopping_criteria=[Clock()],
-        pad_token_id=0,
-    )
-    steps = [b - a for a, b in itertools.pairwise(times)]
-    return times[0] - began, min(steps), out[:, len(prompts[0]) :].tolist()
-
-
-def run_engine(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
-    from longctx.engine import Engine, EngineRequest
-
-    with Engine(
-        model,
-        None,
-        options.method,
-        chunk_budget=options.chunk_budget,
-        max_context=len(prompts[0]) + options.tokens,
-    ) as engine:
-
-        def ask(tokens: int) -> list[Any]:
-            requests = [EngineRequest(p, max_new_tokens=tokens, ignore_eos=True) for p in prompts]
-            return [engine.submit(request) for request in requests]
-
-        clock = clock_of(options)
-        began = clock()
-        ask(1)
-        engine.run_until_idle()
-        first = clock() - began
-        # Asked again, all is cached: the requests decode side by side from their second step on.
-        handles, steps = ask(options.tokens), []
-        engine.step()
-        while engine.stats().running == len(prompts):
-            at = clock()
-            engine.step()
-            steps.append(clock() - at)
-        engine.run_until_idle()
-        answers = [list(handle.result(timeout=0).token_ids) for handle in handles]
-    return first, min(steps), answers
-
-
-def run_length(model: Any, length: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+def arms_of(model: Any, length: int, options: argparse.Namespace) -> dict[tuple[str, int], Any]:
+    """What is compared at one length: (arm, requests) -> (what opens it, prompts)."""
     many, vocabulary = options.requests, model.config.vocab_size
     one = prompts_of(1, length, vocabulary, document=False)
     several = prompts_of(many, length, vocabulary, document=False)
     questions = prompts_of(many, length, vocabulary, document=True)
-    arms: dict[tuple[str, int], tuple[Callable[..., Any], list[list[int]]]] = {
-        (PLAIN, 1): (run_generate, one),
-        ("engine", 1): (run_engine, one),
-    }
+    clock, tokens, context = clock_of(options), options.tokens, length + options.tokens
+    plain = partial(serving_arms.generate, model, clock, tokens)
+
+    def engine(method: str) -> Any:
+        return partial(
+            serving_arms.engine, model, clock, tokens, method, options.chunk_budget, context
+        )
+
+    arms: dict[tuple[str, int], Any] = {(PLAIN, 1): (plain, one)}
+    for method in options.methods:
+        arms[f"engine {method}", 1] = (engine(method), one)
+    if options.gguf:
+        made = partial(
+            serving_arms.llama_cpp, options.gguf, clock, tokens, options.threads, context
+        )
+        arms["llama.cpp", 1] = (made, one)
+    if options.vllm:
+        made = partial(serving_arms.vllm, options.model, options.dtype, clock, tokens, context)
+        arms["vllm", 1] = (made, one)
     if many > 1:
-        arms[PLAIN, many] = (run_generate, several)
-        arms["engine", many] = (run_engine, several)
-        arms["engine, one document", many] = (run_engine, questions)
-    best: dict[tuple[str, int], dict[str, Any]] = {}
+        arms[PLAIN, many] = (plain, several)
+        for method in options.methods:
+            arms[f"engine {method}", many] = (engine(method), several)
+        first = options.methods[0]
+        arms[f"engine {first}, one document", many] = (engine(first), questions)
+        if options.vllm:
+            arms["vllm", many] = (made, several)
+    return arms
+
+
+def run_length(model: Any, length: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    arms = arms_of(model, length, options)
+    runs: dict[tuple[str, int], list[Run]] = {name: [] for name in arms}
+    peaks: dict[tuple[str, int], list[float]] = {name: [] for name in arms}
     for _ in range(options.rounds):
-        for name, (run, prompts) in arms.items():
-            with Peak(options.device) as peak:
-                first, step, answers = run(model, prompts, options)
-            found = {"first_s": first, "step_s": step, "peak_mib": peak.mib, "answers": answers}
-            for key, value in best.get(name, {}).items():
-                if key != "answers" and value is not None:
-                    found[key] = min(found[key], value)
-            best[name] = found
+        for name, (opened, prompts) in arms.items():
+            with Peak(options.device) as peak, opened() as run:
+                runs[name].append(run(prompts))
+            if peak.mib is not None:
+                peaks[name].append(peak.mib)
+    best = {name: min(max(run.first) for run in found) for name, found in runs.items()}
+    step = {name: min(min(run.steps) for run in found) for name, found in runs.items()}
     rows = []
-    for (arm, count), found in best.items():
-        base = best[PLAIN, count]
-        same = arm == "engine" and found["answers"] == base["answers"]
+    for (arm, count), found in runs.items():
+        name, plain = (arm, count), (PLAIN, count)
+        firsts = [second for run in found for second in run.first]
+        steps = [second for run in found for second in run.steps]
+        seconds = [run.second for run in found if run.second is not None]
+        same = arm == "engine none" and found[-1].answers == runs[plain][-1].answers
         rows.append(
             {
                 "arm": arm,
                 "requests": count,
                 "length": length,
-                "first_token_s": round(found["first_s"], 4),
-                "prefill_tok_s": round(count * length / found["first_s"], 1),
-                "decode_tok_s": round(count / found["step_s"], 2),
-                "peak_mib": found["peak_mib"],
-                "prefill_ratio": round(base["first_s"] / found["first_s"], 3),
-                "decode_ratio": round(base["step_s"] / found["step_s"], 3),
-                "decode_ratio_one": round(
-                    count / found["step_s"] * best[PLAIN, 1]["step_s"], 3
-                ),  # over generate with one request
-                "same_tokens": same if arm == "engine" else None,
+                "first_token_s": round(best[name], 4),
+                "first_token_p50_s": round(quantile(firsts, 0.5), 4),
+                "first_token_p99_s": round(quantile(firsts, 0.99), 4),
+                "second_question_s": round(min(seconds), 4) if seconds else None,
+                "prefill_tok_s": round(count * length / best[name], 1),
+                "decode_tok_s": round(count / step[name], 2),
+                "step_p50_ms": round(1e3 * quantile(steps, 0.5), 2),
+                "step_p99_ms": round(1e3 * quantile(steps, 0.99), 2),
+                "peak_mib": min(peaks[name], default=None),
+                "prefill_ratio": round(best[plain] / best[name], 3),
+                "decode_ratio": round(step[plain] / step[name], 3),
+                "decode_ratio_one": round(count / step[name] * step[PLAIN, 1], 3),
+                "same_tokens": same if arm == "engine none" else None,
             }
         )
     return rows
 
 
+def quantile(values: list[float], share: float) -> float:
+    """The smallest value that so many of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
 def print_row(row: dict[str, Any]) -> None:
+    second = row["second_question_s"]
+    again = f", again {second:.2f} s ({second / row['first_token_s']:.1%})" if second else ""
     print(
-        f"{row['length']:>7} x {row['requests']:<3} {row['arm']:21} "
-        f"first token {row['first_token_s']:8.2f} s  prefill {row['prefill_tok_s']:8.1f} tok/s "
-        f"({row['prefill_ratio']:.2f}x)  decode {row['decode_tok_s']:7.2f} tok/s "
-        f"({row['decode_ratio']:.2f}x; {row['decode_ratio_one']:.2f}x one generate)  "
+        f"{row['length']:>7} x {row['requests']:<3} {row['arm']:26} "
+        f"first token {row['first_token_s']:.2f} s{again}; "
+        f"prefill {row['prefill_tok_s']:.1f} tok/s ({row['prefill_ratio']:.2f}x); "
+        f"decode {row['decode_tok_s']:.2f} tok/s ({row['decode_ratio']:.2f}x; "
+        f"{row['decode_ratio_one']:.2f}x one generate), "
+        f"step p50 {row['step_p50_ms']:.1f} p99 {row['step_p99_ms']:.1f} ms; "
         f"peak {row['peak_mib']} MiB",
         flush=True,
     )
@@ -243,19 +183,30 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lengths", default="2K", help="tokens of a prompt, K = 1024")
     parser.add_argument("--requests", type=int, default=8, help="at once, in the second arms")
     parser.add_argument("--tokens", type=int, default=16, help="decoded per request")
-    parser.add_argument("--method", default="none", choices=METHODS, help="of the engine")
+    parser.add_argument("--methods", default="none", help=f"of the engine: {', '.join(METHODS)}")
     parser.add_argument("--chunk-budget", type=parse_length, default=DEFAULT_CHUNK_BUDGET)
     parser.add_argument("--dtype", default="float32", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gguf", type=Path, help="the same model as a file for llama.cpp")
+    parser.add_argument("--vllm", action="store_true", help="vLLM on the same directory")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
     options.lengths = [parse_length(text) for text in options.lengths.split(",")]
+    options.methods = options.methods.split(",")
+    if unknown := set(options.methods) - set(METHODS):
+        parser.error(f"--methods {', '.join(unknown)}: choose from {', '.join(METHODS)}")
     if options.tokens < 4:
         parser.error(f"--tokens {options.tokens}: at least 4, or there is no step to time")
     if min(options.lengths) <= TAIL:
         parser.error(f"--lengths {min(options.lengths)}: longer than a question of {TAIL} tokens")
+    for flag, wanted, package in (
+        ("--gguf", options.gguf, "llama_cpp"),
+        ("--vllm", options.vllm, "vllm"),
+    ):
+        if wanted and find_spec(package) is None:
+            parser.error(f"{flag}: {package} is not installed")
     return options
 
 
@@ -265,7 +216,6 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     model = load(options)
-    model.set_attn_implementation("sdpa")
     results: list[dict[str, Any]] = []
     for length in options.lengths:
         rows = run_length(model, length, options)
@@ -277,7 +227,7 @@ def main() -> None:
         about = {
             "machine": platform.machine(),
             "model": options.model,
-            "method": options.method,
+            "methods": options.methods,
             "chunk_budget": options.chunk_budget,
             "threads": options.threads,
             "dtype": options.dtype,

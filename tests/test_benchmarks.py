@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPT, SHARING = SCRIPTS / "attention.py", SCRIPTS / "prefix_sharing.py"
@@ -69,6 +72,7 @@ def test_unknown_methods_are_refused() -> None:
 
 def test_serving_benchmark_reports_every_arm(tmp_path: Path) -> None:
     arguments = ["--model", "random", "--lengths", "96", "--requests", "3", "--tokens", "5"]
+    arguments += ["--methods", "none,dca"]
     done = subprocess.run(
         [sys.executable, str(SERVING), *arguments, "--rounds", "1", "--json"],
         cwd=tmp_path,
@@ -79,10 +83,14 @@ def test_serving_benchmark_reports_every_arm(tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert report["about"]["threads"] == 1
     arms = [(row["arm"], row["requests"]) for row in report["results"]]
-    plain = [("generate", 1), ("engine", 1), ("generate", 3), ("engine", 3)]
-    assert arms == [*plain, ("engine, one document", 3)]
+    kinds = ("generate", "engine none", "engine dca")
+    assert arms[:-1] == [(arm, requests) for requests in (1, 3) for arm in kinds]
+    assert arms[-1] == ("engine none, one document", 3)
     for row in report["results"]:
-        assert row["same_tokens"] is (True if row["arm"] == "engine" else None)
+        assert row["same_tokens"] is (True if row["arm"] == "engine none" else None)
+        assert row["first_token_s"] <= row["first_token_p99_s"]
+        assert row["step_p50_ms"] <= row["step_p99_ms"]
+        assert (row["second_question_s"] is None) == (row["arm"] == "generate")
         assert row["decode_ratio"] > 0 and row["length"] == 96
 
 
@@ -91,3 +99,10 @@ def test_a_serving_benchmark_without_a_step_to_time_is_refused() -> None:
         [sys.executable, str(SERVING), "--tokens", "2"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "at least 4" in done.stderr
+
+
+def test_an_arm_that_is_not_installed_is_refused_not_left_out() -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vllm is installed here")
+    done = subprocess.run([sys.executable, str(SERVING), "--vllm"], capture_output=True, text=True)
+    assert done.returncode == 2 and "--vllm: vllm is not installed" in done.stderr

@@ -14,14 +14,16 @@ Shape legend in base.py; G = H / K query heads share a key head.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from longctx.attention.kernels.base import Partial, check_shapes, empty_partial
 from longctx.attention.merge import merge
 
-# Packing a group's query heads into the query axis reads K and V once instead of G times. It pays
-# while the packed rows fit one tile of the op; longer blocks get their reuse from the tiling.
-PACKED_ROWS = 256
+# The op gives a thread whole heads: three key heads leave one of two threads idle for a third of
+# the time. From so many keys on, evening that out pays for the merge.
+SPLIT_FROM = 4096
 
 
 class TorchCpuKernel:
@@ -65,19 +67,41 @@ class TorchCpuKernel:
 def _full(
     q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor, scale: float
 ) -> Partial:
-    """Every query sees every key; short blocks are packed by group."""
+    """Every query sees every key.
+
+    A group's query heads are packed into the query axis: K and V are read once instead of G times,
+    and the op takes larger tiles, for a decoded token and for a chunk of a prompt alike.
+    """
     batch, heads, queries, dim = q_BHLD.shape
     kv_heads = k_BKMD.shape[1]
     group = heads // kv_heads
-    if group == 1 or group * queries > PACKED_ROWS:
-        return _op(q_BHLD, k_BKMD, v_BKMD, False, scale)
-    packed = _op(
-        q_BHLD.reshape(batch, kv_heads, group * queries, dim), k_BKMD, v_BKMD, False, scale
-    )
+    packed = _split(q_BHLD.reshape(batch, kv_heads, group * queries, dim), k_BKMD, v_BKMD, scale)
     return Partial(
         packed.out_BHLD.reshape(batch, heads, queries, dim),
         packed.lse_BHL.reshape(batch, heads, queries),
     )
+
+
+def _split(
+    q_BKRD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor, scale: float
+) -> Partial:
+    """Every row sees every key of its head; runs of keys side by side where threads would idle."""
+    batch, kv_heads, keys, _ = k_BKMD.shape
+    threads = torch.get_num_threads()
+    runs = threads // math.gcd(kv_heads, threads)
+    if batch > 1 or runs == 1 or keys < SPLIT_FROM:
+        return _op(q_BKRD, k_BKMD, v_BKMD, False, scale)
+    length = keys // runs
+    k_NKMD, v_NKMD = (
+        x[0, :, : runs * length].unflatten(1, (runs, length)).transpose(0, 1)
+        for x in (k_BKMD, v_BKMD)
+    )
+    many = _op(q_BKRD.expand(runs, -1, -1, -1), k_NKMD, v_NKMD, False, scale)
+    parts = [Partial(many.out_BHLD[n : n + 1], many.lse_BHL[n : n + 1]) for n in range(runs)]
+    if runs * length < keys:
+        rest = slice(runs * length, keys)
+        parts.append(_op(q_BKRD, k_BKMD[:, :, rest], v_BKMD[:, :, rest], False, scale))
+    return merge(parts)
 
 
 def _op(

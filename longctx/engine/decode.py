@@ -88,6 +88,11 @@ def attend_decode(
     """
     if len(calls) == 1:
         return _partial(q_1HRD, calls[0], layer, kernel, scale).out_BHLD.to(q_1HRD.dtype)
+    if all(_count(call.rows) == q_1HRD.shape[2] for call in calls):  # one sequence, mostly
+        merged = _partial(q_1HRD, calls[0], layer, kernel, scale)
+        for call in calls[1:]:
+            merged = _merge_two(merged, _partial(q_1HRD, call, layer, kernel, scale))
+        return merged.out_BHLD.to(q_1HRD.dtype)
     dtype = torch.promote_types(q_1HRD.dtype, torch.float32)
     out_1HRD = q_1HRD.new_empty(q_1HRD.shape, dtype=dtype)
     lse_1HR = q_1HRD.new_empty(q_1HRD.shape[:3], dtype=dtype)
@@ -113,8 +118,9 @@ def _partial(q_1HRD: torch.Tensor, call: Call, layer: int, kernel: Kernel, scale
 
 def _merge_two(a: Partial, b: Partial) -> Partial:
     """As `merge`, for two parts that saw a key each; fewer and smaller operations."""
-    weight_BHL1 = torch.sigmoid(b.lse_BHL - a.lse_BHL).unsqueeze(-1).to(a.out_BHLD.dtype)
-    out_BHLD = torch.lerp(a.out_BHLD, b.out_BHLD.to(a.out_BHLD.dtype), weight_BHL1)
+    dtype = torch.promote_types(a.out_BHLD.dtype, torch.float32)
+    weight_BHL1 = torch.sigmoid(b.lse_BHL - a.lse_BHL).unsqueeze(-1).to(dtype)
+    out_BHLD = torch.lerp(a.out_BHLD.to(dtype), b.out_BHLD.to(dtype), weight_BHL1)
     return Partial(out_BHLD, torch.logaddexp(a.lse_BHL, b.lse_BHL))
 
 

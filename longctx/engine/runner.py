@@ -1,8 +1,9 @@
 """A transformers model that runs packed steps: the one file of the engine that touches the model.
 
-While a runner is open the model's attention is ours, selected on a copy of its config, and its
-rotary has the scheme's frequencies; close() puts both back. Positions are folded here: the model
-sees p mod S. The model's own code is not changed. Knows no requests.
+While a runner is open the model's attention is ours, selected on a copy of its config, its rotary
+has the scheme's frequencies, and on a CPU its linear weights are packed; close() puts all back.
+Positions are folded here: the model sees p mod S. The model's own code is not changed. Knows no
+requests.
 
 Shape legend: T packed tokens of the step, R rows whose logits are wanted, V vocabulary.
 """
@@ -23,6 +24,7 @@ from longctx.attention.hf_rope import scaled_inv_freq
 from longctx.attention.rope import temperature, temperature_bucket, yarn_mscale
 from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch
+from longctx.engine.packed import PackedLinears
 from longctx.errors import UserError
 
 _MARK = "_longctx_handle"  # where `extend` looks for a scheme that is active
@@ -72,6 +74,7 @@ class Runner:
         self._was_training = self.model.training
         self.model.eval()
         setattr(self._base, _MARK, self)
+        self._packed = PackedLinears(self.model)
         self._open = True
 
     def close(self) -> None:
@@ -79,6 +82,7 @@ class Runner:
         if not self._open:
             return
         self._open = False
+        self._packed.unpack()
         self._rebind(self._base.config, self._config)
         self._rotary.inv_freq, self._rotary.attention_scaling = self._trained
         self.model.train(self._was_training)

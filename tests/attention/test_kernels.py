@@ -165,7 +165,8 @@ def test_strided_slices_of_a_larger_cache_are_read_in_place() -> None:
     )
 
 
-def test_short_blocks_are_packed_so_that_keys_are_read_once(monkeypatch) -> None:
+@pytest.mark.parametrize("queries", [1, 30, 300])
+def test_query_heads_are_packed_so_that_keys_are_read_once(monkeypatch, queries) -> None:
     from longctx.attention.kernels import torch_cpu
 
     shapes, op = [], torch_cpu._op
@@ -175,17 +176,31 @@ def test_short_blocks_are_packed_so_that_keys_are_read_once(monkeypatch) -> None
         return op(q, *rest)
 
     monkeypatch.setattr(torch_cpu, "_op", spy)
-    for queries in (1, 36, 37):
-        q, k, v = qkv(14, 2, queries, 500, 64)
-        CPU(q, k, v, causal=False, scale=0.125)
-    assert shapes == [(2, 2, 7, 64), (2, 2, 252, 64), (2, 14, 37, 64)]
-
-
-def test_packed_and_unpacked_calls_agree(monkeypatch) -> None:
-    q, k, v = qkv(14, 2, 30, 500, 64)
+    q, k, v = qkv(14, 2, queries, 500, 64)
     packed = CPU(q, k, v, causal=False, scale=0.125)
-    monkeypatch.setattr("longctx.attention.kernels.torch_cpu.PACKED_ROWS", 0)
-    assert_close(CPU(q, k, v, causal=False, scale=0.125), packed, 1e-6)
+    assert shapes == [(2, 2, 7 * queries, 64)]
+    assert_close(packed, Partial(*op(q, k, v, False, 0.125)), 1e-6)
+
+
+@pytest.mark.parametrize(("threads", "runs"), [(1, 1), (2, 2), (3, 1), (4, 4)])
+def test_long_decode_keeps_every_thread_busy(monkeypatch, threads, runs) -> None:
+    """Three key heads on two threads: runs of keys go side by side, all are counted once."""
+    from longctx.attention.kernels import torch_cpu
+
+    batches, op = [], torch_cpu._op
+
+    def spy(q, k, *rest):
+        batches.append((q.shape[0], k.shape[2]))
+        return op(q, k, *rest)
+
+    monkeypatch.setattr(torch_cpu, "_op", spy)
+    monkeypatch.setattr(torch_cpu, "SPLIT_FROM", 50)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    q, k, v = qkv(9, 3, 2, 103, 64, batch=1)
+    got = CPU(q, k, v, causal=False, scale=0.125)
+    expected = [(1, 103)] if runs == 1 else [(runs, 103 // runs), (1, 103 % runs)]
+    assert batches == expected
+    assert_close(got, REFERENCE(q, k, v, causal=False, scale=0.125), 1e-5)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])

@@ -32,8 +32,11 @@ def test_a_prompt_within_a_chunk_is_the_unextended_models(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["none", "yarn+dca"])
 @pytest.mark.parametrize("budget", [16, 64, 256, 4096])
-def test_neither_batch_nor_budget_nor_arrival_changes_an_answer(method: str, budget: int) -> None:
-    model = tiny_models.build()
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_moe"])
+def test_neither_batch_nor_budget_nor_arrival_changes_an_answer(
+    family: str, method: str, budget: int
+) -> None:
+    model = tiny_models.build(family)
     prompts = [prompt_of(n, seed=n) for n in (150, 3, 47, 90, 24, 33, 120, 61)]
     with engine_for(model, method, chunk_budget=4096) as engine:
         alone = [greedy(engine, prompt) for prompt in prompts]

@@ -1,0 +1,81 @@
+"""Weights of linear layers in the layout that the CPU's matrix library computes in.
+
+A plain weight is brought into that layout again at every call, which for one token costs as much
+as the product itself. Packed once, a weight takes the place of the plain one, so that memory stays
+what it was; unpack() puts the same numbers back. The model's code calls the same layers as before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import nn
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class PackedLinears:
+    """Packs what can be packed of a model; nothing on a GPU, or where the library is missing.
+
+    Left as they are: layers that are not exactly nn.Linear (adapters, quantised ones), tied or
+    offloaded weights, and those with hooks.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
+        if not torch.backends.mkldnn.is_available():
+            return
+        owners = Counter(
+            parameter.data_ptr()
+            for _, parameter in model.named_parameters(remove_duplicate=False)
+            if parameter.device.type == "cpu"
+        )
+        try:
+            for module in model.modules():
+                if not isinstance(module, nn.Linear) or not _fits(module):
+                    continue
+                if owners[module.weight.data_ptr()] == 1:
+                    self._pack(module)
+        except BaseException:
+            self.unpack()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def _pack(self, layer: nn.Linear) -> None:
+        with torch.inference_mode():
+            packed = torch.ops.mkldnn._reorder_linear_weight.default(layer.weight.detach())
+        parameter, compute, bias = layer.weight, _linear(), layer.bias
+
+        def forward(x: torch.Tensor) -> Any:
+            return compute(x, packed, bias, "none", [], "")
+
+        self._layers.append((layer, parameter, packed))
+        # Shape and dtype stay to be seen; the numbers are in the packed weight alone.
+        layer.weight = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        parameter.data = torch.empty(0, dtype=parameter.dtype)
+        layer.__dict__["forward"] = forward  # found before the class's, as accelerate does it
+
+    def unpack(self) -> None:
+        """The layers as they were, bit for bit, the same parameters included."""
+        while self._layers:
+            layer, parameter, packed = self._layers.pop()
+            del layer.__dict__["forward"]
+            parameter.data = packed.to_dense()
+            layer.weight = parameter
+
+
+def _fits(module: nn.Linear) -> bool:
+    if type(module) is not nn.Linear or "forward" in vars(module):
+        return False
+    if module._forward_hooks or module._forward_pre_hooks:
+        return False
+    weight = module.weight
+    return weight.device.type == "cpu" and weight.dtype in _DTYPES and weight.is_contiguous()
+
+
+def _linear() -> Any:
+    return torch.ops.mkldnn._linear_pointwise.default

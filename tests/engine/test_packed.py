@@ -1,0 +1,92 @@
+"""Packed linear weights: the same numbers, in the place of the plain ones, and back again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+from engine_helpers import engine_for
+from torch import nn
+
+from longctx.engine.packed import PackedLinears
+
+
+def layers(*names: str) -> nn.ModuleDict:
+    torch.manual_seed(0)
+    return nn.ModuleDict({name: nn.Linear(37, 53, bias=name == "biased") for name in names})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [1, 7, 300])
+def test_a_packed_layer_computes_the_same(dtype: torch.dtype, tokens: int) -> None:
+    model = layers("biased", "plain").to(dtype)
+    x = torch.randn(1, tokens, 37).to(dtype)
+    want = [layer(x).detach() for layer in model.values()]
+    packed = PackedLinears(model)
+    assert len(packed) == 2
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    with torch.inference_mode():
+        for layer, expected in zip(model.values(), want, strict=True):
+            torch.testing.assert_close(layer(x), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_unpacking_gives_the_parameters_back_bit_for_bit() -> None:
+    model = layers("biased", "plain")
+    parameters = dict(model.named_parameters())
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    packed = PackedLinears(model)
+    assert model["plain"].weight.shape == (53, 37) and model["plain"].weight.device.type == "meta"
+    assert parameters["plain.weight"].numel() == 0  # no second copy is kept
+    packed.unpack()
+    for name, parameter in model.named_parameters():
+        assert parameter is parameters[name]
+        assert torch.equal(parameter, before[name]) and parameter.requires_grad
+    assert all("forward" not in vars(layer) for layer in model.values())
+    assert len(packed) == 0
+
+
+def test_what_is_shared_wrapped_or_of_another_kind_is_left_alone() -> None:
+    class Adapter(nn.Linear):
+        pass
+
+    model = layers("tied", "hooked", "wrapped", "in_fp16", "free")
+    model["adapter"] = Adapter(37, 53)
+    model["embedding"] = nn.Embedding(53, 37)
+    model["embedding"].weight = model["tied"].weight
+    model["hooked"].register_forward_hook(lambda *_: None)
+    model["wrapped"].forward = model["wrapped"].forward
+    model["in_fp16"].to(torch.float16)
+    packed = PackedLinears(model)
+    assert len(packed) == 1 and model["free"].weight.device.type == "meta"
+    assert model["tied"].weight is model["embedding"].weight
+
+
+def test_a_failure_on_the_way_leaves_plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = layers("one", "two")
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    pack, calls = PackedLinears._pack, []
+
+    def second_fails(self: Any, layer: nn.Linear) -> None:
+        calls.append(layer)
+        if len(calls) == 2:
+            raise MemoryError
+        pack(self, layer)
+
+    monkeypatch.setattr(PackedLinears, "_pack", second_fails)
+    with pytest.raises(MemoryError):
+        PackedLinears(model)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+def test_an_engine_packs_what_it_owns_and_gives_it_back() -> None:
+    model = tiny_models.build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    engine = engine_for(model)
+    assert len(engine._runner._packed) >= 7 * model.config.num_hidden_layers
+    engine.close()
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
