@@ -61,6 +61,7 @@ class ToolCallParser:
         self._calls = 0
         self._object: _ObjectEnd | None = None  # inside a call: looks for the end of its JSON
         self._spaces = ""  # before the open call: content if it turns out to be none
+        self._between = False  # behind a call, and nothing said since
 
     def feed(self, text: str) -> list[Piece]:
         self._text += text
@@ -85,16 +86,15 @@ class ToolCallParser:
         if tag:
             kept = said.rstrip()
             self._spaces, self._text, self._object = said[len(kept) :], rest, _ObjectEnd()
-            pieces.append(ContentPiece(kept))
+            self._say(pieces, kept)
             return True
         if last:
-            # After calls alone, white space at the end is layout too.
-            pieces.append(ContentPiece("" if self._calls and said.isspace() else said))
             self._text = ""
+            self._say(pieces, "" if self._between and said.isspace() else said)
             return False
         # Held back: what may begin a tag, and white space, which a call would swallow.
         kept = said[: len(said) - _overlap(said, OPEN)].rstrip()
-        pieces.append(ContentPiece(kept))
+        self._say(pieces, kept)
         self._text = said[len(kept) :]
         return False
 
@@ -119,14 +119,19 @@ class ToolCallParser:
         pieces.append(ToolCallStart(self._calls, self._new_id(), call.name))
         pieces.append(ToolCallArguments(self._calls, call.arguments))
         self._calls += 1
-        self._text, self._object, self._spaces = tail[len(CLOSE) :], None, ""
+        self._text, self._object, self._between = tail[len(CLOSE) :], None, True
         return True
 
     def _give_back(self, pieces: list[Piece]) -> bool:
         """It was no call: its tag is content, and what follows is read as content."""
-        pieces.append(ContentPiece(self._spaces + OPEN))
-        self._object, self._spaces = None, ""
+        self._say(pieces, self._spaces + OPEN)
+        self._object = None
         return True
+
+    def _say(self, pieces: list[Piece], text: str) -> None:
+        if text:
+            pieces.append(ContentPiece(text))
+            self._between = False
 
 
 class Call(NamedTuple):
@@ -230,11 +235,11 @@ def _overlap(text: str, tag: str) -> int:
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Without empty contents, neighbouring ones joined."""
+    """Neighbouring contents as one."""
     joined: list[Piece] = []
     for piece in pieces:
         if isinstance(piece, ContentPiece) and joined and isinstance(joined[-1], ContentPiece):
             joined[-1] = ContentPiece(joined[-1].text + piece.text)
-        elif piece != ContentPiece(""):
+        else:
             joined.append(piece)
     return joined
