@@ -1,8 +1,7 @@
-"""A conversation as token ids: template and contents are encoded apart, here and nowhere else.
+"""A question as token ids, with the user's text found again in them.
 
-Encoding the rendered string whole would let a text that spells `<|im_end|>` end its own turn, and
-merges would reach across the seams. So the template's own pieces are encoded with their special
-tokens, and what people wrote is encoded with `split_special_tokens`. Knows no task.
+One system and one user turn, whose surroundings are the same for every prompt of a run; `template`
+says how template and contents are told apart and encoded. Knows no task.
 """
 
 from __future__ import annotations
@@ -13,15 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from longctx.errors import UserError
+from longctx.eval import template
 
 TemplateStyle = Literal["chat", "none"]
-
-# Private-use characters: no template looks for them, and none of them is white space to trim.
-_SYSTEM, _USER = "\ue000system\ue001", "\ue000user\ue001"
-
-# Some templates print today's date or open a thinking block; a prompt must be a function of its
-# recipe, and a retrieval is measured without thinking.
-_TEMPLATE_SETTINGS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,7 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: Any, style: TemplateStyle = "chat") -> None:
         self._tokenizer = tokenizer
+        self._encoder = template.Encoder(tokenizer)
         self._style = style
         self._layouts: dict[bool, list[list[int]]] = {}
         if style == "chat" and not getattr(tokenizer, "chat_template", None):
@@ -70,15 +64,7 @@ class ChatEncoder:
 
     def contents(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and character offsets of text that somebody wrote."""
-        encoded = self._tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            verbose=False,  # it would warn of lengths that are the point here
-        )
-        return encoded["input_ids"], encoded["offset_mapping"]
+        return self._encoder.contents_and_offsets(text)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         return self.contents(text)[1]
@@ -103,28 +89,26 @@ class ChatEncoder:
         return self._layouts[with_system]
 
     def _chat_layout(self, with_system: bool) -> list[list[int]]:
-        messages = [{"role": "system", "content": _SYSTEM}] if with_system else []
-        messages.append({"role": "user", "content": _USER})
+        roles = ("system", "user") if with_system else ("user",)
+        messages = [
+            {"role": role, "content": template.mark(index)} for index, role in enumerate(roles)
+        ]
         try:
-            rendered = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **_TEMPLATE_SETTINGS
-            )
+            rendered = template.render(self._tokenizer, messages)
         except Exception as error:
             # Templates raise what they like: jinja2 errors, or their own words about roles.
             remedy = "leave --system out" if with_system else "pass --template none"
             raise UserError(f"the model's chat template refuses ({error}): {remedy}") from error
-        slots = [_SYSTEM, _USER] if with_system else [_USER]
-        pieces, rest = [], rendered
-        for slot in slots:
-            before, found, rest = rest.partition(slot)
-            if not found or slot in rest:
-                raise UserError(
-                    "the model's chat template drops or repeats a message's content: "
-                    "pass --template none" + (" or leave --system out" if with_system else "")
-                )
-            pieces.append(before)
-        pieces.append(rest)
-        return [self._template_ids(piece) for piece in pieces]
+        try:
+            layout = template.split(rendered)
+        except template.UnreadableError as error:
+            raise UserError(f"the model's chat template: {error}: pass --template none") from None
+        if [found.index for found in layout.found] != list(range(len(roles))):
+            raise UserError(
+                "the model's chat template drops or repeats a message's content: "
+                "pass --template none" + (" or leave --system out" if with_system else "")
+            )
+        return [list(self._encoder.template(piece)) for piece in layout.pieces]
 
     def _plain_layout(self, with_system: bool) -> list[list[int]]:
         if with_system:
@@ -132,7 +116,3 @@ class ChatEncoder:
         begin = self._tokenizer.bos_token_id
         ids = self._tokenizer("a")["input_ids"]
         return [[begin] if begin is not None and ids and ids[0] == begin else [], []]
-
-    def _template_ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids if text else []

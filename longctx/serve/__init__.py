@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: HTTP in, an engine's tokens out."""
