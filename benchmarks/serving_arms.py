@@ -161,7 +161,7 @@ def llama_cpp(
 ) -> Iterator[Callable[[Prompts], Run]]:
     """llama.cpp through llama-cpp-python; one request."""
     import numpy as np
-    from llama_cpp import Llama
+    from llama_cpp import Llama, llama_get_logits_ith
 
     sizes = {"n_ctx": max_context, "n_batch": 512, "n_ubatch": 512}
     made = Llama(str(path), n_threads=threads, n_threads_batch=threads, verbose=False, **sizes)
@@ -169,7 +169,8 @@ def llama_cpp(
     def run(prompts: Prompts) -> Run:
         def next_token(ids: list[int]) -> int:
             made.eval(ids)
-            return int(np.argmax(made.scores[made.n_tokens - 1]))
+            logits = llama_get_logits_ith(made.ctx, -1)
+            return int(np.argmax(np.ctypeslib.as_array(logits, (made.n_vocab(),))))
 
         made.reset()
         began, times, answer = clock(), [], []

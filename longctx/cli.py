@@ -18,6 +18,7 @@ from longctx.perplexity_cmd import perplexity
 from longctx.reconstruct_cmd import reconstruct
 from longctx.report_cmd import report
 from longctx.rescore_cmd import rescore
+from longctx.serve_cmd import serve
 from longctx.tasks_cmd import tasks
 
 app = typer.Typer(
@@ -71,6 +72,7 @@ app.command()(rescore)
 app.command()(reconstruct)
 app.command()(tasks)
 app.command()(report)
+app.command()(serve)
 
 
 def main() -> None:

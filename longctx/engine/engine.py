@@ -112,7 +112,7 @@ class Engine:
             scheme = resolve(config, scheme, request_length=max_context)
         self.scheme = scheme
         self.tokenizer = tokenizer
-        self.max_context = max_context or _default_context(scheme, config)
+        self.max_context = max_context or default_context(scheme, config)
         self._runner = Runner(model, scheme, kernel)
         budget = kv_budget_bytes
         if budget is None:
@@ -139,11 +139,10 @@ class Engine:
         self._thread: threading.Thread | None = None
 
     def __repr__(self) -> str:
-        pool = self._scheduler.pool
-        tokens = pool.budget_bytes // pool.bytes_per_token
         return (
             f"<longctx engine: {type(self._runner.model).__name__}, {self.scheme}, kernel "
-            f"{self._runner.kernel_name}, context {self.max_context}, memory for {tokens} tokens>"
+            f"{self._runner.kernel_name}, context {self.max_context}, memory for "
+            f"{self.fitting_tokens} tokens>"
         )
 
     @property
@@ -155,6 +154,12 @@ class Engine:
     def device(self) -> torch.device:
         """Where token ids go."""
         return self._runner.device
+
+    @property
+    def fitting_tokens(self) -> int:
+        """Tokens that the memory for keys and values holds, of all requests together."""
+        pool = self._scheduler.pool
+        return pool.budget_bytes // pool.bytes_per_token
 
     @property
     def started(self) -> bool:
@@ -329,7 +334,8 @@ class Engine:
         return text
 
 
-def _default_context(scheme: Scheme, config: Any) -> int:
+def default_context(scheme: Scheme, config: Any) -> int:
+    """Tokens of prompt and answer that the scheme is good for."""
     factor, rope = scheme.factor, rope_parameters(config)
     if scheme.method == "none" and rope["rope_type"] == "yarn":  # stays active
         factor = rope.get("factor")

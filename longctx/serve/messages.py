@@ -19,8 +19,25 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Keys and values that templates compare with. None of them is a special token of any tokenizer.
 _WORDS = frozenset(
-    "type function name description parameters properties required items enum additionalProperties "
-    "object string number integer boolean array null".split()
+    [
+        "type",
+        "function",
+        "name",
+        "description",
+        "parameters",
+        "properties",
+        "required",
+        "items",
+        "enum",
+        "additionalProperties",
+        "object",
+        "string",
+        "number",
+        "integer",
+        "boolean",
+        "array",
+        "null",
+    ]
 )
 
 

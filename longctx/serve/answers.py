@@ -1,0 +1,158 @@
+"""The two generating routes' common part: a body is read, a job submitted, its events followed.
+
+Knows the order of things and who cancels what; the shapes of answers are the routes'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from longctx.engine import EngineRequest, Finished, Progress, Usage
+from longctx.serve.errors import ApiError, from_engine
+from longctx.serve.jobs import Heard, Job, Submitted
+from longctx.serve.schema import Body, Generate, parse
+from longctx.serve.service import Service
+from longctx.serve.sse import DONE, ClientGoneError, SseResponse, unless_gone
+
+B = TypeVar("B", bound=Body)
+IGNORED_HEADER = "x-longctx-ignored-fields"
+
+
+class Shape(Protocol):
+    """How one route's answers look. One object per request."""
+
+    def chunks(self, heard: Heard) -> Sequence[dict[str, Any]]:
+        """Of a stream; also collects what `whole` needs."""
+
+    def whole(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """The answer in one piece."""
+
+    def frame(self) -> dict[str, Any]:
+        """A chunk without choices."""
+
+
+async def read(request: Request, kind: type[B]) -> B:
+    """The body of a request; a large one is parsed in a worker thread."""
+    raw = await request.body()
+    if len(raw) < 65536:
+        return parse(kind, raw)
+    return await asyncio.to_thread(parse, kind, raw)
+
+
+async def answer(
+    request: Request,
+    service: Service,
+    body: Generate,
+    job: Job,
+    requests: Callable[[], Sequence[EngineRequest]],
+    shape: Shape,
+    *,
+    param: str,
+) -> Response:
+    """Submit and answer, as a stream or in one piece.
+
+    Args:
+        requests: makes what is submitted.
+        param: the field that holds the prompt, for errors.
+    """
+    headers = ignored_header(body)
+    try:
+        made = requests()
+        submitted = service.submitted(job)
+        await submitted.start(made)
+    except Exception as error:
+        raise _told(error, service, param) from error
+    request.state.log.update(prompt_tokens=job.total)
+    if body.stream:
+        chunks = _stream(request, service, body, submitted, shape)
+        return SseResponse(chunks, keep_alive=service.settings.keep_alive, headers=headers)
+    try:
+        await unless_gone(request.receive, _drain(submitted, shape))
+    except ClientGoneError:
+        return Response(status_code=499)
+    except Exception as error:
+        submitted.close("failed")
+        raise _told(error, service, param) from error
+    finally:
+        submitted.close()
+        _account(request, service, job)
+    return JSONResponse(shape.whole(usage_of(job)), headers=headers)
+
+
+async def _drain(submitted: Submitted, shape: Shape) -> None:
+    async for heard in submitted.events():
+        shape.chunks(heard)
+
+
+async def _stream(
+    request: Request, service: Service, body: Generate, submitted: Submitted, shape: Shape
+) -> AsyncIterator[dict[str, Any] | str]:
+    job, told = submitted.job, None
+    try:
+        async for heard in submitted.events():
+            if body.wants_progress and isinstance(heard.event, Progress | Finished):
+                progress = job.prompt_progress()
+                if progress["processed"] != told:
+                    told = progress["processed"]
+                    yield {**shape.frame(), "prompt_progress": progress}
+            for chunk in shape.chunks(heard):
+                yield chunk
+        if body.wants_usage:
+            yield {**shape.frame(), "usage": usage_of(job)}
+        yield DONE
+    except Exception:
+        submitted.close("failed")
+        raise
+    finally:
+        submitted.close()
+        _account(request, service, job)
+
+
+def usage_of(job: Job) -> dict[str, Any]:
+    """Prompts are counted once each, not once per answer."""
+    usages: list[Usage] = [job.usages[index] for index in sorted(job.usages)]
+    prompt = sum(job.prompt_sizes)
+    completion = sum(usage.completion_tokens for usage in usages)
+    cached = sum(
+        usages[at].cached_tokens for at in range(0, len(usages), max(1, job.answers_per_prompt))
+    )
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def ignored_header(body: Body) -> dict[str, str]:
+    names = body.ignored()
+    if not names:
+        return {}
+    # Names come from the client: a header takes plain ASCII only.
+    plain = ["".join(c if c.isascii() and c.isprintable() else "?" for c in n) for n in names]
+    return {IGNORED_HEADER: ", ".join(plain)[:1000]}
+
+
+def _account(request: Request, service: Service, job: Job) -> None:
+    usage = usage_of(job)
+    request.state.log.update(
+        state=job.state,
+        completion_tokens=job.completion_tokens,
+        cached_tokens=usage["prompt_tokens_details"]["cached_tokens"],
+    )
+    if job.first_token_s is not None:
+        request.state.log["first_token_ms"] = round(1e3 * job.first_token_s, 1)
+    if job.state == "done" and not job.accounted:
+        job.accounted = True
+        service.metrics.finished(job.first_token_s, job.elapsed_s)
+
+
+def _told(error: Exception, service: Service, param: str) -> Exception:
+    """Bugs go on as they are, to be logged with their traceback."""
+    told: ApiError = from_engine(error, param=param, wait_s=service.registry.wait_s())
+    return error if told.status == 500 else told

@@ -1,0 +1,264 @@
+"""The routes: OpenAI's, the tokenizer's, and what operators ask.
+
+/v1/chat/completions  /v1/completions  /v1/models  /v1/requests/{id}
+/tokenize  /detokenize  /health  /ready  /metrics
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from longctx import __version__
+from longctx.errors import UserError
+from longctx.serve import metrics
+from longctx.serve.answers import ignored_header, read
+from longctx.serve.chat_api import chat
+from longctx.serve.completions_api import completions
+from longctx.serve.errors import ApiError
+from longctx.serve.guard import Guard
+from longctx.serve.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+from longctx.serve.service import Service
+from longctx.serve.sse import ClientGoneError
+
+_log = logging.getLogger("longctx.serve")
+_BODIES: tuple[type[BaseModel], ...] = (
+    ChatRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
+_ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+
+
+def create_app(service: Service) -> FastAPI:
+    """The ASGI application; `service` is started and closed by the caller."""
+    app = FastAPI(
+        title="longctx",
+        version=__version__,
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+    _add_errors(app)
+
+    @app.get("/health", tags=["operation"], responses=_answers())
+    async def health() -> dict[str, str]:
+        """Alive, whatever the model does."""
+        return {"status": "ok"}
+
+    @app.get("/ready", tags=["operation"], responses=_answers(503))
+    async def ready() -> dict[str, str]:
+        """200 once the model answers, 503 while it is loaded or the server drains."""
+        service.ready()
+        return {"status": "ready", "model": service.name}
+
+    @app.get("/metrics", tags=["operation"], responses=_answers(), response_class=Response)
+    async def prometheus() -> Response:
+        """Counters, gauges and histograms for Prometheus."""
+        return Response(service.metrics.render(), media_type=metrics.CONTENT_TYPE)
+
+    @app.get("/v1/models", tags=["models"], responses=_answers())
+    async def models() -> dict[str, Any]:
+        """The one model that is served."""
+        return {"object": "list", "data": [_model(service)]}
+
+    @app.get("/v1/models/{name:path}", tags=["models"], responses=_answers(404))
+    async def model(name: str) -> dict[str, Any]:
+        """The model, its context and its position scheme."""
+        service.check_model(name)
+        return _model(service)
+
+    @app.post("/v1/chat/completions", tags=["generation"], **_takes(ChatRequest))
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation under the model's own chat template."""
+        return await chat(request, service)
+
+    @app.post("/v1/completions", tags=["generation"], **_takes(CompletionRequest))
+    async def text_completions(request: Request) -> Response:
+        """Continue prompts as they are."""
+        return await completions(request, service)
+
+    @app.get("/v1/requests/{id}", tags=["generation"], responses=_answers(404))
+    async def request_status(id: str) -> dict[str, Any]:
+        """How far a request is. `id` is its own or its `x-request-id`."""
+        job = service.registry.get(id)
+        if job is None:
+            raise ApiError(404, "There is no such request.", code="request_not_found", param="id")
+        return job.to_dict()
+
+    @app.post("/tokenize", tags=["tokens"], **_takes(TokenizeRequest, generates=False))
+    async def tokenize(request: Request) -> Response:
+        """Token ids of a text or of a conversation under the template."""
+        body = await read(request, TokenizeRequest)
+        ids = await asyncio.to_thread(_token_ids, service, body)
+        found = {"count": len(ids), "max_model_len": service.engine.max_context, "tokens": ids}
+        return JSONResponse(found, headers=ignored_header(body))
+
+    @app.post("/detokenize", tags=["tokens"], **_takes(DetokenizeRequest, generates=False))
+    async def detokenize(request: Request) -> Response:
+        """The text of token ids."""
+        body = await read(request, DetokenizeRequest)
+        service.check_model(body.model)
+        known = len(service.tokenizer)
+        if any(token >= known for token in body.tokens):
+            raise ApiError(
+                400,
+                f"tokens: ids of this model are 0 to {known - 1}.",
+                code="invalid_value",
+                param="tokens",
+            )
+        text = await asyncio.to_thread(service.tokenizer.decode, body.tokens)
+        return JSONResponse({"prompt": text}, headers=ignored_header(body))
+
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.add_middleware(Guard, settings=service.settings, done=service.metrics.answered)
+    return app
+
+
+def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
+    service.check_model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise ApiError(
+            400, "Give prompt or messages, one of them.", code="invalid_value", param="prompt"
+        )
+    if body.messages is not None:
+        try:
+            return service.renderer.encode(
+                body.messages,
+                tools=body.tools,
+                add_generation_prompt=body.add_generation_prompt,
+            )
+        except UserError as error:
+            raise ApiError(400, str(error), code="invalid_value", param="messages") from error
+    ids: list[int] = service.tokenizer(
+        body.prompt,
+        add_special_tokens=body.add_special_tokens,
+        return_attention_mask=False,
+        verbose=False,
+    )["input_ids"]
+    return ids
+
+
+def _model(service: Service) -> dict[str, Any]:
+    about = dict(service.about)
+    if service.state == "ready":
+        about["max_model_len"] = service.engine.max_context
+    return {
+        "id": service.name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "longctx",
+        **about,
+    }
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def of_api(request: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def of_http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == 404:
+            message, code = f"There is nothing at {request.url.path}.", "not_found"
+        elif error.status_code == 405:
+            message = f"{request.url.path} does not take {request.method}."
+            code = "method_not_allowed"
+        else:
+            message, code = str(error.detail), "http_error"
+        return ApiError(error.status_code, message, code=code, headers=headers).response()
+
+    @app.exception_handler(ClientGoneError)
+    async def of_nobody(request: Request, error: ClientGoneError) -> Response:
+        return Response(status_code=499)
+
+    @app.exception_handler(Exception)
+    async def of_bug(request: Request, error: Exception) -> Response:
+        _log.error(
+            "unhandled %s", type(error).__name__, exc_info=error,
+            extra={"fields": {"id": request.state.request_id}},
+        )  # fmt: skip
+        text = "The request failed in the server; its log says why."
+        return ApiError(500, text, code="internal_error").response()
+
+
+# -- OpenAPI --------------------------------------------------------------------------------------
+
+
+def _answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Errors that a route may answer with; all have one shape."""
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        status: {"description": "An error in OpenAI's shape.", "content": content}
+        for status in (*statuses, 401, 403)
+    }
+
+
+def _takes(kind: type[BaseModel], *, generates: bool = True) -> dict[str, Any]:
+    """A route's body, which it reads by itself: large ones off the event loop."""
+    statuses = (400, 404, 413, 415, 503, *((429, 500) if generates else ()))
+    body = {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}
+        },
+    }
+    answers = _answers(*statuses)
+    if generates:
+        answers[200] = {
+            "description": "The answer; with `stream`, server-sent events.",
+            "content": {"application/json": {}, "text/event-stream": {}},
+        }
+    return {"openapi_extra": {"requestBody": body}, "responses": answers}
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    from fastapi.openapi.utils import get_openapi
+
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    _, schemas = models_json_schema(
+        [(kind, "validation") for kind in _BODIES],
+        ref_template="#/components/schemas/{model}",
+    )
+    components = document.setdefault("components", {}).setdefault("schemas", {})
+    components.update(schemas["$defs"])
+    components["Error"] = _ERROR_SCHEMA
+    components.pop("HTTPValidationError", None)
+    components.pop("ValidationError", None)
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    return document

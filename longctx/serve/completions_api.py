@@ -1,0 +1,188 @@
+"""POST /v1/completions: raw prompts, of which the client decides every token.
+
+Special tokens that a prompt spells are special tokens here: this is the route without a template.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from longctx.engine import Delta, EngineRequest, Finished, TokenLogprob
+from longctx.serve.answers import answer, read
+from longctx.serve.errors import ApiError
+from longctx.serve.jobs import Heard, Job
+from longctx.serve.schema import CompletionRequest
+from longctx.serve.service import Service, too_many
+from longctx.serve.tokens import CompletionLogprobs, TokenText
+
+DEFAULT_MAX_TOKENS = 16  # the API's own
+
+
+async def completions(request: Request, service: Service) -> Response:
+    """Continue prompts."""
+    service.ready()
+    body = await read(request, CompletionRequest)
+    service.check_model(body.model)
+    if body.suffix:
+        raise ApiError(
+            400, "suffix is not supported.", code="unsupported_parameter", param="suffix"
+        )
+    if body.stream and body.echo and body.logprobs is not None:
+        raise ApiError(
+            400,
+            "echo with logprobs is not streamed: leave stream out.",
+            code="unsupported_parameter",
+            param="stream",
+        )
+    prompts = await asyncio.to_thread(_encode, service.tokenizer, body)
+    n, most = body.n or 1, service.settings.limits.max_n
+    if n * len(prompts) > most:
+        raise too_many("n", n * len(prompts), most)
+    for ids in prompts:
+        if not ids:
+            raise ApiError(
+                400, "prompt is empty: give at least one token.", code="invalid_value",
+                param="prompt",
+            )  # fmt: skip
+    job = Job(
+        f"cmpl-{secrets.token_hex(12)}",
+        "text_completion",
+        [len(ids) for ids in prompts for _ in range(n)],
+        n,
+    )
+    job.alias = request.state.request_id
+    generations = [(ids, index) for ids in prompts for index in range(n)]
+    text = None if body.logprobs is None else service.text
+    echoed = None
+    if body.echo:
+        echoed = [
+            await asyncio.to_thread(service.tokenizer.decode, ids, skip_special_tokens=False)
+            for ids in prompts
+            for _ in range(n)
+        ]
+    shape = CompletionShape(job, service.name, text, [ids for ids, _ in generations], echoed)
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+
+    def requests() -> list[EngineRequest]:
+        return [
+            service.request(
+                body,
+                ids,
+                index,
+                max_tokens=max_tokens,
+                logprobs=body.logprobs,
+                prompt_logprobs=bool(body.echo) and body.logprobs is not None,
+            )
+            for ids, index in generations
+        ]
+
+    return await answer(request, service, body, job, requests, shape, param="prompt")
+
+
+def _encode(tokenizer: Any, body: CompletionRequest) -> list[list[int]]:
+    prompt = body.prompt
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if texts and isinstance(texts[0], int):
+        return [list(texts)]  # type: ignore[arg-type]
+    return [
+        tokenizer(one, return_attention_mask=False, verbose=False)["input_ids"]
+        if isinstance(one, str)
+        else list(one)  # type: ignore[arg-type]
+        for one in texts
+    ]
+
+
+class CompletionShape:
+    """Answers and chunks of text_completion.
+
+    Args:
+        text: of tokens, where log-probabilities were asked for.
+        echoed: prompts to stand before the answers.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        model: str,
+        text: TokenText | None,
+        prompts: Sequence[Sequence[int]],
+        echoed: Sequence[str] | None,
+    ) -> None:
+        self._job, self._model, self._prompts, self._echoed = job, model, prompts, echoed
+        count = len(job.prompts)
+        self._texts: list[list[str]] = [[] for _ in range(count)]
+        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
+        self._finish: list[str | None] = [None] * count
+        self._prompt_logprobs: list[Sequence[float] | None] = [None] * count
+        self._token_text = text
+        self._columns = None if text is None else [CompletionLogprobs(text) for _ in range(count)]
+        self._begun = [False] * count
+
+    def frame(self) -> dict[str, Any]:
+        return {
+            "id": self._job.id,
+            "object": "text_completion",
+            "created": int(self._job.created),
+            "model": self._model,
+            "choices": [],
+        }
+
+    def chunks(self, heard: Heard) -> Sequence[dict[str, Any]]:
+        index, event = heard.index, heard.event
+        if isinstance(event, Delta):
+            self._texts[index].append(event.text)
+            self._logprobs[index] += event.logprobs
+            text, rows = (
+                event.text,
+                [(one.token_id, one.logprob, one.top) for one in event.logprobs],
+            )
+        elif isinstance(event, Finished):
+            self._finish[index] = event.reason
+            self._prompt_logprobs[index] = event.prompt_logprobs
+            text, rows = "", []
+        else:
+            return []
+        if self._echoed is not None and not self._begun[index]:
+            text = self._echoed[index] + text
+        self._begun[index] = True
+        logprobs = self._columns[index].columns(rows) if self._columns and rows else None
+        choice = {
+            "index": index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": self._finish[index],
+        }
+        return [{**self.frame(), "choices": [choice]}]
+
+    def whole(self, usage: dict[str, Any]) -> dict[str, Any]:
+        choices = []
+        for index, texts in enumerate(self._texts):
+            text = "".join(texts)
+            if self._echoed is not None:
+                text = self._echoed[index] + text
+            choices.append(
+                {
+                    "index": index,
+                    "text": text,
+                    "logprobs": self._whole_logprobs(index),
+                    "finish_reason": self._finish[index],
+                }
+            )
+        return {**self.frame(), "choices": choices, "usage": usage}
+
+    def _whole_logprobs(self, index: int) -> dict[str, Any] | None:
+        if self._token_text is None:
+            return None
+        rows: list[tuple[int, float | None, Any]] = []
+        if self._echoed is not None:
+            # The likeliest tokens of a prompt are not kept: its rows have none.
+            known = [None, *(self._prompt_logprobs[index] or ())]
+            rows = [(n, p, None) for n, p in zip(self._prompts[index], known, strict=True)]
+        rows += [(one.token_id, one.logprob, one.top) for one in self._logprobs[index]]
+        return CompletionLogprobs(self._token_text).columns(rows)

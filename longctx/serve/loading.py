@@ -1,0 +1,146 @@
+"""From a server's settings to an engine: checked at once, loaded later.
+
+settings -> Prepared (config, scheme, dtype; no weights) -> Loaded (weights, memory, context)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longctx import models, tiny
+from longctx.arms import check_kernel, device_of, settle_schemes
+from longctx.attention import Scheme, default_method
+from longctx.engine import Engine
+from longctx.engine.engine import DCA_CONTEXT_FACTOR, default_context
+from longctx.errors import UserError
+from longctx.eval.config import show_length
+from longctx.options import ModelOptions
+from longctx.serve.service import Loaded
+from longctx.serve.settings import ServeSettings
+
+# Measured to find needles far beyond (the model's card); more would only cost patience.
+EMBEDDED_CONTEXT = 16384
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before weights are loaded."""
+
+    settings: ServeSettings
+    source: models.Source
+    config: Any
+    tokenizer: Any
+    dtype: Any
+    scheme: Scheme
+    context: int
+
+    @property
+    def name(self) -> str:
+        """What clients call the model."""
+        return self.settings.served_name or Path(self.settings.model).name
+
+    def about(self) -> dict[str, Any]:
+        """For /v1/models."""
+        return {
+            "max_model_len": self.context,
+            "method": self.scheme.method,
+            "trained_length": self.scheme.trained_length,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def load(self) -> Loaded:
+        """Weights, and memory for keys and values.
+
+        Raises:
+            UserError: they cannot be loaded, or the context that was asked for does not fit.
+        """
+        settings = self.settings
+        model = models.load_model(self.source, self.config, self.dtype, settings.device_map)
+        try:
+            engine = Engine(
+                model,
+                self.tokenizer,
+                self.scheme,
+                kernel=settings.kernel,
+                chunk_budget=settings.chunk_budget,
+                kv_budget_bytes=settings.kv_budget,
+                max_context=self.context,
+                max_running=settings.max_running,
+                max_waiting=settings.max_waiting,
+            )
+        except ValueError as error:
+            raise UserError(f"MODEL {settings.model}: {error}") from error
+        notes, fits = [], engine.fitting_tokens
+        if fits < self.context:
+            if settings.context is not None or fits < 1:
+                engine.close()
+                raise UserError(
+                    f"--context {self.context}: this machine has memory for {fits} tokens of keys "
+                    "and values: lower it, or raise --kv-budget"
+                )
+            engine.max_context = fits
+            notes.append(
+                f"context lowered from {show_length(self.context)} to {fits} tokens: that is what "
+                "the memory for keys and values holds"
+            )
+        return Loaded(engine, self.tokenizer, model.generation_config, tuple(notes))
+
+
+def prepare(settings: ServeSettings) -> Prepared:
+    """Check every argument against the model's files.
+
+    Raises:
+        UserError: one line that names the argument.
+    """
+    source = models.locate(settings.model)
+    config = models.load_config(source)
+    method = settings.method or default_method(config)
+    options = ModelOptions(
+        settings.model,
+        methods=(method,),
+        **{name: getattr(settings, name) for name in (
+            "chunk_size", "local_size", "original_length", "cap", "factor", "kernel", "dtype",
+            "device_map",
+        )},
+    )  # fmt: skip
+    wanted = settings.context
+    if wanted is None and settings.model == tiny.EMBEDDED and method != "none":
+        wanted = EMBEDDED_CONTEXT
+    if wanted is None:
+        trained = settle_schemes(options, config, 1)[method].trained_length
+        longest = DCA_CONTEXT_FACTOR * trained  # a factor without a flag follows the context
+        wanted = default_context(settle_schemes(options, config, longest)[method], config)
+    scheme = settle_schemes(options, config, wanted)[method]
+    tokenizer = models.load_tokenizer(source)
+    device = device_of(settings.device_map)
+    dtype = models.resolve_dtype(settings.dtype, source, config, device)
+    check_kernel(settings.kernel, [method], device, dtype)
+    return Prepared(settings, source, config, tokenizer, dtype, scheme, wanted)
+
+
+def banner(prepared: Prepared, loaded: Loaded, url: str) -> list[str]:
+    """What is served, with every number and where it comes from."""
+    engine, scheme, settings = loaded.engine, prepared.scheme, prepared.settings
+    what = f"{prepared.name} ({prepared.config.model_type}, {prepared.about()['dtype']}"
+    what += f", trained on {show_length(scheme.trained_length)})"
+    if settings.model == tiny.EMBEDDED:
+        what += ", the model that comes with the package: name another to serve it"
+    stats = engine.stats()
+    lines = [
+        f"longctx serves {what}",
+        f"  {str(scheme).replace(' ', '   ', 1)}",
+        f"  kernel   {engine.kernel_name} on {engine.device}",
+        f"  context  {show_length(engine.max_context)} tokens of prompt and answer",
+        f"  memory   {stats.kv_budget_bytes / 2**30:.2f} GiB of keys and values: "
+        f"{engine.fitting_tokens:,} tokens of all requests together",
+        *(f"  note     {note}" for note in loaded.notes),
+        f"  API      {url}/v1{'  (key needed)' if settings.api_key else ''}",
+    ]
+    if not settings.on_loopback and not settings.api_key:
+        lines.append(
+            f"  warning  --host {settings.host} takes requests from the network, and there is no "
+            "--api-key"
+        )
+    return lines

@@ -1,0 +1,124 @@
+"""The server's life: bind, load, serve, drain.
+
+SIGTERM or SIGINT: no new requests (503, and /ready says so), what runs is finished, then the end; a
+second signal, or --drain-timeout, ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from longctx.errors import UserError
+from longctx.serve.app import create_app
+from longctx.serve.service import Service
+from longctx.serve.settings import ServeSettings
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, with a drain in front of its end.
+
+    Args:
+        on_bound: told the URL once connections are taken.
+    """
+
+    def __init__(self, service: Service, on_bound: Callable[[str], None] | None = None) -> None:
+        settings = service.settings
+        config = uvicorn.Config(
+            create_app(service),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=5,
+            h11_max_incomplete_event_size=65536,
+        )
+        super().__init__(config)
+        self._service, self._on_bound = service, on_bound
+        self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.should_exit or self._on_bound is None:
+            return
+        port = self.servers[0].sockets[0].getsockname()[1]
+        host = self._service.settings.host
+        shown = f"[{host}]" if ":" in host else host
+        self._on_bound(f"http://{shown}:{port}")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._service.draining or self._service.state != "ready":
+            super().handle_exit(sig, frame)
+            return
+        self._service.draining = True
+        loop = asyncio.get_running_loop() if _has_loop() else None
+        if loop is None:  # pragma: no cover  (signals arrive in the loop's thread)
+            super().handle_exit(sig, frame)
+            return
+        self._drain = loop.create_task(self._finish())
+
+    async def _finish(self) -> None:
+        """End when nothing runs any more."""
+        left = self._service.settings.drain_timeout
+        while self._service.registry.active and left > 0:
+            await asyncio.sleep(0.05)
+            left -= 0.05
+        self.should_exit = True
+
+
+def _has_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def listening_socket(settings: ServeSettings) -> socket.socket:
+    """Bound now, so that a port in use is one line and not a traceback.
+
+    Raises:
+        UserError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((settings.host, settings.port))
+    except OSError as error:
+        found.close()
+        raise UserError(
+            f"--host {settings.host} --port {settings.port}: cannot be bound "
+            f"({error.strerror}): choose another port, or stop what uses it"
+        ) from error
+    return found
+
+
+def serve(service: Service, on_bound: Callable[[str], None] | None = None) -> None:
+    """Serve until a signal.
+
+    Raises:
+        UserError: the address is taken, or the model cannot be served.
+    """
+    bound = listening_socket(service.settings)
+    server = Server(service, on_bound)
+
+    def ended() -> None:
+        if service.failure is not None:
+            server.should_exit = True
+
+    service.start(ended)
+    try:
+        server.run(sockets=[bound])
+    finally:
+        bound.close()
+        service.loaded.wait(0 if service.failure is None else None)
+        service.close()
+    if service.failure is not None:
+        raise service.failure

@@ -1,0 +1,280 @@
+"""The model behind the routes: loaded in the background, then an engine until the server ends.
+
+Knows requests' bodies and the engine; knows no HTTP beyond the errors it raises.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from longctx.engine import Engine, EngineRequest, Sampling, Stats
+from longctx.errors import UserError
+from longctx.serve.chat import ChatRenderer
+from longctx.serve.errors import ApiError, unavailable
+from longctx.serve.jobs import Job, Registry, Submitted
+from longctx.serve.metrics import Metrics
+from longctx.serve.schema import Generate, ResponseFormat
+from longctx.serve.settings import ServeSettings
+from longctx.serve.tokens import TokenText
+
+_log = logging.getLogger("longctx.serve")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a loader gives: an engine that is not started yet, and what the banner adds."""
+
+    engine: Engine
+    tokenizer: Any
+    generation_config: Any = None
+    notes: tuple[str, ...] = ()
+
+
+class Service:
+    """One model under one name.
+
+    Args:
+        load: makes the engine; called once, in a thread.
+        on_failure: called in that thread when it could not.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        name: str,
+        load: Callable[[], Loaded],
+        *,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.settings, self.name, self.about = settings, name, dict(about or {})
+        self.created = int(time.time())
+        self.registry = Registry()
+        self.metrics = Metrics(self._stats)
+        self.draining = False
+        self.failure: Exception | None = None
+        self.loaded = threading.Event()  # set when loading ended, well or not
+        self._load = load
+        self._found: Loaded | None = None
+        self._renderer: ChatRenderer | UserError | None = None
+        self._text: TokenText | None = None
+        self._defaults = Sampling()
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def start(self, on_end: Callable[[], None] = lambda: None) -> None:
+        """Load in the background.
+
+        Args:
+            on_end: called in the loading thread when it has ended.
+        """
+
+        def run() -> None:
+            try:
+                self._take(self._load())
+            except Exception as error:
+                self.failure = error
+                if not isinstance(error, UserError):
+                    _log.exception("the model could not be loaded")
+            finally:
+                self.loaded.set()
+                on_end()
+
+        threading.Thread(target=run, name="longctx-load", daemon=True).start()
+
+    def _take(self, found: Loaded) -> None:
+        try:
+            self._renderer = ChatRenderer(found.tokenizer)
+        except UserError as error:  # a base model: completions are served all the same
+            self._renderer = error
+        self._text = TokenText(found.tokenizer)
+        self._defaults = defaults_of(found.generation_config)
+        self._found = found
+        found.engine.start()
+
+    def close(self) -> None:
+        """Give the model back; what still runs fails with a 503."""
+        if self._found is not None:
+            self._found.engine.close()
+
+    @property
+    def state(self) -> str:
+        if self.draining:
+            return "draining"
+        if self.failure is not None:
+            return "failed"
+        return "loading" if self._found is None else "ready"
+
+    def ready(self) -> Loaded:
+        """Raises: ApiError 503 while there is nothing to ask."""
+        if self.draining:
+            raise unavailable("The server is shutting down.", "shutting_down")
+        if self.failure is not None:
+            raise unavailable("The model could not be loaded.", "model_failed", 60)
+        if self._found is None:
+            raise unavailable("The model is being loaded.", "model_loading")
+        return self._found
+
+    # -- what routes need -------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        return self.ready().engine
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.ready().tokenizer
+
+    @property
+    def text(self) -> TokenText:
+        self.ready()
+        assert self._text is not None
+        return self._text
+
+    @property
+    def renderer(self) -> ChatRenderer:
+        self.ready()
+        if isinstance(self._renderer, UserError):
+            raise ApiError(400, str(self._renderer), code="no_chat_template", param="messages")
+        assert self._renderer is not None
+        return self._renderer
+
+    def check_model(self, wanted: str | None) -> None:
+        if wanted is not None and wanted != self.name:
+            raise ApiError(
+                404,
+                f"The model {wanted[:80]!r} is not served here: use {self.name!r}.",
+                code="model_not_found",
+                param="model",
+            )
+
+    def submitted(self, job: Job) -> Submitted:
+        return Submitted(self.engine, self.registry, job)
+
+    def request(
+        self,
+        body: Generate,
+        ids: list[int],
+        index: int,
+        *,
+        max_tokens: int | None,
+        schema: dict[str, Any] | None = None,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+    ) -> EngineRequest:
+        """One generation of a body.
+
+        Args:
+            index: which of the body's n answers; each has a seed of its own.
+            max_tokens: None is the default, as far as the context goes.
+            logprobs: likeliest tokens to report, None for none at all.
+        """
+        limits = self.settings.limits
+        check_stop(body.stops, limits.max_stop, limits.max_stop_length)
+        if logprobs is not None and logprobs > limits.max_top_logprobs:
+            raise too_many("top_logprobs", logprobs, limits.max_top_logprobs)
+        if max_tokens is None:
+            room = self.engine.max_context - len(ids)
+            max_tokens = max(1, min(self.settings.default_max_tokens, room))
+        return EngineRequest(
+            ids,
+            max_new_tokens=max_tokens,
+            sampling=self._sampling(body, index),
+            stop=body.stops,
+            ignore_eos=bool(body.ignore_eos),
+            logprobs=logprobs is not None,
+            top_logprobs=logprobs or 0,
+            prompt_logprobs=prompt_logprobs,
+            json_schema=schema,
+        )
+
+    def schema_of(self, format: ResponseFormat | None) -> dict[str, Any] | None:
+        if format is None or format.type == "text":
+            return None
+        if format.type == "json_object":
+            return {}
+        schema = format.json_schema and format.json_schema.schema_
+        if schema is None:
+            raise ApiError(
+                400,
+                "response_format.json_schema.schema is missing: give the schema, or use "
+                "json_object.",
+                code="invalid_value",
+                param="response_format",
+            )
+        self.check_schema(schema, "response_format")
+        return schema
+
+    def check_schema(self, schema: Any, param: str) -> None:
+        size, most = len(json.dumps(schema)), self.settings.limits.max_schema
+        if size > most:
+            raise ApiError(
+                400,
+                f"{param}: a schema of {size} characters, at most {most} are taken: make it "
+                "smaller.",
+                code="schema_too_large",
+                param=param,
+            )
+
+    def _sampling(self, body: Generate, index: int) -> Sampling:
+        base = self._defaults
+        seed = None if body.seed is None else (body.seed + index) % 2**63
+
+        def chosen(value: Any, default: Any) -> Any:
+            return default if value is None else value
+
+        return Sampling(
+            temperature=chosen(body.temperature, base.temperature),
+            top_k=max(0, chosen(body.top_k, base.top_k)),
+            top_p=chosen(body.top_p, base.top_p),
+            min_p=chosen(body.min_p, base.min_p),
+            repetition_penalty=chosen(body.repetition_penalty, base.repetition_penalty),
+            presence_penalty=chosen(body.presence_penalty, 0.0),
+            frequency_penalty=chosen(body.frequency_penalty, 0.0),
+            seed=seed,
+        )
+
+    def _stats(self) -> Stats | None:
+        return None if self._found is None else self._found.engine.stats()
+
+
+def defaults_of(generation_config: Any) -> Sampling:
+    """What the model's makers sample with; greedy where they do not sample."""
+    if generation_config is None or not getattr(generation_config, "do_sample", False):
+        return Sampling()
+
+    def of(name: str, default: float) -> float:
+        value = getattr(generation_config, name, None)
+        return default if value is None else value
+
+    return Sampling(
+        temperature=of("temperature", 1.0),
+        top_k=int(of("top_k", 0)),
+        top_p=of("top_p", 1.0),
+        min_p=of("min_p", 0.0),
+        repetition_penalty=of("repetition_penalty", 1.0),
+    )
+
+
+def check_stop(stops: tuple[str, ...], most: int, longest: int) -> None:
+    if len(stops) > most:
+        raise too_many("stop", len(stops), most)
+    for text in stops:
+        if not text or len(text) > longest:
+            raise ApiError(
+                400,
+                f"stop: strings of 1 to {longest} characters are taken.",
+                code="invalid_value",
+                param="stop",
+            )
+
+
+def too_many(param: str, got: int, most: int) -> ApiError:
+    return ApiError(
+        400, f"{param}: {got} asked for, at most {most}.", code="invalid_value", param=param
+    )
