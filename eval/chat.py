@@ -103,7 +103,7 @@ class ChatEncoder:
             layout = template.split(rendered)
         except template.UnreadableError as error:
             raise UserError(f"the model's chat template: {error}: pass --template none") from None
-        if [found.index for found in layout.found] != list(range(len(roles))):
+        if [found.mark for found in layout.found] != list(range(len(roles))):
             raise UserError(
                 "the model's chat template drops or repeats a message's content: "
                 "pass --template none" + (" or leave --system out" if with_system else "")

@@ -14,9 +14,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longctx.errors import UserError
+from longctx.eval.pdf import PdfError, text_of
 from longctx.eval.text import Boundaries, UndecodableError, decode, sentence_ends
 
-TEXT_SUFFIXES = (".txt", ".md")
+TEXT_SUFFIXES = (".txt", ".md", ".pdf")
+# Source code that people read. Data and markup (.json, .html, .svg) are mostly made by programs.
+CODE_SUFFIXES = (
+    *(".py", ".pyi", ".pyx", ".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".cu", ".cuh"),
+    *(".rs", ".go", ".java", ".kt", ".scala", ".clj", ".groovy", ".cs", ".fs", ".vb", ".swift"),
+    *(".m", ".mm", ".js", ".mjs", ".cjs", ".jsx", ".ts", ".tsx", ".vue", ".svelte", ".dart"),
+    *(".rb", ".php", ".pl", ".pm", ".lua", ".r", ".jl", ".sh", ".bash", ".ps1", ".sql", ".hs"),
+    *(".ml", ".mli", ".ex", ".exs", ".erl", ".lisp", ".el", ".scm", ".zig", ".nim", ".f90"),
+)
+# Other people's code and what tools write, beside hidden directories.
+_SKIPPED_DIRECTORIES = {"node_modules", "__pycache__", "venv"}
+_SNIFFED_BYTES = 8192
 _SEPARATOR = "\n\n"
 # Token counts are summed over blocks of this many characters; a seam shifts the sum by a token.
 _BLOCK_CHARACTERS = 1 << 15
@@ -57,14 +69,21 @@ class Found(NamedTuple):
 
 
 def find(pattern: str, flag: str = "--haystack") -> Found:
-    """A file, every .txt and .md below a directory, or what a glob matches; sorted by name."""
+    """A file, all text and source code below a directory, or what a glob matches; by name.
+
+    Below a directory, `TEXT_SUFFIXES` and `CODE_SUFFIXES` count; hidden files and directories,
+    installed packages, and code files with bytes of zero in them do not.
+    """
     path = Path(pattern).expanduser()
     if path.is_file():
         return Found([path], path.name)
     if path.is_dir():
-        files = sorted(entry for entry in path.rglob("*") if entry.suffix in TEXT_SUFFIXES)
+        files = sorted(entry for entry in path.rglob("*") if _counts(entry, path))
         if not files:
-            raise UserError(f"{flag} {pattern}: the directory holds no .txt or .md: name files")
+            raise UserError(
+                f"{flag} {pattern}: the directory holds no {', '.join(TEXT_SUFFIXES)} and no "
+                "source code: name files"
+            )
         return Found(files, f"{path.name or path}/ ({len(files)} files)")
     matched = glob.glob(str(path), recursive=True)
     files = sorted(Path(entry) for entry in matched if Path(entry).is_file())
@@ -73,13 +92,38 @@ def find(pattern: str, flag: str = "--haystack") -> Found:
     return Found(files, files[0].name if len(files) == 1 else f"{path.name} ({len(files)} files)")
 
 
-def read(file: Path, flag: str = "--haystack") -> str:
+def _counts(file: Path, root: Path) -> bool:
+    inner = file.relative_to(root).parts
+    if any(part.startswith(".") or part in _SKIPPED_DIRECTORIES for part in inner):
+        return False
+    suffix = file.suffix.lower()
+    if suffix not in TEXT_SUFFIXES + CODE_SUFFIXES or not file.is_file():
+        return False
+    if suffix in TEXT_SUFFIXES:
+        return True
     try:
-        return decode(file.read_bytes())
+        with file.open("rb") as opened:
+            return b"\x00" not in opened.read(_SNIFFED_BYTES)
+    except OSError:
+        return True  # reading it will say so
+
+
+def read(file: Path, flag: str = "--haystack") -> str:
+    """The text of a file. What is named as a PDF or begins as one is read as one.
+
+    Raises:
+        UserError: unreadable, no text, or no text layer; names the file.
+    """
+    try:
+        data = file.read_bytes()
+        pdf = file.suffix.lower() == ".pdf" or data.startswith(b"%PDF-")
+        return text_of(data) if pdf else decode(data)
     except OSError as error:
         raise UserError(f"{flag} {file}: cannot be read ({error.strerror}): check it") from None
     except UndecodableError as error:
         raise UserError(f"{flag} {file}: {error}: save it as UTF-8") from None
+    except PdfError as error:
+        raise UserError(f"{flag} {file}: {error}") from None
 
 
 @dataclass

@@ -40,9 +40,9 @@ def mark(index: int) -> str:
 
 
 class Found(NamedTuple):
-    """Mark `index`, and how the template printed it."""
+    """Which mark, and how the template printed it."""
 
-    index: int
+    mark: int
     form: Form
 
 
@@ -115,7 +115,7 @@ class Encoder:
         self.template = lru_cache(maxsize=256)(self._encode_template)
         added = backend.get_added_tokens_decoder()
         special = {id: token for id, token in added.items() if token.special}
-        # What no piece spells becomes the unknown token, which may be a special one and ends no turn.
+        # What no piece spells becomes the unknown token: a special one that ends no turn.
         unknown = _ids(self._contents, _UNASSIGNED)
         self._special_ids = frozenset(special).difference(unknown)
         # The longest first: one may begin another.

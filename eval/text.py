@@ -38,26 +38,36 @@ class UndecodableError(ValueError):
 
 
 def decode(data: bytes) -> str:
-    """Bytes to NFC text with `\\n` line ends."""
+    """Bytes to text as `settle` leaves it.
+
+    Raises:
+        UndecodableError: says where.
+    """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = _strict(data, "utf-16")
+        encoding, text = "utf-16", _strict(data, "utf-16")
     else:
         try:
-            text = data.decode("utf-8-sig")
+            encoding = "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
+            text = data.decode(encoding)
         except UnicodeDecodeError as not_utf8:
             # The offset of the UTF-8 failure is the useful one: GB18030 accepts almost any bytes
             # and fails far behind, so a decode that leaves control characters is refused too.
             try:
-                text = data.decode("gb18030")
+                encoding, text = "gb18030", data.decode("gb18030")
             except UnicodeDecodeError:
                 raise UndecodableError(not_utf8.start) from None
             if not _plausible_chinese(text):
                 raise UndecodableError(not_utf8.start) from None
+    nul = text.find("\x00")
+    if nul >= 0:
+        raise UndecodableError(len(text[:nul].encode(encoding)))
+    return settle(text)
+
+
+def settle(text: str) -> str:
+    """`\\n` line ends and Unicode's composed form (NFC)."""
     # Qwen's tokenizer gives \r\n other tokens than \n.
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if "\x00" in text:
-        raise UndecodableError(data.find(b"\x00"))
-    return unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _strict(data: bytes, encoding: str) -> str:

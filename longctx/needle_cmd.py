@@ -107,7 +107,8 @@ def needle(
     haystack: Annotated[
         str | None,
         typer.Option(
-            help="The text to search in: a file, a directory or a glob. Default: generated prose.",
+            help="The text to search in: a file (text, PDF), a directory (also of source code) or "
+            "a glob. Default: generated prose.",
             rich_help_panel=_PROMPT,
         ),
     ] = None,

@@ -52,8 +52,8 @@ def perplexity(
     text: Annotated[
         str | None,
         typer.Option(
-            help="The text to predict: a file, a directory or a glob; each file is a document. "
-            "Default: generated prose.",
+            help="The text to predict: a file (text, PDF), a directory (also of source code) or a "
+            "glob; each file is a document. Default: generated prose.",
             rich_help_panel=_TEXT,
         ),
     ] = None,

@@ -233,10 +233,10 @@ def _moved(schema: Any, root: str) -> Any:
 
 
 def _readings(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The messages, and with thinking apart from the answer, as some templates take it apart."""
-    yield messages
+    """With thinking apart from the answer, as some templates take it apart; and as it is."""
     if any(_THOUGHT in message["content"] for message in messages if _is_answer(message)):
         yield [_apart(message) if _is_answer(message) else message for message in messages]
+    yield messages
 
 
 _THOUGHT = "</think>"
@@ -261,7 +261,7 @@ def _nothing_lost(
     tools: list[dict[str, Any]] | None,
 ) -> None:
     """Everything that must reach the model is in the rendering."""
-    there = {found.index for found in layout.found}
+    there = {found.mark for found in layout.found}
     for index, text in enumerate(texts):
         if text.required and index not in there:
             if text.where.startswith("tools"):
@@ -286,7 +286,7 @@ def _fill(layout: template.Layout, texts: Sequence[Text], real: str) -> list[Run
     if not real.startswith(layout.pieces[0]):
         return None
     for found, following in zip(layout.found, layout.pieces[1:], strict=True):
-        text = texts[found.index]
+        text = texts[found.mark]
         for trim in _TRIMS:
             printed = trim(text.text)
             if found.form != "plain":

@@ -18,27 +18,11 @@ from longctx.eval.template import mark
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Keys and values that templates compare with. None of them is a special token of any tokenizer.
-_WORDS = frozenset(
-    [
-        "type",
-        "function",
-        "name",
-        "description",
-        "parameters",
-        "properties",
-        "required",
-        "items",
-        "enum",
-        "additionalProperties",
-        "object",
-        "string",
-        "number",
-        "integer",
-        "boolean",
-        "array",
-        "null",
-    ]
-)
+_WORDS = {
+    *("type", "function", "name", "description", "parameters", "properties", "required", "items"),
+    *("enum", "additionalProperties", "object", "string", "number", "integer", "boolean", "array"),
+    "null",
+}
 
 
 class Text(NamedTuple):
@@ -77,7 +61,7 @@ class Marked:
         return value
 
 
-def normalise(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def normalise(messages: Any) -> list[dict[str, Any]]:
     """Checked copies: contents are strings, arguments objects, developers system.
 
     Raises:
@@ -219,7 +203,7 @@ def mark_messages(messages: list[dict[str, Any]], marked: Marked) -> list[dict[s
     return copies
 
 
-def functions_of(tools: list[dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
+def functions_of(tools: Any) -> dict[str, dict[str, Any]]:
     """The functions by name.
 
     Raises:

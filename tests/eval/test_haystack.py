@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pdf_fakes
 import pytest
 
 from longctx.errors import UserError
@@ -55,7 +56,53 @@ def test_bad_files_are_named(
 
 
 def test_a_directory_without_text(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no \.txt or \.md"):
+    (tmp_path / "data.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no \.txt, \.md, \.pdf and no source code: name files"):
+        load(str(tmp_path))
+
+
+def test_a_directory_of_source_code(tmp_path: Path) -> None:
+    code = {
+        "setup.py": "import a",
+        "README.md": "# A",
+        "src/main.RS": "fn main() {}",
+        "src/deep/x.h": "int x;",
+    }
+    others = {
+        ".git/hook.sh": "exit",
+        ".hidden.py": "x",
+        "node_modules/a/a.js": "x",
+        "src/__pycache__/a.py": "x",
+        "package-lock.json": "{}",
+        "logo.svg": "<svg/>",
+    }
+    for name, text in {**code, **others}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "binary.c").write_bytes(b"int\x00\x01")
+    (tmp_path / "folder.py").mkdir()
+    haystack = load(str(tmp_path))
+    assert haystack.text == "# A\n\nimport a\n\nint x;\n\nfn main() {}"
+    assert [Path(file).name for file in haystack.files] == [
+        "README.md",
+        "setup.py",
+        "x.h",
+        "main.RS",
+    ]
+
+
+def test_a_code_file_in_no_known_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_bytes(b"# caf\xe9 \xff\xfe")
+    with pytest.raises(UserError, match=r"a\.py: .*bad byte at 5: save it as UTF-8"):
+        load(str(tmp_path))
+
+
+def test_pdf_files_are_read_whatever_their_name(tmp_path: Path) -> None:
+    (tmp_path / "book.PDF").write_bytes(pdf_fakes.pdf(["One page.", "Another."]))
+    (tmp_path / "paper.txt").write_bytes(pdf_fakes.pdf(["A paper."]))
+    assert load(str(tmp_path)).text == "One page.\n\nAnother.\n\nA paper."
+    (tmp_path / "no.pdf").write_bytes(b"no pdf")
+    with pytest.raises(UserError, match=r"--haystack .*no\.pdf: cannot be read as PDF"):
         load(str(tmp_path))
 
 

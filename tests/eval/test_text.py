@@ -41,6 +41,15 @@ def test_nul_is_no_text() -> None:
         decode(b"a\x00b")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_nul_is_found_in_bytes(encoding: str) -> None:
+    before = "山不在高，有仙则名。\r\n" * 3
+    data = f"{before}\x00".encode(encoding)
+    with pytest.raises(UndecodableError) as caught:
+        decode(data)
+    assert caught.value.offset == len(before.encode(encoding))
+
+
 def test_line_ends_and_composition_are_settled() -> None:
     assert decode("a\r\nb\rc e\u0301".encode()) == "a\nb\nc \u00e9"
 
