@@ -17,7 +17,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-quick test-slow coverage lint format types wheel smollm2 demo demo-smollm2 train bench clean distclean
+.PHONY: help venv test test-quick test-slow coverage lint format types wheel smollm2 demo demo-smollm2 train bench fuzz clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -89,6 +89,9 @@ train: $(READY) ## the embedded model from nothing, into runs/train (within an h
 
 bench: $(READY) ## DCA against plain flash attention
 	$(PY) benchmarks/attention.py --lengths 16K,32K
+
+fuzz: $(READY) ## 2,000 random requests to the server
+	LONGCTX_FUZZ_CASES=2000 $(OFFLINE) $(BIN)/pytest -q tests/serve/test_fuzz.py
 
 clean: ## remove what was built; keeps .venv and models
 	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
