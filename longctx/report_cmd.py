@@ -20,10 +20,12 @@ from longctx.plots.look import ANNOTATE, Look, one_of
 from longctx.plots.palette import PALETTES
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from longctx.report.collect import Report
 
 FORMATS = ("html", "png", "svg", "csv")
-PICTURES = ("map", "effective")
+PICTURES = ("map", "effective", "perplexity")
 _PICTURE_FORMATS = ("png", "svg")
 
 
@@ -66,7 +68,7 @@ def report(
     ] = _options.format,
     picture: Annotated[
         str,
-        typer.Option(help="What png and svg show: map, or effective (lengths as bars)."),
+        typer.Option(help="What png and svg show: map, effective (lengths as bars), perplexity."),
     ] = _options.picture,
     palette: Annotated[
         str, typer.Option(help=f"Colours of the maps: {' or '.join(PALETTES)}.")
@@ -128,17 +130,47 @@ def make(options: ReportOptions) -> Path:
 
 
 def _write_picture(options: ReportOptions, found: Report, output: Path) -> None:
-    from longctx.plots import bars, heatmap, words
+    from longctx.plots import heatmap, words
 
-    runs = [run.results for run in found.runs]
-    draw = bars.figure_of if options.picture == "effective" else heatmap.figure_of
-    missing = words.undrawable("".join(heatmap.shown_texts(runs, options.look)))
+    if options.picture == "perplexity":
+        figure = _curve(options, found)
+        texts = [run.model for run in found.perplexity]
+    else:
+        figure, texts = _maps(options, found)
+    missing = words.undrawable("".join(texts))
     if missing:
         typer.echo(f"no font for {missing[:20]}: shown as ▯; {words.REMEDY}", err=True)
     try:
-        heatmap.save(draw(runs, options.look), output)
+        heatmap.save(figure, output)
     except OSError as error:
         raise _unwritable(output, error) from None
+
+
+def _maps(options: ReportOptions, found: Report) -> tuple[Figure, list[str]]:
+    from longctx.plots import bars, heatmap
+    from longctx.report.perplexity import strips_for
+
+    if not found.runs:
+        raise UserError(
+            f"--picture {options.picture}: no needle run is named: name one, or use "
+            "--picture perplexity"
+        )
+    runs = [run.results for run in found.runs]
+    texts = heatmap.shown_texts(runs, options.look)
+    if options.picture == "effective":
+        return bars.figure_of(runs, options.look), texts
+    strips = [strips_for(results, found.perplexity) for results in runs]
+    return heatmap.figure_of(runs, options.look, strips), texts
+
+
+def _curve(options: ReportOptions, found: Report) -> Figure:
+    from longctx.plots import perplexity
+
+    if len(found.perplexity) != 1:
+        raise UserError(
+            f"--picture perplexity: {len(found.perplexity)} perplexity runs are named: name one"
+        )
+    return perplexity.figure_of(found.perplexity[0].results)
 
 
 def _unwritable(output: Path, error: OSError) -> UserError:

@@ -10,14 +10,15 @@ One panel per method on one fixed scale, so that panels and runs compare at a gl
     100 %[ ][ ] | [ ][.]      dashed: one trained window before the question
          └────┘               bracket: the effective length; dot: a wide interval
 
-Under it each method's difference to the first one (plots.difference). Several runs lie below each
-other. Reads records and draws; computes no score. Equal folders give equal bytes.
+Where perplexity was measured for the same model, a strip of it lies under each panel (one scale
+for all). Under it each method's difference to the first one (plots.difference). Several runs lie
+below each other. Reads records and draws; computes no score. Equal folders give equal bytes.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from matplotlib.patches import Rectangle
 
 from longctx.eval.config import show_depth, show_length
 from longctx.eval.summary import Results, Tally, load
-from longctx.plots import difference, legend, overlays, words
+from longctx.plots import difference, legend, lower_strip, overlays, words
 from longctx.plots.layout import NARROWEST, Layout, layout_for
 from longctx.plots.look import Look
 from longctx.plots.palette import INK, MUTED, NOT_RUN, PALETTES, Palette
@@ -64,18 +65,28 @@ def shown_texts(runs: Sequence[Results], look: Look) -> list[str]:
     return [*names, look.title or ""]
 
 
-def figure_of(runs: Sequence[Results], look: Look) -> Figure:
+Strips = Mapping[str, Mapping[int, float]]  # perplexity by method and length
+
+
+def figure_of(
+    runs: Sequence[Results], look: Look, perplexity: Sequence[Strips] | None = None
+) -> Figure:
+    """Args:
+    perplexity: of each run's model; empty where it was not measured.
+    """
+    strips = perplexity or [{} for _ in runs]
     with words.styled(shown_texts(runs, look)):
-        layouts = [_layout_of(results, look, NARROWEST) for results in runs]
+        both = list(zip(runs, strips, strict=True))
+        layouts = [_layout_of(results, own, NARROWEST) for results, own in both]
         width = max(layout.width for layout in layouts)
-        layouts = [_layout_of(results, look, width) for results in runs]
+        layouts = [_layout_of(results, own, width) for results, own in both]
         heights = [layout.height for layout in layouts]
         titled = len(runs) > 1 and look.title is not None
         whole = sum(heights) + (_TITLE if titled else 0)
         figure = Figure(figsize=(width, whole), facecolor="white")
         FigureCanvasAgg(figure)
         if len(runs) == 1:
-            _draw_run(figure, layouts[0], runs[0], look, look.title)
+            _draw_run(figure, layouts[0], runs[0], strips[0], look, look.title)
             return figure
         ratios = [_TITLE, *heights] if titled else heights
         parts = figure.subfigures(len(ratios), 1, squeeze=False, height_ratios=ratios, hspace=0)
@@ -84,12 +95,12 @@ def figure_of(runs: Sequence[Results], look: Look) -> Figure:
             parts[0, 0].text(
                 layouts[0].left / width, 0.3, title, fontsize=17, fontweight="bold", color=INK.hex
             )
-        for part, layout, results in zip(parts[titled:, 0], layouts, runs, strict=True):
-            _draw_run(part, layout, results, look, None)
+        for part, layout, (results, own) in zip(parts[titled:, 0], layouts, both, strict=True):
+            _draw_run(part, layout, results, own, look, None)
         return figure
 
 
-def _layout_of(results: Results, look: Look, least_width: float) -> Layout:
+def _layout_of(results: Results, strips: Strips, least_width: float) -> Layout:
     brackets = any(results.effective(method).enough_samples for method in results.methods)
     differences = difference.differences(results)
     layout = layout_for(
@@ -98,6 +109,7 @@ def _layout_of(results: Results, look: Look, least_width: float) -> Layout:
         len(results.depths),
         brackets=brackets,
         differences=bool(differences),
+        perplexity=bool(strips),
         least_width=least_width,
     )
     entries = legend.entries(results, brackets=brackets, differences=differences)
@@ -109,7 +121,12 @@ def _legend_columns(layout: Layout, entries: Sequence[Any]) -> int:
 
 
 def _draw_run(
-    figure: Figure | SubFigure, layout: Layout, results: Results, look: Look, title: str | None
+    figure: Figure | SubFigure,
+    layout: Layout,
+    results: Results,
+    strips: Strips,
+    look: Look,
+    title: str | None,
 ) -> None:
     found = difference.differences(results)
     for index, method in enumerate(results.methods):
@@ -126,6 +143,17 @@ def _draw_run(
         axes = figure.add_axes(layout.strip_of(index))
         first = index % layout.columns == 0
         overlays.draw_strip(axes, results, method, first=first, threshold=layout.brackets)
+    if strips:
+        for index, method in enumerate(results.methods):
+            lower_strip.draw(
+                figure.add_axes(layout.lower_strip_of(index)),
+                results.lengths,
+                method,
+                strips,
+                first=index % layout.columns == 0,
+                cell_width=layout.cell_width,
+                trained=results.trained_length,
+            )
     if found:
         _draw_differences(figure, layout, results, found)
     _draw_colour_bar(figure, layout, look.colours)

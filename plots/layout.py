@@ -1,7 +1,7 @@
 """Where everything lies in a picture of one run, in inches. Pure functions of counts.
 
     top          title
-    rows         strip, panel, tick labels, bracket      x rows of panels
+    rows         strip, panel, tick labels, bracket, strip of perplexity      x rows of panels
     differences  stars, panel, tick labels               x the same rows, the first place left free
     bottom       legend
 
@@ -22,6 +22,7 @@ _PANELS_PER_ROW = 4
 _CELL_WIDTH = (0.27, 1.6)  # text of 7.5 points still fits the narrowest
 _CELL_HEIGHT = (0.2, 0.62)
 _DIFFERENCE = 0.75  # of a cell's height, in the second row
+_LOWER_STRIP, _LOWER_GAP = 0.44, 0.14
 _DIFFERENCE_WORDS = 0.75  # where panels stand in one column, above the first difference
 
 
@@ -46,6 +47,7 @@ class Layout:
     differences: bool
     least_width: float = NARROWEST
     legend_rows: int = 1
+    perplexity: bool = False
 
     left: float = 0.95
     right: float = 1.05
@@ -65,6 +67,11 @@ class Layout:
 
     @property
     def under(self) -> float:
+        """From a panel down past its labels, bracket and strip of perplexity."""
+        return self.labels + (_LOWER_STRIP + _LOWER_GAP if self.perplexity else 0.0)
+
+    @property
+    def labels(self) -> float:
         """From a panel down past its labels and bracket."""
         return 0.68 if self.brackets else 0.38
 
@@ -134,6 +141,11 @@ class Layout:
         down = self.top + row * (self.panel_height + self.gap_y) - self.above
         return self._box(self._x(column), down, self.panel_width, self.strip)
 
+    def lower_strip_of(self, index: int) -> Box:
+        row, column = divmod(index, self.columns)
+        down = self.top + row * (self.panel_height + self.gap_y) + self.panel_height + self.labels
+        return self._box(self._x(column), down + _LOWER_GAP, self.panel_width, _LOWER_STRIP)
+
     def difference(self, index: int) -> Box:
         row, column = divmod(index, self.columns)
         row -= self._free_rows
@@ -166,6 +178,7 @@ def layout_for(
     *,
     brackets: bool = False,
     differences: bool = False,
+    perplexity: bool = False,
     least_width: float = NARROWEST,
 ) -> Layout:
     """As many panels side by side as fit with readable cells, evenly spread over rows."""
@@ -185,6 +198,7 @@ def layout_for(
         brackets,
         differences,
         least_width,
+        perplexity=perplexity,
     )
 
 

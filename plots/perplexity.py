@@ -35,9 +35,7 @@ COLOURS = (
     *(RGB(204, 121, 167), RGB(150, 110, 0), RGB(86, 160, 210)),
 )
 _MARKERS = "osD^vPX"
-_CAP = (
-    30.0  # of the axis, in multiples of the best arm's worst point: a broken arm leaves the frame
-)
+CAP = 30.0  # of the axis, in multiples of the best arm's worst point: a broken arm leaves the frame
 
 
 def draw(folder: Path) -> list[Path]:
@@ -112,7 +110,7 @@ def _draw_frame(axes: Axes, results: Results, drawn: Sequence[Sequence[Any]]) ->
     if drawn:
         worst = [max(high for *_, high in points) for points in drawn]
         low = min(low for points in drawn for *_, low, _ in points)
-        axes.set_ylim(low / 1.12, min(max(worst), _CAP * min(worst)) * 1.12)
+        axes.set_ylim(low / 1.12, min(max(worst), CAP * min(worst)) * 1.12)
     axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 4, 5, 7)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show_perplexity(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())

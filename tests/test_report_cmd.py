@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +23,7 @@ from longctx.errors import UserError
 from longctx.eval.ranking import arms_of, ranked
 from longctx.plots.palette import palette
 from longctx.report.collect import collect
+from longctx.report.perplexity import strips_for
 
 HOSTILE = "</script><img src=x onerror=alert(1)>'\"&{{ 7*7 }}<!--\u2028"
 
@@ -139,10 +142,8 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         answer=HOSTILE,
         prompts="a",
     )
-    (folder / "perplexity.jsonl").write_text(
-        json.dumps({"method": HOSTILE, "length": 512, "perplexity": 3.5}) + "\n"
-    )
-    page = page_of(folder, options=("--title", HOSTILE))
+    predicted = write_perplexity(tmp_path / "ppl", model=f"m\\{HOSTILE}", text=HOSTILE)
+    page = page_of(folder, predicted, options=("--title", HOSTILE))
     elements = Elements(page)
     assert elements.having("img") == []
     assert len(elements.having("script")) == 2
@@ -242,20 +243,118 @@ def test_twins_are_told_apart(tmp_path: Path) -> None:
     assert [report.label(arm) for arm in report.arms] == ["small · none (1)", "small · none (2)"]
 
 
-def test_perplexity_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+def write_perplexity(
+    path: Path, *, model: str = "models/small", text: str = "book.txt", fingerprint: str = "f"
+) -> Path:
+    """A run of two methods at 512 and 1,024 tokens; every token of `none` costs ln 2, from the
+    512th on ln 8, and of `dca` ln 2."""
+    path.mkdir()
+    run = {
+        "schema": 1,
+        "task": "perplexity",
+        "grid": {"methods": ["none", "dca"], "lengths": [512, 1024]},
+        "settings": {"seed": 0, "longest": 1024, "dtype": "float32", "bos": "no BOS"},
+        "view": {"metric": "prefix", "window": None, "stride": None},
+        "by_length": [],
+        "schemes": {"none": {}, "dca": {}},
+        "model": {"name": model, "fingerprint": fingerprint},
+        "text": {"id": text, "documents": [{"sha256": "a"}, {"sha256": "b"}], "left_out": 0},
+        "trained_length": 512,
+        "sessions": [{"command": "longctx perplexity"}],
+    }
+    (path / "run.json").write_text(json.dumps(run))
+    with (path / "perplexity.jsonl").open("w") as stream:
+        for method, document in itertools.product(("none", "dca"), ("a", "b")):
+            broken = [math.log(8)] * 512 if method == "none" else [math.log(2)] * 512
+            record = {
+                "schema": 1,
+                "key": f"{method}/{document}",
+                "scheme": {"method": method},
+                "document": {"sha256": document},
+                **{"tokens": 1024, "window": 1024, "stride": None, "status": "ok"},
+                "nll": [math.log(2)] * 511 + broken,
+                "bytes": [4] * 1023,
+                "error": None,
+            }
+            stream.write(json.dumps(record) + "\n")
+    return path
+
+
+def same_model(folder: Path, fingerprint: str = "f") -> Path:
+    """The needle run's model gets that fingerprint."""
+    run = json.loads((folder / "run.json").read_text())
+    run["model"]["fingerprint"] = fingerprint
+    run["settings"]["dtype"] = "float32"
+    (folder / "run.json").write_text(json.dumps(run))
+    return folder
+
+
+# Tokens 2 to 1,024: 511 at ln 2, 512 at ln 8.
+BROKEN = math.exp((511 * math.log(2) + 512 * math.log(8)) / 1023)
+
+
+def test_perplexity_stands_beside_the_maps(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", methods=["none"])
     assert 'id="perplexity"' not in page_of(folder)
-    records = [
-        {"method": "none", "length": 512, "perplexity": 7.25},
-        {"scheme": {"method": "none"}, "length": 1024, "perplexity": 6.5},
-        {"something": "else"},
-    ]
-    text = "\n".join(json.dumps(record) for record in records) + '\n{"torn'
-    (folder / "perplexity.jsonl").write_text(text)
-    page = page_of(folder)
-    assert 'id="perplexity"' in page
-    assert "7.250" in page and "6.500" in page
-    assert "1 records of perplexity.jsonl give no method" in page
+    page = page_of(folder, write_perplexity(tmp_path / "ppl"))
+    assert 'id="perplexity"' in page and 'id="maps"' in page
+    assert "2.00 (2.00-2.00)" in page and f"{BROKEN:.2f} ({BROKEN:.2f}-{BROKEN:.2f})" in page
+    difference = -512 * math.log(4) / 1023
+    assert f"{difference:+.3f}* " in page
+    (curve,) = Elements(page).having("svg", **{"class": "curve"})
+    assert f"none 2.00, {BROKEN:.2f}; dca 2.00, 2.00" in str(curve["aria-label"])
+    assert "longctx perplexity" in page
+
+
+def test_a_page_of_perplexity_alone(tmp_path: Path) -> None:
+    page = page_of(write_perplexity(tmp_path / "ppl"))
+    assert 'id="perplexity"' in page and "<h1>Perplexity: small</h1>" in page
+    for absent in ("summary", "maps", "failures"):
+        assert f'id="{absent}"' not in page and f'href="#{absent}"' not in page
+    with pytest.raises(UserError, match="no needle run is named: name one, or use --picture"):
+        picture_of(tmp_path, "map", tmp_path / "ppl")
+
+
+def picture_of(tmp_path: Path, picture: str, *folders: Path) -> Any:
+    from longctx.report_cmd import ReportOptions, make
+
+    output = tmp_path / f"{picture}.png"
+    make(ReportOptions(folders, output=output, picture=picture))
+    return imread(output)
+
+
+def test_a_strip_lies_under_the_map_of_the_same_model_alone(tmp_path: Path) -> None:
+    folder = same_model(write_run(tmp_path / "run", methods=["none", "dca"]))
+    plain = picture_of(tmp_path, "map", folder)
+    other = write_perplexity(tmp_path / "other", fingerprint="g")
+    assert (picture_of(tmp_path, "map", folder, other) == plain).all()
+    higher = picture_of(tmp_path, "map", folder, write_perplexity(tmp_path / "ppl"))
+    assert higher.shape[0] > plain.shape[0] and higher.shape[1] == plain.shape[1]
+    runs = collect([folder, tmp_path / "ppl"])
+    strips = strips_for(runs.runs[0].results, runs.perplexity)
+    assert strips["none"] == pytest.approx({512: 2.0, 1024: BROKEN})
+    assert strips["dca"] == pytest.approx({512: 2.0, 1024: 2.0})
+    nameless = write_run(tmp_path / "nameless", methods=["none"])
+    assert strips_for(collect([nameless]).runs[0].results, runs.perplexity) == {}
+
+
+def test_the_curve_is_a_picture_of_one_run(tmp_path: Path) -> None:
+    first = write_perplexity(tmp_path / "a")
+    assert picture_of(tmp_path, "perplexity", first).shape[0] > 500
+    with pytest.raises(UserError, match="--picture perplexity: 2 perplexity runs are named"):
+        picture_of(tmp_path, "perplexity", first, write_perplexity(tmp_path / "b"))
+
+
+def test_numbers_of_both_kinds_and_no_formula(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", methods=["none"], model="models/=cmd()")
+    predicted = write_perplexity(tmp_path / "ppl", model="@sum")
+    output = tmp_path / "out.csv"
+    assert invoke(folder, predicted, "--output", output).exit_code == 0
+    rows = list(csv.DictReader(io.StringIO(output.read_text())))
+    found = [row for row in rows if row["perplexity"]]
+    assert [row["model"] for row in found] == ["'@sum"] * 4
+    assert float(found[1]["perplexity"]) == pytest.approx(BROKEN, abs=1e-6)
+    assert {row["model"] for row in rows if not row["perplexity"]} == {"'=cmd()"}
 
 
 def test_a_map_that_says_nothing_is_marked(tmp_path: Path) -> None:
@@ -312,7 +411,7 @@ def test_where_it_writes(tmp_path: Path, runs: list[Path], monkeypatch: pytest.M
     ("options", "message"),
     [
         (["--format", "pdf"], "--format pdf: not known: use html, png, svg or csv"),
-        (["--picture", "pie"], "--picture pie: not known: use map or effective"),
+        (["--picture", "pie"], "--picture pie: not known: use map, effective or perplexity"),
         (["--picture", "effective"], "--picture effective: html has no picture to choose: use"),
         (["--palette", "jet"], "--palette jet: not known"),
         (["--annotate", "some"], "--annotate some: not known"),

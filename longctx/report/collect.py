@@ -5,7 +5,6 @@ Knows records and figures; not how they are shown. Never loads a model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from longctx.errors import UserError
-from longctx.eval import folder, records, summary
+from longctx.eval import folder, perplexity_summary, records, summary
 from longctx.eval.paired import compare, net_by_cell, pairs_of
 from longctx.eval.ranking import Arm, arms_of, ranked
 from longctx.eval.records import Record
 from longctx.eval.summary import Results
 from longctx.plots.difference import Difference
-
-PERPLEXITY = "perplexity.jsonl"
+from longctx.report.perplexity import PerplexityRun
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,6 @@ class Run:
     path: Path
     results: Results
     lines: Mapping[str, int]
-    perplexity: Sequence[Mapping[str, Any]]
 
     @property
     def model(self) -> str:
@@ -92,7 +89,10 @@ class Versus:
 
 @dataclass(frozen=True)
 class Report:
+    """Needle runs and perplexity runs, in the order in which they were named."""
+
     runs: Sequence[Run]
+    perplexity: Sequence[PerplexityRun] = ()
 
     @cached_property
     def arms(self) -> list[Arm]:
@@ -135,34 +135,31 @@ class Report:
 
 
 def collect(paths: Sequence[Path]) -> Report:
-    return Report([_read(path) for path in paths])
+    """Read every folder, of whichever task it is.
+
+    Raises:
+        UserError: a folder is missing, or holds no run of a task that is known.
+    """
+    found = [_read(path) for path in paths]
+    return Report(
+        [run for run in found if isinstance(run, Run)],
+        [run for run in found if isinstance(run, PerplexityRun)],
+    )
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path) -> Run | PerplexityRun:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder: name the folder of a run")
+    about = folder.read_run(path)
+    if about is not None and about["task"] == "perplexity":
+        return PerplexityRun(path, perplexity_summary.load(path))
     results = summary.load(path)
     # A record that was run again stands in its last line.
     lines = {
         record["key"]: number
         for number, record in enumerate(records.read(path / folder.RESULTS), start=1)
     }
-    return Run(path, results, lines, _perplexity(path / PERPLEXITY))
-
-
-def _perplexity(file: Path) -> list[dict[str, Any]]:
-    """Records of another task that may lie in the folder; what is no record is left out."""
-    if not file.exists():
-        return []
-    found = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line of a run in progress
-        if isinstance(record, dict):
-            found.append(record)
-    return found
+    return Run(path, results, lines)
 
 
 def _versus(base: Arm, arm: Arm) -> Versus:

@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -76,12 +77,13 @@ def render(report: Report, look: Look, *, date: str, command: str) -> str:
         ],
         unpaired=report.several_models and not report.across,
         failures=[_failures(run) for run in report.runs],
-        perplexity=[(run, table) for run in report.runs if (table := perplexity.table_of(run))],
+        perplexity=[perplexity.view(run) for run in report.perplexity],
+        perplexity_environments=[_environment(run.results.run) for run in report.perplexity],
         scale=[look.colours.colour(step / 10).hex for step in range(11)],
         difference_scale=[difference_colour(step / 5 - 1).hex for step in range(11)],
         effective_meaning=MEANING,
         star_meaning=STAR_MEANING,
-        environments=[_environment(run) for run in report.runs],
+        environments=[_environment(run.results.run) for run in report.runs],
     )
 
 
@@ -106,12 +108,15 @@ def _policy(style: str, script: str) -> str:
 
 
 def _title(report: Report) -> str:
-    models = list(dict.fromkeys(run.model for run in report.runs))
-    return f"Needle in a haystack: {', '.join(models)}"
+    models = dict.fromkeys(run.model for run in (*report.runs, *report.perplexity))
+    what = "Needle in a haystack" if report.runs else "Perplexity"
+    return f"{what}: {', '.join(models)}"
 
 
 def _lead(report: Report) -> str:
     """The page in one sentence, or two."""
+    if not report.runs:
+        return "How well each method predicts the same texts, by length."
     best, last = report.ranked[0], report.ranked[-1]
     if best.effective.enough_samples:
         told = f"{report.label(best)} holds furthest: {_effective(best)}."
@@ -275,19 +280,19 @@ def _failures(run: Run) -> dict[str, Any]:
     }
 
 
-def _environment(run: Run) -> list[tuple[str, str]]:
-    sessions = run.results.run.get("sessions") or [{}]
+def _environment(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    sessions = run.get("sessions") or [{}]
     last = sessions[-1]
     versions = ", ".join(f"{name} {told}" for name, told in last.get("versions", {}).items())
     hardware = last.get("hardware", {})
     machine = ", ".join(str(hardware[name]) for name in ("cpu", "system") if name in hardware)
-    model = run.results.run["model"]
+    model, text = run["model"], run.get("haystack") or run["text"]
     return [
         ("model", " ".join(str(model[name]) for name in ("name", "type") if name in model)),
         ("fingerprint", str(model.get("fingerprint", "unknown"))),
-        ("text", str(run.results.run["haystack"]["id"])),
-        ("text sha256", str(run.results.run["haystack"].get("sha256", "unknown"))),
-        ("created", str(run.results.run.get("created", "unknown"))),
+        ("text", str(text["id"])),
+        ("text sha256", str(text.get("sha256", "unknown"))),
+        ("created", str(run.get("created", "unknown"))),
         ("versions", versions or "unknown"),
         ("machine", machine or "unknown"),
     ]

@@ -17,12 +17,21 @@ COLUMNS = (
     *_STATES,
     *("difference", "difference_low", "difference_high", "pairs", "p_holm", "effective_length"),
 )
+PERPLEXITY = ("perplexity", "perplexity_low", "perplexity_high")  # where such runs are named
 
 
 def as_csv(report: Report) -> str:
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow(COLUMNS)
+    table.writerow([*COLUMNS, *PERPLEXITY] if report.perplexity else COLUMNS)
+    for one in report.perplexity:
+        for method in one.results.methods:
+            for length in one.results.lengths:
+                figure = one.results.figure(method, length)
+                told = [] if figure is None else [figure.perplexity, figure.low, figure.high]
+                names = map(_text, (one.path.name, one.model, method))
+                blank = [None] * (len(COLUMNS) - 4)
+                table.writerow([*names, length, *blank, *(round(value, 6) for value in told)])
     compared = {(one.arm.run, one.arm.method): one.difference.lengths for one in report.within}
     for arm in report.arms:
         run, results = report.runs[arm.run], arm.results
@@ -52,5 +61,11 @@ def as_csv(report: Report) -> str:
                 place = [length, None if depth is None else f"{depth:g}"]
                 last = effective if depth is None else None
                 told = [*figures, *states, *difference, last]
-                table.writerow([run.path.name, run.model, arm.method, *place, *told])
+                names = map(_text, (run.path.name, run.model, arm.method))
+                table.writerow([*names, *place, *told])
     return stream.getvalue()
+
+
+def _text(value: str) -> str:
+    """A name that a spreadsheet would take for a formula is marked as text."""
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
