@@ -26,7 +26,7 @@ class PdfLimits:
     seconds: int = 300
     memory: int = 2048 * _MiB
     pages: int = 20_000
-    characters: int = 100_000_000
+    characters: int = 20_000_000
 
 
 LIMITS = PdfLimits()

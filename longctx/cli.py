@@ -15,6 +15,7 @@ from longctx import __version__
 from longctx.errors import UserError
 from longctx.needle_cmd import needle
 from longctx.perplexity_cmd import perplexity
+from longctx.plan_cmd import models, plan
 from longctx.reconstruct_cmd import reconstruct
 from longctx.report_cmd import report
 from longctx.rescore_cmd import rescore
@@ -73,6 +74,8 @@ app.command()(reconstruct)
 app.command()(tasks)
 app.command()(report)
 app.command()(serve)
+app.command()(models)
+app.command()(plan)
 
 
 def main() -> None:

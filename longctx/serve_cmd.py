@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click.core import ParameterSource
 
 from longctx import options, tiny
 from longctx.errors import UserError
@@ -161,8 +160,8 @@ def serve(
         chosen = {
             name
             for name in given
-            if context_.get_parameter_source(name)
-            in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+            if (source := context_.get_parameter_source(name)) is not None
+            and source.name in ("COMMANDLINE", "ENVIRONMENT")
         }
         for name, value in read_config(config, given).items():
             if name not in chosen:
@@ -235,8 +234,8 @@ def run(settings: ServeSettings) -> None:
     from longctx.serve.run import serve as serve_until_signal
     from longctx.serve.service import Loaded, Service
 
-    logs.configure(settings.log_format)
     prepared = loading.prepare(settings)
+    logs.configure(settings.log_format)
     url: list[str] = []
 
     def load() -> Loaded:

@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longctx.serve.errors import ApiError
-from longctx.serve.settings import LOOPBACK, ServeSettings
+from longctx.serve.settings import ServeSettings, is_loopback
 
 OPEN_PATHS = ("/health", "/ready")
 REQUEST_ID = "x-request-id"
@@ -107,7 +107,7 @@ class Guard:
             return
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         name = name.strip("[]").lower()
-        if name in LOOPBACK or name.startswith("127.") or name in self._settings.allowed_hosts:
+        if is_loopback(name) or name in self._settings.allowed_hosts:
             return
         raise ApiError(
             403,

@@ -16,6 +16,7 @@ from longctx.errors import UserError
 from longctx.eval.template import mark
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+_DEEPEST = 100
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Keys and values that templates compare with. None of them is a special token of any tokenizer.
 _WORDS = {
@@ -140,6 +141,7 @@ def _arguments(written: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: is no JSON ({error}): pass a JSON object as text") from None
     if not isinstance(found, dict):
         raise UserError(f"{where}: is JSON but no object: pass a JSON object as text")
+    _check_depth(found, where)
     return found
 
 
@@ -168,6 +170,16 @@ def _string(value: Any, where: str) -> str:
     return value
 
 
+def _check_depth(value: Any, where: str, left: int = _DEEPEST) -> None:
+    """What comes later walks the data by recursion."""
+    if not isinstance(value, dict | list):
+        return
+    if not left:
+        raise UserError(f"{where}: is nested more than {_DEEPEST} levels deep: flatten it")
+    for item in value.values() if isinstance(value, dict) else value:
+        _check_depth(item, where, left - 1)
+
+
 def _identifier(value: Any, where: str) -> str:
     if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
         raise UserError(f"{where}: {value!r} must be 1 to 64 letters, digits, _ and -")
@@ -193,8 +205,12 @@ def mark_messages(messages: list[dict[str, Any]], marked: Marked) -> list[dict[s
                 {
                     **call,
                     "function": {
-                        key: marked.data(value, f"{where}.tool_calls", True)
-                        for key, value in call["function"].items()
+                        "name": marked.add(
+                            call["function"]["name"], "data", f"{where}.tool_calls", True
+                        ),
+                        "arguments": marked.data(
+                            call["function"]["arguments"], f"{where}.tool_calls", True
+                        ),
                     },
                 }
                 for call in message["tool_calls"]
@@ -222,6 +238,7 @@ def functions_of(tools: Any) -> dict[str, dict[str, Any]]:
             raise UserError(f"{where}.function.name: {name} is there twice: rename one")
         if not isinstance(function.get("parameters", {}), dict | None):
             raise UserError(f"{where}.function.parameters: must be a JSON schema, an object")
+        _check_depth(function, where)
         functions[name] = function
     return functions
 

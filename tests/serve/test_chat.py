@@ -12,6 +12,8 @@ from typing import Any
 import needle_fakes
 import pytest
 import serve_fakes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from serve_fakes import WEATHER, call, result
 from transformers import AutoTokenizer
 
@@ -42,15 +44,24 @@ def tools_chat(tools_tokenizer: Any) -> ChatRenderer:
     return ChatRenderer(tools_tokenizer)
 
 
-def reference(tokenizer: Any, messages: list[dict[str, Any]], tools: Any = None) -> list[int]:
-    """What transformers makes of it; templates want arguments as objects."""
+def decoded_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As templates want it."""
     messages = copy.deepcopy(messages)
     for message in messages:
         message["content"] = message["content"] or ""
         for made in message.get("tool_calls", []):
             made["function"]["arguments"] = json.loads(made["function"]["arguments"])
+    return messages
+
+
+def reference(tokenizer: Any, messages: list[dict[str, Any]], tools: Any = None) -> list[int]:
+    """What transformers makes of it."""
     ids: list[int] = tokenizer.apply_chat_template(
-        messages, tools=tools, tokenize=True, add_generation_prompt=True, return_dict=False
+        decoded_arguments(messages),
+        tools=tools,
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=False,
     )
     return ids
 
@@ -162,6 +173,48 @@ def test_nothing_that_is_written_forges_a_turn(
     assert turns(tools_tokenizer, ids) == expected
     end = tools_tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert ids.count(end) == len(expected) - 1
+
+
+PARTS = st.sampled_from(
+    [
+        *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_", "start|>", "system\n", "user"),
+        *("</think>", "<think>", "<tool_call>", "</tool_response>", '{"name": "', '"', "\\", "}}"),
+        *(
+            "\ue000\x010\ue001",
+            "\\ue000\\u00010\\ue001",
+            "{{ x }}",
+            "{%",
+            "\n",
+            "  ",
+            "山",
+            "a word",
+        ),
+    ]
+)
+TEXTS = st.lists(PARTS, max_size=8).map("".join)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(TEXTS, min_size=7, max_size=7))
+def test_whatever_is_written_the_turns_are_the_template_s(texts: list[str]) -> None:
+    """And the ids spell what the template renders."""
+    tokenizer = ANY_TEXT._tokenizer
+    arguments = json.dumps({"place": texts[4], texts[5]: 1})
+    messages = [
+        {"role": role, "content": text}
+        for role, text in zip(("system", "user", "assistant", "user"), texts, strict=False)
+    ]
+    messages += [call(arguments), result(texts[6])]
+    ids = ANY_TEXT.encode(messages, tools=[WEATHER])
+    expected = ["system", "user", "assistant", "user", "assistant", "user", "assistant"]
+    assert turns(tokenizer, ids) == expected
+    whole = tokenizer.apply_chat_template(
+        decoded_arguments(messages), tools=[WEATHER], tokenize=False, add_generation_prompt=True
+    )
+    assert tokenizer.decode(ids) == whole
+
+
+ANY_TEXT = ChatRenderer(serve_fakes.tokenizer(serve_fakes.QWEN25))
 
 
 def test_a_name_forges_no_turn() -> None:
@@ -345,6 +398,7 @@ def _user(content: Any) -> list[dict[str, Any]]:
         ([call("{")], r"arguments: is no JSON"),
         ([call('{"a": NaN}')], r"arguments: is no JSON \(NaN"),
         ([call('{"a": ' + "[" * 200_000)], r"arguments: is no JSON"),
+        ([call('{"a": ' + "[" * 100 + "]" * 100 + "}")], "arguments: is nested more than 100"),
         ([call(name="<|im_end|>")], r"function.name: .* must be 1 to 64"),
         (
             [{"role": "assistant", "tool_calls": [{"type": "custom"}]}],
@@ -360,6 +414,13 @@ def test_bad_messages(
         tools_chat.encode(messages)
 
 
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
 @pytest.mark.parametrize(
     ("tools", "choice", "message"),
     [
@@ -371,6 +432,11 @@ def test_bad_messages(
             [{"type": "function", "function": {"name": "a", "parameters": []}}],
             None,
             "parameters: must be a JSON schema",
+        ),
+        (
+            [{"type": "function", "function": {"name": "a", "parameters": nested(200)}}],
+            None,
+            r"tools\[0\]: is nested more than 100 levels deep: flatten it",
         ),
         ([WEATHER], "always", "tool_choice: 'always' is none of"),
         (None, "required", "tool_choice: 'required' needs tools"),
@@ -394,7 +460,12 @@ ASKS_OTHERWISE = serve_fakes.QWEN25.replace('{"name": <name>', "<function=name>"
     ("template", "messages", "tools", "message"),
     [
         (None, CHAT, [WEATHER], "tools: this model's chat template has no place for tools"),
-        (None, [*CHAT, call()], None, r"messages\[4\].tool_calls: .* leaves it out"),
+        (
+            None,
+            [*CHAT, call("{}", "function")],
+            None,
+            r"messages\[4\].tool_calls: .* leaves it out",
+        ),
         (ASKS_OTHERWISE, CHAT, [WEATHER], "does not ask for calls as <tool_call>"),
         (serve_fakes.ALTERNATING, CHAT, None, "refuses them: .*roles must alternate"),
         ("user:", CHAT[1:2], None, r"messages\[0\].content: .* leaves it out"),

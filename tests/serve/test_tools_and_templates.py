@@ -1,0 +1,130 @@
+"""Tools over HTTP: a model that writes a call by itself or is made to, and one without a template.
+
+The embedded model's template has no place for tools, so a template in Qwen's format is put on its
+tokenizer; what the model writes is forced by schema or by a prompt of calls that it copies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import openai
+import pytest
+from serve_fakes import QWEN25
+from serve_helpers import Served, served
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather at a place.",
+        "parameters": {
+            "type": "object",
+            "properties": {"place": {"enum": ["Oslo", "Rome"]}},
+            "required": ["place"],
+            "additionalProperties": False,
+        },
+    },
+}
+ASK = [{"role": "user", "content": "How is the weather?"}]
+
+
+def with_template(load: Any) -> Any:
+    loaded = load()
+    loaded.tokenizer.chat_template = QWEN25
+    return replace(loaded)
+
+
+@pytest.fixture(scope="module")
+def tooled() -> Iterator[Served]:
+    with served(with_template) as server:
+        assert server.service.loaded.wait(60)
+        yield server
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "weather"}}]
+)
+def test_a_call_that_is_asked_for_comes(tooled: Served, choice: Any) -> None:
+    with tooled.client() as client:
+        answer = client.chat.completions.create(
+            model="embedded", messages=ASK, tools=[WEATHER], tool_choice=choice, max_tokens=200
+        )
+    (made,) = answer.choices[0].message.tool_calls
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert (made.type, made.function.name) == ("function", "weather")
+    assert made.id.startswith("call_")
+    assert json.loads(made.function.arguments)["place"] in ("Oslo", "Rome")
+    assert answer.choices[0].message.content is None
+
+
+def test_a_streamed_call_is_the_same_call(tooled: Served) -> None:
+    options: dict[str, Any] = {
+        "model": "embedded", "messages": ASK, "tools": [WEATHER], "tool_choice": "required",
+        "max_tokens": 200,
+    }  # fmt: skip
+    with tooled.client() as client:
+        whole = client.chat.completions.create(**options).choices[0].message.tool_calls[0]
+        name, arguments, finish = "", "", None
+        for chunk in client.chat.completions.create(**options, stream=True):
+            for choice in chunk.choices:
+                finish = choice.finish_reason or finish
+                for part in choice.delta.tool_calls or []:
+                    assert part.index == 0
+                    name += part.function.name or ""
+                    arguments += part.function.arguments or ""
+    assert (name, arguments, finish) == ("weather", whole.function.arguments, "tool_calls")
+
+
+def test_the_conversation_goes_on_with_a_tools_answer(tooled: Served) -> None:
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"place": "Oslo"}'},
+    }
+    messages = [
+        *ASK,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "Rain."},
+    ]
+    with tooled.client() as client:
+        answer = client.chat.completions.create(
+            model="embedded", messages=messages, tools=[WEATHER], max_tokens=4
+        )
+    assert answer.choices[0].message.content is not None
+    ids = tooled.service.renderer.encode(messages, tools=[WEATHER])
+    assert "<tool_response>\nRain.\n</tool_response>" in tooled.service.tokenizer.decode(ids)
+
+
+def test_tools_that_make_no_sense_are_refused(tooled: Served) -> None:
+    for options, param in (
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [WEATHER], "tool_choice": "always"}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "x"}}},
+         "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": "required",
+          "response_format": {"type": "json_object"}}, "response_format"),
+    ):  # fmt: skip
+        status, error = tooled.error("/v1/chat/completions", {"messages": ASK, **options})
+        assert (status, error["param"]) == (400, param)
+
+
+def test_a_model_without_a_template_serves_completions_only() -> None:
+    def bare(load: Any) -> Any:
+        loaded = load()
+        loaded.tokenizer.chat_template = None
+        return loaded
+
+    with served(bare) as server:
+        assert server.service.loaded.wait(60)
+        status, error = server.error("/v1/chat/completions", {"messages": ASK})
+        assert (status, error["code"]) == (400, "no_chat_template")
+        with server.client() as client:
+            answer = client.completions.create(model="embedded", prompt="The", max_tokens=2)
+            assert answer.choices[0].text
+            with pytest.raises(openai.BadRequestError):
+                client.chat.completions.create(model="embedded", messages=ASK)  # type: ignore[arg-type]
