@@ -5,8 +5,8 @@
 
 First every prompt of a small pool is asked once, one after the other, for the reference answers.
 Then the clients ask prompts of the pool, and prompts that nobody asked before, without a pause. An
-answer of the pool must be the reference answer, character for character; a 429 is waited for as long
-as its Retry-After says and counted apart; everything else that is not an answer is an error.
+answer of the pool must be the reference answer, character for character; a 429 is waited for as
+long as its Retry-After says and counted apart; everything else that is no answer is an error.
 
 Time to the first token is from sending to the first content of the stream, refusals not included.
 """

@@ -1,7 +1,7 @@
 """The last resort: an exception that no route expected becomes a 500 in OpenAI's shape.
 
-Stands inside the guard, which so gives it an id, counts it and logs it as what it is. The framework's
-own place for such handlers is outside of everything.
+Stands inside the guard, which so gives it an id, counts it and logs it as what it is. The
+framework's own place for such handlers is outside of everything.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ class Service:
             self._renderer = error
         self._text = TokenText(found.tokenizer)
         self._defaults = defaults_of(found.generation_config)
-        # What is there now stays: looking through it again, whenever a large body makes many objects,
-        # would hold up every thread.
+        # What is there now stays. Looking through it again, whenever a large body makes many
+        # objects, would hold up every thread.
         gc.collect()
         gc.freeze()
         self._found = found
