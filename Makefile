@@ -17,7 +17,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-quick test-slow coverage lint format types wheel smollm2 demo demo-smollm2 fuzz train bench clean distclean
+.PHONY: help venv test test-quick test-slow coverage lint format types wheel smollm2 demo demo-smollm2 train bench fuzz clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -84,14 +84,14 @@ demo: $(READY) ## four methods on the embedded model, offline (about three minut
 demo-smollm2: smollm2 ## a real model: plain RoPE loses the needle at 12K, DCA finds it (some minutes)
 	$(BIN)/longctx needle $(SMOLLM2) --methods none,dca --lengths 2K,12K --depths 10,40,90 --repeats 1 $(if $(HAYSTACK),--haystack $(HAYSTACK)) --output runs/demo-smollm2
 
-fuzz: $(READY) ## 2,000 random requests to a real server: no 5xx, every error in one shape (minutes)
-	LONGCTX_FUZZ_CASES=2000 $(OFFLINE) $(BIN)/pytest tests/serve/test_fuzz.py $(PYTEST_ARGS)
-
 train: $(READY) ## the embedded model from nothing, into runs/train (within an hour)
 	$(PY) -m longctx.tiny.train --output runs/train
 
 bench: $(READY) ## DCA against plain flash attention
 	$(PY) benchmarks/attention.py --lengths 16K,32K
+
+fuzz: $(READY) ## 2,000 random requests to the server
+	LONGCTX_FUZZ_CASES=2000 $(OFFLINE) $(BIN)/pytest -q tests/serve/test_fuzz.py
 
 clean: ## remove what was built; keeps .venv and models
 	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
