@@ -40,8 +40,7 @@ class _FirstError:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
         assert schema["type"] == "list"
-        schema["fail_fast"] = True
-        return schema
+        return core_schema.list_schema(schema.get("items_schema"), fail_fast=True)
 
 
 Texts = Annotated[list[str], _FirstError]
