@@ -139,11 +139,11 @@ class ChatShape:
         }
 
     def chunks(self, heard: Heard) -> Sequence[dict[str, Any]]:
-        choice, event = self._choices[heard.index], heard.event
+        choice, event = self._choices[heard.at], heard.event
         found: list[dict[str, Any]] = []
 
         def add(delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> None:
-            one: dict[str, Any] = {"index": heard.index, "delta": delta, "finish_reason": finish}
+            one: dict[str, Any] = {"index": heard.at, "delta": delta, "finish_reason": finish}
             one["logprobs"] = logprobs
             found.append({**self.frame(), "choices": [one]})
 

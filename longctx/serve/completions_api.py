@@ -94,7 +94,7 @@ def _encode(tokenizer: Any, body: CompletionRequest) -> list[list[int]]:
     prompt = body.prompt
     texts = [prompt] if isinstance(prompt, str) else prompt
     if texts and isinstance(texts[0], int):
-        return [list(texts)]  # type: ignore[arg-type]
+        return [list(texts)]
     return [
         tokenizer(one, return_attention_mask=False, verbose=False)["input_ids"]
         if isinstance(one, str)
@@ -139,7 +139,7 @@ class CompletionShape:
         }
 
     def chunks(self, heard: Heard) -> Sequence[dict[str, Any]]:
-        index, event = heard.index, heard.event
+        index, event = heard.at, heard.event
         if isinstance(event, Delta):
             self._texts[index].append(event.text)
             self._logprobs[index] += event.logprobs

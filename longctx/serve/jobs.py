@@ -30,7 +30,7 @@ KEPT = 1000  # finished jobs whose figures can still be asked for
 
 
 class Heard(NamedTuple):
-    index: int
+    at: int  # which generation of the job
     event: Event
 
 
@@ -87,7 +87,7 @@ class Job:
             if self._prefill_began is None:
                 self._prefill_began = time.perf_counter()
                 self._prefill_from = event.processed
-            self.progress[heard.index] = event
+            self.progress[heard.at] = event
             if self.state == "queued":
                 self.state = "prefill"
         elif isinstance(event, Delta):
@@ -97,7 +97,7 @@ class Job:
             if len(self.progress) == len(self.prompts) and self.tokens_left == 0:
                 self.state = "decoding"
         elif isinstance(event, Finished):
-            self.usages[heard.index] = event.usage
+            self.usages[heard.at] = event.usage
 
     def end(self, state: State) -> None:
         if self.ended is None:

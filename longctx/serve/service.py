@@ -203,7 +203,7 @@ class Service:
             return None
         if format.type == "json_object":
             return {}
-        schema = format.json_schema and format.json_schema.schema_
+        schema = None if format.json_schema is None else format.json_schema.schema_
         if schema is None:
             raise ApiError(
                 400,
