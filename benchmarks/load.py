@@ -42,7 +42,7 @@ class Seen:
     statuses: Counter[int] = field(default_factory=Counter)
     compared: int = 0
     different: list[dict[str, str]] = field(default_factory=list)
-    rss: list[tuple[float, float]] = field(default_factory=list)  # (seconds, MiB)
+    memory: list[tuple[float, float, float]] = field(default_factory=list)  # seconds, MiB, KV MiB
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,16 @@ async def one_client(
                     )
 
 
-async def watch_memory(pid: int, seen: Seen, began: float) -> None:
+async def watch_memory(client: httpx.AsyncClient, pid: int, seen: Seen, began: float) -> None:
+    """The process, and what of it are keys and values: those grow to their budget by design."""
     status = Path(f"/proc/{pid}/status")
     while True:
-        for line in status.read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                seen.rss.append((time.perf_counter() - began, int(line.split()[1]) / 1024))
-        await asyncio.sleep(1)
+        rows = (await client.get("/metrics")).text.splitlines()
+        (kv,) = [float(row.split()[1]) for row in rows if row.startswith("longctx_kv_used_bytes ")]
+        (rss,) = [row for row in status.read_text().splitlines() if row.startswith("VmRSS:")]
+        now = time.perf_counter() - began
+        seen.memory.append((now, int(rss.split()[1]) / 1024, kv / 2**20))
+        await asyncio.sleep(2)
 
 
 def quantile(values: list[float], share: float) -> float | None:
@@ -149,7 +152,7 @@ def slope(points: list[tuple[float, float]]) -> float | None:
     later = points[len(points) // 2 :]
     if len(later) < 3:
         return None
-    return 60 * statistics.linear_regression(*zip(*later, strict=True)).slope
+    return round(60 * statistics.linear_regression(*zip(*later, strict=True)).slope, 2)
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -182,7 +185,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         seen, began = Seen(), time.perf_counter()
         watcher = None
         if options.pid:
-            watcher = asyncio.create_task(watch_memory(options.pid, seen, began))
+            watcher = asyncio.create_task(watch_memory(client, options.pid, seen, began))
         until = began + 60 * options.minutes
         await asyncio.gather(
             *(
@@ -217,13 +220,19 @@ def report(options: argparse.Namespace, seen: Seen, seconds: float) -> dict[str,
                 for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
             },
         }
-    if seen.rss:
-        sizes, growth = [size for _, size in seen.rss], slope(seen.rss)
-        figures["rss_mib"] = {
-            "first": round(sizes[0], 1),
-            "last": round(sizes[-1], 1),
-            "most": round(max(sizes), 1),
-            "per_minute_second_half": None if growth is None else round(growth, 2),
+    if seen.memory:
+        rss = [(when, size) for when, size, _ in seen.memory]
+        kv = [(when, size) for when, _, size in seen.memory]
+        rest = [(when, size - kept) for when, size, kept in seen.memory]
+        figures["memory_mib"] = {
+            name: {
+                "first": round(points[0][1], 1),
+                "middle": round(points[len(points) // 2][1], 1),
+                "last": round(points[-1][1], 1),
+                "most": round(max(size for _, size in points), 1),
+                "per_minute_second_half": slope(points),
+            }
+            for name, points in (("rss", rss), ("keys_and_values", kv), ("rss_without_them", rest))
         }
     return figures
 
