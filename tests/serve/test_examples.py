@@ -57,7 +57,9 @@ def test_the_readme_shows_what_the_server_says(server: Served) -> None:
     """The answer's text in README is the one that the embedded model gives."""
     (block,) = examples("README.md")
     script = block.replace(ADDRESS, server.url)
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True
+    )
     value = json.loads(done.stdout.splitlines()[0])
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     content = json.dumps(value["choices"][0]["message"]["content"])
