@@ -73,7 +73,7 @@ app.command()(rescore)
 app.command()(reconstruct)
 app.command()(tasks)
 app.command()(report)
-app.command()(serve)
+app.command(context_settings={"auto_envvar_prefix": "LONGCTX"})(serve)  # LONGCTX_PORT, …
 app.command()(models)
 app.command()(plan)
 

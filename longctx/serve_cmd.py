@@ -28,24 +28,21 @@ def serve(
         str,
         typer.Argument(
             metavar="[MODEL]",
-            envvar="LONGCTX_MODEL",
+            envvar="LONGCTX_MODEL",  # arguments get none by themselves
             help="A directory, hub id or GGUF file. Default: the small model in the package.",
         ),
     ] = tiny.EMBEDDED,
     host: Annotated[
         str,
-        typer.Option(envvar="LONGCTX_HOST", help="Address to listen on.", rich_help_panel=_SERVER),
+        typer.Option(help="Address to listen on.", rich_help_panel=_SERVER),
     ] = _defaults.host,
     port: Annotated[
         int,
-        typer.Option(
-            envvar="LONGCTX_PORT", help="Port; 0 takes a free one.", rich_help_panel=_SERVER
-        ),
+        typer.Option(help="Port; 0 takes a free one.", rich_help_panel=_SERVER),
     ] = _defaults.port,
     api_key: Annotated[
         str | None,
         typer.Option(
-            envvar="LONGCTX_API_KEY",
             help="Key that clients must send. Better in the environment than on a command line.",
             rich_help_panel=_SERVER,
         ),
@@ -60,7 +57,6 @@ def serve(
     served_name: Annotated[
         str | None,
         typer.Option(
-            envvar="LONGCTX_SERVED_NAME",
             help="The model's name for clients. Default: the last part of MODEL.",
             rich_help_panel=_SERVER,
         ),
@@ -68,7 +64,6 @@ def serve(
     log_format: Annotated[
         str,
         typer.Option(
-            envvar="LONGCTX_LOG_FORMAT",
             help=f"{' or '.join(LOG_FORMATS)}; never with prompts.",
             rich_help_panel=_SERVER,
         ),
@@ -82,7 +77,6 @@ def serve(
     config: Annotated[
         Path | None,
         typer.Option(
-            envvar="LONGCTX_CONFIG",
             help="TOML file with these options; flags and environment win.",
             rich_help_panel=_SERVER,
         ),
@@ -90,7 +84,6 @@ def serve(
     method: Annotated[
         str | None,
         typer.Option(
-            envvar="LONGCTX_METHOD",
             help="Position scheme, as in `longctx needle --methods`. Default: the family's.",
             rich_help_panel=options.SCHEME,
         ),
@@ -98,7 +91,6 @@ def serve(
     context: Annotated[
         str | None,
         typer.Option(
-            envvar="LONGCTX_CONTEXT",
             help="Tokens of prompt and answer, as 128K. Default: the method's, or what fits.",
             rich_help_panel=options.SCHEME,
         ),
@@ -114,7 +106,6 @@ def serve(
     kv_budget: Annotated[
         str | None,
         typer.Option(
-            envvar="LONGCTX_KV_BUDGET",
             help="Memory for keys and values, as 4G. Default: from what is free.",
             rich_help_panel=_LOAD,
         ),
@@ -142,11 +133,7 @@ def serve(
         str, typer.Option(help="Largest body, as 64M.", rich_help_panel=_LOAD)
     ] = "64M",
 ) -> None:
-    """Serve a model to OpenAI clients, long prompts included.
-
-    Chat and text completions, streaming with prefill progress, tools, JSON schemas,
-    log-probabilities.
-    """
+    """Serve a model to OpenAI clients, long prompts included."""
     given = {
         "model": model, "host": host, "port": port, "api_key": api_key,
         "allowed_host": allowed_host, "served_name": served_name, "log_format": log_format,

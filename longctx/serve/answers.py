@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from longctx.engine import EngineRequest, Finished, Progress, Usage
@@ -38,7 +38,10 @@ class Shape(Protocol):
 
 async def read(request: Request, kind: type[B]) -> B:
     """The body of a request; a large one is parsed in a worker thread."""
-    raw = await request.body()
+    try:
+        raw = await request.body()
+    except ClientDisconnect as error:
+        raise ClientGoneError from error
     if len(raw) < 65536:
         return parse(kind, raw)
     return await asyncio.to_thread(parse, kind, raw)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,6 +23,7 @@ from longctx.serve.answers import ignored_header, read
 from longctx.serve.chat_api import chat
 from longctx.serve.completions_api import completions
 from longctx.serve.errors import ApiError
+from longctx.serve.faults import Faults
 from longctx.serve.guard import Guard
 from longctx.serve.schema import (
     ChatRequest,
@@ -33,8 +33,8 @@ from longctx.serve.schema import (
 )
 from longctx.serve.service import Service
 from longctx.serve.sse import ClientGoneError
+from longctx.serve.tokens import token_list
 
-_log = logging.getLogger("longctx.serve")
 _BODIES: tuple[type[BaseModel], ...] = (
     ChatRequest,
     CompletionRequest,
@@ -120,8 +120,10 @@ def create_app(service: Service) -> FastAPI:
         """Token ids of a text or of a conversation under the template."""
         body = await read(request, TokenizeRequest)
         ids = await asyncio.to_thread(_token_ids, service, body)
-        found = {"count": len(ids), "max_model_len": service.engine.max_context, "tokens": ids}
-        return JSONResponse(found, headers=ignored_header(body))
+        numbers = {"count": len(ids), "max_model_len": service.engine.max_context}
+        raw = await asyncio.to_thread(token_list, numbers, ids)
+        headers = ignored_header(body)
+        return Response(raw, media_type="application/json", headers=headers)
 
     @app.post("/detokenize", tags=["tokens"], **_takes(DetokenizeRequest, generates=False))
     async def detokenize(request: Request) -> Response:
@@ -140,6 +142,7 @@ def create_app(service: Service) -> FastAPI:
         return JSONResponse({"prompt": text}, headers=ignored_header(body))
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.add_middleware(Faults)  # inside the guard: the last one added is the outermost
     app.add_middleware(Guard, settings=service.settings, done=service.metrics.answered)
     return app
 
@@ -204,15 +207,6 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(ClientGoneError)
     async def of_nobody(request: Request, error: ClientGoneError) -> Response:
         return Response(status_code=499)
-
-    @app.exception_handler(Exception)
-    async def of_bug(request: Request, error: Exception) -> Response:
-        _log.error(
-            "unhandled %s", type(error).__name__, exc_info=error,
-            extra={"fields": {"id": request.state.request_id}},
-        )  # fmt: skip
-        text = "The request failed in the server; its log says why."
-        return ApiError(500, text, code="internal_error").response()
 
 
 # -- OpenAPI --------------------------------------------------------------------------------------

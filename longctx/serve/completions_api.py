@@ -40,10 +40,10 @@ async def completions(request: Request, service: Service) -> Response:
             code="unsupported_parameter",
             param="stream",
         )
-    prompts = await asyncio.to_thread(_encode, service.tokenizer, body)
     n, most = body.n or 1, service.settings.limits.max_n
-    if n * len(prompts) > most:
-        raise too_many("n", n * len(prompts), most)
+    if n * _count(body.prompt) > most:  # before they are tokenised
+        raise too_many("n", n * _count(body.prompt), most)
+    prompts = await asyncio.to_thread(_encode, service.tokenizer, body)
     for ids in prompts:
         if not ids:
             raise ApiError(
@@ -83,6 +83,11 @@ async def completions(request: Request, service: Service) -> Response:
         ]
 
     return await answer(request, service, body, job, requests, shape, param="prompt")
+
+
+def _count(prompt: str | list[Any]) -> int:
+    """Prompts: a text and a list of ids are one."""
+    return 1 if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else len(prompt)
 
 
 def _encode(tokenizer: Any, body: CompletionRequest) -> list[list[int]]:

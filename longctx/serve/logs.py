@@ -29,10 +29,16 @@ class _Formatter(logging.Formatter):
             if trace:
                 line["traceback"] = trace
             return json.dumps(line, ensure_ascii=False)
-        shown = " ".join(f"{name}={value}" for name, value in fields.items())
+        shown = " ".join(f"{name}={_plain(value)}" for name, value in fields.items())
         parts = [f"{moment:%H:%M:%S}", record.levelname.lower(), record.getMessage(), shown]
         line_text = " ".join(part for part in parts if part)
         return f"{line_text}\n{trace}" if trace else line_text
+
+
+def _plain(value: object) -> str:
+    """Quoted where a client's path could end the line or look like another field."""
+    text = str(value)
+    return text if text.isprintable() and " " not in text and '"' not in text else json.dumps(text)
 
 
 def configure(form: LogFormat) -> None:

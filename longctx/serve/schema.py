@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from longctx.serve.errors import ApiError
 
@@ -16,12 +17,45 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
+
+class _Unread:
+    """A value that is never made: only its name counts. A field may hold millions of lists."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_default_schema(
+            core_schema.none_schema(), default=None, on_error="default"
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: Any) -> dict[str, Any]:
+        return {}
+
+
+class _FirstError:
+    """A list ends at its first wrong item: a million wrong ones would be a million errors, made
+    while no other thread can run. (pydantic's own mark cannot stand in a union.)"""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        assert schema["type"] == "list"
+        return core_schema.list_schema(schema.get("items_schema"), fail_fast=True)
+
+
+Texts = Annotated[list[str], _FirstError]
+TokenIds = Annotated[list[TokenId], _FirstError]
+Prompts = Annotated[list[TokenIds], _FirstError]
+Objects = Annotated[list[dict[str, Any]], _FirstError]
+
+
 # Harmless to leave out: they change nothing of an answer.
 _WITHOUT_EFFECT = {"user", "metadata", "store", "safety_identifier", "prompt_cache_key"}
 
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
+    __pydantic_extra__: dict[str, _Unread]
 
     def ignored(self) -> list[str]:
         """Fields that this server does not know."""
@@ -53,7 +87,7 @@ class Generate(Body):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Texts | None = None
     n: Annotated[int, Field(ge=1)] | None = 1
     ignore_eos: bool | None = False
 
@@ -85,9 +119,9 @@ class ResponseFormat(Body):
 
 
 class ChatRequest(Generate):
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Objects = Field(min_length=1)
     max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -96,7 +130,7 @@ class ChatRequest(Generate):
 
 
 class CompletionRequest(Generate):
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: str | Texts | TokenIds | Prompts
     echo: bool | None = False
     logprobs: Annotated[int, Field(ge=0)] | None = None
     suffix: str | None = None
@@ -105,15 +139,15 @@ class CompletionRequest(Generate):
 class TokenizeRequest(Body):
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
+    messages: Objects | None = None
+    tools: Objects | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
 
 
 class DetokenizeRequest(Body):
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: TokenIds
 
 
 def parse(kind: type[B], raw: bytes) -> B:
@@ -127,7 +161,10 @@ def parse(kind: type[B], raw: bytes) -> B:
 
 
 def _refused(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_context=False)[0]
+    errors = error.errors(include_url=False, include_context=False)
+    # Of a field that may be several things: the reading that went furthest.
+    same = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
+    first = max(same, key=lambda each: [part for part in each["loc"] if isinstance(part, int)])
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is not JSON: {first['msg']}.", code="invalid_json")
     # Names of union members are pydantic's, not the client's.

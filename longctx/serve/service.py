@@ -5,6 +5,7 @@ Knows requests' bodies and the engine; knows no HTTP beyond the errors it raises
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import threading
@@ -94,6 +95,10 @@ class Service:
             self._renderer = error
         self._text = TokenText(found.tokenizer)
         self._defaults = defaults_of(found.generation_config)
+        # What is there now stays. Looking through it again, whenever a large body makes many
+        # objects, would hold up every thread.
+        gc.collect()
+        gc.freeze()
         self._found = found
         found.engine.start()
 
