@@ -59,6 +59,9 @@ def api_key() -> str | None:
 class EndpointTarget:
     """Thread-safe: `concurrency` requests may be on their way at once.
 
+    Ask it inside `with target:`, which holds the connections; it may be entered again, and what
+    it has learnt of the server stays.
+
     Args:
         timeout: seconds for one request as a whole.
         pause: waits so many seconds; tests have no time.
@@ -76,18 +79,21 @@ class EndpointTarget:
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._model, self._api, self._timeout, self._key = model, api, timeout, key
-        self._pause = pause
-        self._client = httpx.Client(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(timeout, connect=min(_CONNECT_S, timeout)),
-            limits=httpx.Limits(max_connections=concurrency),
-        )
+        self._base_url, self._concurrency, self._pause = base_url, concurrency, pause
         self._lock = threading.Lock()
         self._failed_in_a_row = 0
         self.dialect = Dialect()
 
-    def close(self) -> None:
+    def __enter__(self) -> EndpointTarget:
+        self._client = httpx.Client(
+            base_url=self._base_url,
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            timeout=httpx.Timeout(self._timeout, connect=min(_CONNECT_S, self._timeout)),
+            limits=httpx.Limits(max_connections=self._concurrency),
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def generate(self, request: Request) -> Completion:

@@ -49,11 +49,13 @@ class EndpointSubject(Subject):
             timeout=self.timeout,
             concurrency=self.concurrency,
         )
-        proof = self._greet(target)
+        with target:
+            proof = self._greet(target)
 
         @contextmanager
         def open_arm() -> Iterator[Target]:
-            yield target  # kept open over columns: it counts failures in a row
+            with target:  # one and the same for all columns: it counts failures in a row
+                yield target
 
         backend = f"endpoint {self.api}"
         arm = Arm(METHOD, self.schemes[METHOD], open_arm, backend, proof, self.concurrency)
