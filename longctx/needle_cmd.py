@@ -5,8 +5,9 @@ Imports nothing heavy: `longctx --help` reads this file.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,7 +64,7 @@ _DEPTHS = ",".join(f"{depth:g}" for depth in _defaults.depths)
 _PREFILL_CHUNK = show_length(_options.prefill_chunk)
 
 
-def needle(
+def needle_options(
     model: Annotated[
         str | None,
         typer.Argument(
@@ -213,7 +214,7 @@ def needle(
     palette: Palette = PALETTE,
     dry_run: options.DryRun = False,
     json: options.Json = False,
-) -> None:
+) -> NeedleOptions:
     """Hide a number in a long text and ask for it: a map over lengths and depths, per method."""
     embedded = base_url is None and model in (None, EMBEDDED)
     simulated = base_url is None and model is not None and model.startswith(SIMULATED)
@@ -234,7 +235,7 @@ def needle(
         adaptive=adaptive,
         budget_minutes=budget_minutes,
     )
-    chosen_options = NeedleOptions(
+    return NeedleOptions(
         model=model or ("" if base_url else EMBEDDED),
         haystack=haystack,
         methods=_EMBEDDED_METHODS if embedded and chosen is None else chosen,
@@ -259,6 +260,14 @@ def needle(
         dry_run=dry_run,
         json=json,
     )
+
+
+# The signature above is the command's as well: there is one list of options.
+@functools.wraps(needle_options)
+def needle(**arguments: Any) -> None:
     from longctx.needle_run import run
 
-    raise typer.Exit(run(chosen_options))
+    raise typer.Exit(run(needle_options(**arguments)))
+
+
+needle.__name__ = "needle"  # what the command is called

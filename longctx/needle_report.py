@@ -15,7 +15,7 @@ from rich.table import Table
 
 from longctx.eval.adaptive import stopping_rule
 from longctx.eval.config import show_depth, show_length
-from longctx.eval.effective import show_effective
+from longctx.eval.effective import show_break, show_effective, show_other
 from longctx.eval.summary import Results, others_sentence, show_tally
 from longctx.plots.terminal import TerminalMap
 
@@ -80,6 +80,13 @@ def print_results(
         table.add_row(method, *cells, show_effective(results.effective(method)))
     out.print(table, highlight=False)
     out.print(f"found/asked (95 % interval). {others_sentence(figures)}", style="dim")
+    for method in results.methods:
+        found = results.effective(method)
+        say(
+            out,
+            f"{method}: breaks {show_break(found)}; by RULER's rule {show_other(found.ruler)}, "
+            f"by NoLiMa's {show_other(found.nolima)}",
+        )
     for reason in figures["controls"]["reasons"]:
         out.print(f"not discriminative: the model {reason}", style="bold yellow")
     for failure in figures["failures"][:_FAILURES_SHOWN]:

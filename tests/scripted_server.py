@@ -33,7 +33,9 @@ class Reply:
 
 def error(status: int, message: str, code: str | None = None, **headers: str) -> Reply:
     body = json.dumps({"error": {"message": message, "code": code, "type": "x"}}).encode()
-    return Reply(status=status, body=body, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    return Reply(
+        status=status, body=body, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
 
 
 def reads(body: dict[str, Any]) -> Reply:
