@@ -84,12 +84,12 @@ def read(file: Path, needle: Callable[..., object]) -> Comparison:
             for key, value in {**_fitting(defaults, entry), **entry}.items()
         }
         entries.append(Entry(path, _folder(file, path, name, entry["model"]), arguments))
-    names = [entry.name for entry in entries]
-    for entry in entries:
-        if names.count(entry.name) > 1:
+    names = [made.name for made in entries]
+    for made in entries:
+        if names.count(made.name) > 1:
             raise UserError(
-                f"FILE {file}: {entry.path}: another entry is called {entry.name} as well: give "
-                f"it a name, {entry.path}.name"
+                f"FILE {file}: {made.path}: another entry is called {made.name} as well: give "
+                f"it a name, {made.path}.name"
             )
     return Comparison(Path(str(top.get("output") or f"runs/{file.stem}")), tuple(entries))
 

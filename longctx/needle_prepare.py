@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Prepared:
             run["stopping"] = stopping_rule(config.repeats, config.budget_minutes)
         return run
 
-    def next_cells(self, records: Mapping[str, Any], tried: Container[str] = ()) -> list[Cell]:
+    def next_cells(self, records: Mapping[str, Any], tried: Set[str] = frozenset()) -> list[Cell]:
         """What to ask now: the rest of the grid, or what the stopping rule wants next.
 
         Args:

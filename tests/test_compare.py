@@ -11,12 +11,17 @@ import pytest
 from scripted_server import reads, serving
 from typer.testing import CliRunner
 
-from longctx import cli
+from longctx import cli, needle_run
 from longctx.errors import UserError
 from longctx.eval import records
 from longctx.tiny import WEIGHTS
 
 DEFAULTS = "defaults: {lengths: [256, 1K], depths: 11, repeats: 2, methods: none}\n"
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures_of_single_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needle_run, "_draw", lambda *_: [])
 
 
 def invoke(file: Path, *more: str, errors: bool = True) -> Any:

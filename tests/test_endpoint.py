@@ -18,7 +18,7 @@ import pytest
 from scripted_server import Reply, Script, error, first, reads, serving, whole
 from typer.testing import CliRunner
 
-from longctx import cli, endpoint
+from longctx import cli, endpoint, needle_run
 from longctx.endpoint import ATTEMPTS, LOST_AFTER, EndpointError, EndpointTarget
 from longctx.endpoint_wire import Api, seconds_of
 from longctx.errors import UserError
@@ -253,7 +253,8 @@ def command(url: str, output: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pauses: they are tested above."""
+    """No pauses, which are tested above, and no pictures."""
+    monkeypatch.setattr(needle_run, "_draw", lambda *_: [])
     monkeypatch.setattr(
         endpoint.EndpointTarget.__init__,
         "__kwdefaults__",
@@ -300,7 +301,7 @@ def test_a_run_against_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert record["expected"][0] in body["messages"][-1]["content"]
 
 
-def test_the_servers_own_count_is_reported_once(tmp_path: Path) -> None:
+def test_the_servers_own_count_is_reported_once(tmp_path: Path, quick: None) -> None:
     def script(number: int, body: dict[str, Any]) -> Reply:
         reply = reads(body)
         reply.prompt_tokens = 9999
@@ -313,7 +314,7 @@ def test_the_servers_own_count_is_reported_once(tmp_path: Path) -> None:
     assert {r["server_prompt_tokens"] for r in records.read(tmp_path / "results.jsonl")} == {9999}
 
 
-def test_concurrent_answers_are_the_same_records(tmp_path: Path) -> None:
+def test_concurrent_answers_are_the_same_records(tmp_path: Path, quick: None) -> None:
     def script(number: int, body: dict[str, Any]) -> Reply:
         reply = reads(body)
         reply.hang_s = 0.03 if number % 3 else 0.15
@@ -453,20 +454,22 @@ def test_what_only_endpoints_have() -> None:
 
 
 def test_a_wrong_key_is_told_before_the_run(tmp_path: Path) -> None:
-    with serving(lambda *_: error(401, "no such key")) as server:
-        with pytest.raises(UserError, match=r"does not answer \(HTTP 401: no such key\)"):
-            CliRunner().invoke(cli.app, command(server.url, tmp_path / "r"), catch_exceptions=False)
+    message = r"does not answer \(HTTP 401: no such key\)"
+    refuses = serving(lambda *_: error(401, "no such key"))
+    with refuses as server, pytest.raises(UserError, match=message):
+        CliRunner().invoke(cli.app, command(server.url, tmp_path / "r"), catch_exceptions=False)
     assert not (tmp_path / "r" / "run.json").exists()
 
 
 def test_the_fake_keeps_to_the_protocol() -> None:
     """The official client reads what the scripted server sends."""
     openai = pytest.importorskip("openai", reason="the openai client is not installed")
-    with serving(lambda n, body: reads(body)) as server:
-        with openai.OpenAI(base_url=server.url, api_key="x") as client:
-            stream = client.chat.completions.create(
-                model="m", messages=[{"role": "user", "content": "1234567"}], stream=True
-            )
-            text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    said = [{"role": "user", "content": "1234567"}]
+    with (
+        serving(lambda n, body: reads(body)) as server,
+        openai.OpenAI(base_url=server.url, api_key="x") as client,
+    ):
+        stream = client.chat.completions.create(model="m", messages=said, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert text == "It is 1234567."
     assert whole(Reply("a"))["choices"][0]["message"]["content"] == "a"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from longctx import cli
+from longctx import cli, needle_run
 from longctx.errors import UserError
 from longctx.eval import records, summary
 from longctx.plots import heatmap
@@ -24,6 +24,12 @@ from longctx.plots.look import Look
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = (256, 512, 1024, 2048)
 GRID = ("--lengths", ",".join(map(str, LENGTHS)))
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than a simulated model, and have tests of their own."""
+    monkeypatch.setattr(needle_run, "_draw", lambda *_: [])
 
 
 def run(model: str, output: Path, *more: str) -> dict[str, Any]:
@@ -67,7 +73,8 @@ def test_a_window_is_the_diagonal_exactly(window: int, tmp_path: Path) -> None:
 def test_the_others_do_what_they_say(tmp_path: Path) -> None:
     perfect = run("sim:perfect", tmp_path / "perfect")["methods"]["sim"]
     assert (perfect["effective_length"], perfect["effective"]["at_least"]) == (2048, True)
-    run("sim:lost-middle", tmp_path / "middle", "--repeats", "4")
+    middle = ("--depths", "0,40,50,60,100", "--repeats", "4")
+    run("sim:lost-middle", tmp_path / "middle", *middle)
     lost = summary.load(tmp_path / "middle")
     score = {
         (length, depth): lost.tally("sim", length, depth).score
@@ -78,14 +85,15 @@ def test_the_others_do_what_they_say(tmp_path: Path) -> None:
     assert {score[1024, depth] for depth in (40.0, 50.0, 60.0)} == {1.0}
     assert sum(score[2048, depth] or 0 for depth in (40.0, 50.0, 60.0)) < 2.5
     shares = {}
+    few = ("--lengths", "512,1K", "--depths", "21", "--repeats", "3")
     for model in ("sim:flaky", "sim:flaky=0.5", "sim:flaky=0"):
-        run(model, tmp_path / model, "--repeats", "4")
+        run(model, tmp_path / model, *few)
         tally = summary.load(tmp_path / model).tally("sim")
         shares[model] = (tally.score or 0, tally.n)
-    assert shares["sim:flaky=0"] == (1.0, 176)
+    assert shares["sim:flaky=0"] == (1.0, 126)
     assert shares["sim:flaky"][0] == pytest.approx(0.8, abs=0.1)
     assert shares["sim:flaky=0.5"][0] == pytest.approx(0.5, abs=0.12)
-    run("sim:flaky", tmp_path / "again", "--repeats", "4")
+    run("sim:flaky", tmp_path / "again", *few)
     first, second = (records.read(tmp_path / n / "results.jsonl") for n in ("sim:flaky", "again"))
     assert [r["status"] for r in first] == [r["status"] for r in second]
 
@@ -116,18 +124,19 @@ def test_they_have_one_arm() -> None:
 # Adaptive repeats
 
 
-@pytest.mark.parametrize("model", ["sim:window=512", "sim:perfect", "sim:flaky=0.3"])
+@pytest.mark.parametrize("model", ["sim:window=512", "sim:perfect", "sim:flaky=0.5"])
 def test_adaptive_repeats_cost_less_for_the_same_effective_length(
     model: str, tmp_path: Path
 ) -> None:
-    fixed = run(model, tmp_path / "fixed", "--repeats", "8")
-    told = run(model, tmp_path / "adaptive", "--adaptive", "--repeats", "8")
+    grid = ("--lengths", "256,512,1K", "--repeats", "6")
+    fixed = run(model, tmp_path / "fixed", *grid)
+    told = run(model, tmp_path / "adaptive", "--adaptive", *grid)
     lengths = [one["methods"]["sim"]["effective_length"] for one in (fixed, told)]
     assert lengths[0] == lengths[1]
     assert len(asked(tmp_path / "adaptive")) < 0.5 * len(asked(tmp_path / "fixed"))
     assert told["states"].get("not_run") == 0
     rule = told["stopping"]
-    assert (rule["most_repeats"], rule["threshold"], rule["budget_minutes"]) == (8, 0.85, None)
+    assert (rule["most_repeats"], rule["threshold"], rule["budget_minutes"]) == (6, 0.85, None)
     run_json = json.loads((tmp_path / "adaptive" / "run.json").read_text())
     assert run_json["stopping"] == rule
     assert f"Stopping rule: {rule['rule']}" in (tmp_path / "adaptive" / "summary.md").read_text()
@@ -147,14 +156,14 @@ def test_repeats_go_to_the_length_in_doubt(tmp_path: Path) -> None:
 
 def test_adaptive_runs_go_on_in_the_same_order(tmp_path: Path) -> None:
     """Interrupted after any number of cells, the rest is what would have been asked."""
-    words = ("--adaptive", "--repeats", "6")
+    words = ("--lengths", "256,512,1K", "--adaptive", "--repeats", "4")
     run("sim:flaky=0.2", tmp_path / "whole", *words)
     whole = asked(tmp_path / "whole")
-    for kept in (3, 44, 61):
+    lines = (tmp_path / "whole" / "results.jsonl").read_bytes().splitlines(keepends=True)
+    for kept in (3, 34):
         part = tmp_path / str(kept)
-        run("sim:flaky=0.2", part, *words)
+        run("sim:flaky=0.2", part, *words, "--budget-minutes", "1e-9")
         path = part / "results.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(lines[:kept]) + lines[kept][:40])  # as a kill leaves it
         run("sim:flaky=0.2", part, *words)
         assert asked(part)[:kept] == whole[:kept]

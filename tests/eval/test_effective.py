@@ -90,7 +90,7 @@ def test_too_few_samples_beyond_the_break_do_not_matter() -> None:
 
 
 def test_few_samples_are_enough_to_fail_for_certain() -> None:
-    # Of 11 the upper bound of 7 right is 0.85 less a little, that of 8 is above: more could mend it.
+    # With 7 of 11 the upper bound is just below 0.85; with 8 it is above, and more could mend it.
     found = effective_length({256: RIGHT, 512: right(7, 11), 1024: RIGHT})
     assert (found.length, found.first_fail, found.samples) == (256, 512, 11)
     assert (show_effective(found), show_break(found)) == ("256", "256-512")
