@@ -53,9 +53,9 @@ def test_log_likelihoods_are_those_of_the_extended_model(model_class: Any) -> No
     def expected(method: str) -> float:
         # lm_eval leaves out the last token, which predicts nothing.
         ids = torch.tensor([whole[:-1]])
-        with extend(plain, method, request_length=2048 if method != "none" else None):
-            with torch.inference_mode():
-                logs = plain(ids).logits[0].log_softmax(-1)
+        length = 2048 if method != "none" else None
+        with extend(plain, method, request_length=length), torch.inference_mode():
+            logs = plain(ids).logits[0].log_softmax(-1)
         places = range(len(context) - 1, len(whole) - 1)
         return sum(float(logs[at, whole[at + 1]]) for at in places)
 

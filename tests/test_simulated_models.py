@@ -145,11 +145,10 @@ def test_adaptive_repeats_cost_less_for_the_same_effective_length(
 
 def test_repeats_go_to_the_length_in_doubt(tmp_path: Path) -> None:
     run("sim:window=1000", tmp_path, "--adaptive", "--depths", "50,90,95,97,99,100")
-    counts = {length: 0 for length in LENGTHS}
+    counts = dict.fromkeys(LENGTHS, 0)
     for length, *_ in asked(tmp_path):
         counts[length] += 1
-    # All found: four times six are 22 and more. At 1K one depth of six is found and five are... all
-    # but the first are within the window; its half is in doubt until there are enough samples.
+    # Four times six samples are the first to be 22; at 2K two of six depths lie in the dark.
     assert counts[256] == counts[512] == 24
     assert counts[2048] > 24
 

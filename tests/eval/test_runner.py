@@ -82,7 +82,8 @@ def test_a_sweep_with_two_methods(tmp_path: Path, chatml: Any, book: Haystack) -
     assert rows[-1] == {
         **{"method": "dca", "length": "1024", "depth": "100", "n": "2", "k": "2", "score": "1.0"},
         **{"low": "0.34238", "high": "1.0", "truncated_output": "0", "overflow": "0"},
-        **{"error": "0", "not_run": "0"},
+        **{"error": "0", "not_run": "0", "ruler": "1024", "nolima": "1024"},
+        **dict.fromkeys(("effective_length", "last_pass", "first_fail"), ""),
     }
     table = (tmp_path / "summary.md").read_text()
     assert "| dca | 6/6 (61-100 %) | 6/6 (61-100 %) |" in table
