@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from typer.testing import CliRunner
 
 from longctx import cli, needle_run
@@ -60,6 +61,7 @@ def test_a_window_is_the_diagonal_exactly(window: int, tmp_path: Path) -> None:
     assert told["trained_length"] == window
     # In the picture the last row that was missed lies above the dashed curve, the next one below.
     axes = heatmap.figure_of([results], Look()).axes[0]
+    assert "a simulated model" in {text.get_text() for text in axes.figure.findobj(Text)}  # type: ignore[union-attr]
     (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     xs, ys = np.asarray(dashed.get_xdata()), np.asarray(dashed.get_ydata())
     for x, length in enumerate(LENGTHS):
