@@ -31,12 +31,20 @@ class NeedleConfig:
     exact: bool = False
     allow_repeat: bool = False
     limit: int | None = None
+    adaptive: bool = False
+    budget_minutes: float | None = None
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise UserError(f"--repeats {self.repeats}: must be at least 1")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit}: must be at least 1, or left out")
+        if self.budget_minutes is not None and not self.budget_minutes > 0:
+            raise UserError(f"--budget-minutes {self.budget_minutes:g}: must be above 0")
+        if self.adaptive and self.limit is not None:
+            raise UserError(
+                f"--limit {self.limit}: --adaptive ends by its own rule: use --budget-minutes"
+            )
         if self.template not in ("chat", "none"):
             raise UserError(f"--template {self.template}: use chat or none")
 

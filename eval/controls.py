@@ -49,7 +49,9 @@ def run_closed_book(sweep: Sweep, arm: Arm, file: RecordFile) -> None:
     began = time.perf_counter()
     try:
         with arm.open() as target:
-            answer = target.generate(Request(prompt.ids, recipe.answer_tokens, recipe.length))
+            answer = target.generate(
+                Request(prompt.ids, recipe.answer_tokens, recipe.length, prompt.conversation)
+            )
     except Exception as error:
         record["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
     else:

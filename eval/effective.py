@@ -16,15 +16,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from longctx.eval.config import show_length
-from longctx.eval.stats import pooled_lower, wilson
+from longctx.eval.stats import pooled_interval, pooled_lower, wilson
 
 THRESHOLD = 0.85
 RULE = f"pooled lower bound >= {THRESHOLD}"
 MEANING = f"Effective length: up to it, every length's 95 % lower bound is at least {THRESHOLD}."
+OTHER_RULES = (
+    "RULER's rule: every length's mean is at least 0.856; NoLiMa's: at least 0.85 of the shortest "
+    "length's. Both look at means alone, however few the samples."
+)
 # Fewer cannot pass, even when all are right: 22.
 SAMPLES_NEEDED = next(n for n in itertools.count(1) if wilson(n, n).low >= THRESHOLD)
-_RULER_AT_LEAST = 0.856  # arXiv 2404.06654: what Llama-2-7B scores at its 4K
-_NOLIMA_SHARE = 0.85  # arXiv 2502.05167: of the own score where the text is short
+RULER_AT_LEAST = 0.856  # arXiv 2404.06654: what Llama-2-7B scores at its 4K
+NOLIMA_SHARE = 0.85  # arXiv 2502.05167: of the own score where the text is short
 _ROUNDING = 1e-9
 
 # The scores of one length, one sequence per document.
@@ -59,7 +63,9 @@ def effective_length(scores: Mapping[int, Scores]) -> Effective:
             break
         last_pass = length
     samples = min(counts.values(), default=0) if problem is None else counts[problem]
-    enough = samples >= SAMPLES_NEEDED
+    # Fewer are enough to fail for certain: what is under the threshold with its upper bound.
+    failed = problem is not None and pooled_interval(scores[problem]).high < THRESHOLD
+    enough = samples >= SAMPLES_NEEDED or failed
     return Effective(
         length=last_pass if enough else None,
         at_least=problem is None and enough,
@@ -67,8 +73,8 @@ def effective_length(scores: Mapping[int, Scores]) -> Effective:
         samples=samples,
         last_pass=last_pass,
         first_fail=problem if enough else None,
-        ruler=_up_to(scores, lambda mean, _: mean >= _RULER_AT_LEAST - _ROUNDING),
-        nolima=_up_to(scores, lambda mean, base: 0 < base * _NOLIMA_SHARE <= mean + _ROUNDING),
+        ruler=_up_to(scores, lambda mean, _: mean >= RULER_AT_LEAST - _ROUNDING),
+        nolima=_up_to(scores, lambda mean, base: 0 < base * NOLIMA_SHARE <= mean + _ROUNDING),
     )
 
 
@@ -80,6 +86,23 @@ def show_effective(effective: Effective) -> str:
         return f"below {show_length(effective.first_fail or 0)}"
     shown = show_length(effective.length)
     return f">= {shown} (max tested)" if effective.at_least else shown
+
+
+def show_break(effective: Effective) -> str:
+    """`4K-8K`: the last length that passed and the first that failed; `–` where none failed."""
+    if effective.first_fail is None:
+        return "–"
+    last = "" if effective.last_pass is None else show_length(effective.last_pass)
+    return (
+        f"{last}-{show_length(effective.first_fail)}"
+        if last
+        else (f"before {show_length(effective.first_fail)}")
+    )
+
+
+def show_other(length: int | None) -> str:
+    """By a rule of means: a length, or `–` where the shortest one fails."""
+    return "–" if length is None else show_length(length)
 
 
 def _up_to(scores: Mapping[int, Scores], passes: Callable[[float, float], bool]) -> int | None:

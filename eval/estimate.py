@@ -76,11 +76,14 @@ class Plan:
     kv_bytes: int
 
     def __str__(self) -> str:
-        time = "time unknown" if self.seconds is None else f"about {show_seconds(self.seconds)}"
+        time = "time unknown"
+        if self.seconds is not None:
+            time = f"about {show_seconds(self.seconds)} ({self.seconds_from})"
+        memory = f" · KV cache {show_bytes(self.kv_bytes)} at {show_length(self.longest)}"
+        memory = memory if self.kv_bytes else ""
         return (
             f"{self.cells} cells: {self.done} done, {self.to_do} to do · {self.prompts} prompts, "
-            f"{self.tokens:,} tokens · {time} ({self.seconds_from}) · "
-            f"KV cache {show_bytes(self.kv_bytes)} at {show_length(self.longest)}"
+            f"{self.tokens:,} tokens · {time}{memory}"
         )
 
 

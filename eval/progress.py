@@ -38,10 +38,11 @@ class ProgressReport:
     ) -> None:
         self._console = console
         self._shape, self._answer_tokens = shape, answer_tokens
-        self._expected = expected_work(pending, shape, answer_tokens, prefix_sharing)
-        self._total = self._remaining = sum(self._expected.values())
+        self._sharing = prefix_sharing
+        self._expected: dict[Cell, float] = {}
+        self._total = self._remaining = 0.0
         self._done_work = 0.0
-        self._count = len(pending)
+        self._count = 0
         self._finished = 0
         self._began = time.perf_counter()
         self._draw_map = draw_map
@@ -49,6 +50,20 @@ class ProgressReport:
         self._live: Live | None = None
         self._bar: Progress | None = None
         self._task = TaskID(0)
+        self.expect(pending)
+
+    def expect(self, cells: Sequence[Cell]) -> None:
+        """More is to come than was known."""
+        more = expected_work(cells, self._shape, self._answer_tokens, self._sharing)
+        self._expected |= more
+        self._total += sum(more.values())
+        self._remaining += sum(more.values())
+        self._count += len(cells)
+        if self._bar is not None:
+            self._bar.update(self._task, total=self._total)
+
+    def say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> ProgressReport:
         self._began = time.perf_counter()

@@ -83,6 +83,7 @@ class Prompt:
 class ClosedBook(NamedTuple):
     ids: list[int]
     expected: tuple[str, ...]
+    conversation: Conversation
 
 
 class Body(NamedTuple):
@@ -119,7 +120,7 @@ class PromptBuilder:
         )
         if needle.value in fitted.conversation.user:
             raise AssertionError(f"the needle's value {needle.value} is in a closed-book prompt")
-        return ClosedBook(fitted.encoded.ids, needle.expected)
+        return ClosedBook(fitted.encoded.ids, needle.expected, fitted.conversation)
 
     def _needle(self, recipe: Recipe) -> Needle:
         return make_needle(

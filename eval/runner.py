@@ -1,14 +1,16 @@
 """The sweep: build a prompt, ask, judge, write the record, next.
 
 Knows targets by their protocol, and results by their file. Prints nothing: an observer is told.
+Where a target takes several requests at once, prompts are built and records written by this thread
+alone: records come in the order of the answers, and each is a whole line.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from longctx.eval.config import NeedleConfig
 from longctx.eval.folder import timestamp
@@ -16,13 +18,29 @@ from longctx.eval.grid import SCHEMA, Cell, Identity, cells, columns
 from longctx.eval.prompt import Prompt, PromptBuilder, Recipe
 from longctx.eval.records import Record, RecordFile
 from longctx.eval.scoring import Verdict, judge
-from longctx.eval.target import Arm, ContextOverflowError, Request, Target
+from longctx.eval.target import (
+    Arm,
+    Completion,
+    ContextOverflowError,
+    Request,
+    Target,
+    TargetLostError,
+    Truth,
+)
+from longctx.eval.threads import as_completed
 
 
 class Observer(Protocol):
     def started(self, cell: Cell) -> None: ...
 
     def finished(self, cell: Cell, record: Record) -> None: ...
+
+
+class Answered(NamedTuple):
+    """`lost`: the target is gone, and `record` tells what of."""
+
+    record: Record
+    lost: TargetLostError | None = None
 
 
 @dataclass(frozen=True)
@@ -61,52 +79,95 @@ class Sweep:
             self.builder.build(self.recipe(cell))
 
     def run(
-        self, pending: Sequence[Cell], arms: Mapping[str, Arm], file: RecordFile, observer: Observer
-    ) -> None:
-        for method, column in columns(pending):
+        self,
+        pending: Sequence[Cell],
+        arms: Mapping[str, Arm],
+        file: RecordFile,
+        observer: Observer,
+        deadline: float | None = None,
+    ) -> bool:
+        """False where the deadline (of time.monotonic) left cells over.
+
+        Raises:
+            TargetLostError: the cell that met it is recorded as an error; those in flight beside
+                it and those behind it are not.
+        """
+        for method, batch in _batches(pending, arms):
             with arms[method].open() as target:
-                for cell in column:
-                    observer.started(cell)
-                    record = self.run_cell(cell, target, arms[method].backend)
-                    file.append(record)
-                    observer.finished(cell, record)
+                finished = 0
+                for cell, answered in self._answers(
+                    batch, target, arms[method], observer, deadline
+                ):
+                    file.append(answered.record)
+                    observer.finished(cell, answered.record)
+                    finished += 1
+                    if answered.lost is not None:
+                        raise answered.lost
+            if finished < len(batch):
+                return False
+        return True
+
+    def _answers(
+        self,
+        batch: Sequence[Cell],
+        target: Target,
+        arm: Arm,
+        observer: Observer,
+        deadline: float | None,
+    ) -> Iterator[tuple[Cell, Answered]]:
+        def prompts() -> Iterator[tuple[Cell, Prompt]]:
+            for cell in batch:
+                if deadline is not None and time.monotonic() > deadline:
+                    return
+                observer.started(cell)
+                yield cell, self.builder.build(self.recipe(cell))
+
+        def ask(item: tuple[Cell, Prompt]) -> Answered:
+            return self._ask(*item, target, arm.backend)
+
+        for (cell, _), answered in as_completed(ask, prompts(), arm.concurrency):
+            yield cell, answered
 
     def run_cell(self, cell: Cell, target: Target, backend: str) -> Record:
         """Ask once. Whatever the target throws becomes the record of a failed cell."""
+        return self._ask(cell, self.builder.build(self.recipe(cell)), target, backend).record
+
+    def _ask(self, cell: Cell, prompt: Prompt, target: Target, backend: str) -> Answered:
         recipe = self.recipe(cell)
-        prompt = self.builder.build(recipe)
         request = Request(
             ids=prompt.ids,
             max_new_tokens=recipe.answer_tokens,
             request_length=recipe.length,
             conversation=prompt.conversation,
+            truth=Truth(prompt.needle.expected, cell.depth),
         )
         began = time.perf_counter()
-        answer: dict[str, Any] = {
-            "response": None,
-            "finish_reason": None,
-            "error": None,
-            "ttft_s": None,
-            "cached_tokens": None,
-            "peak_mem_bytes": None,
-        }
+        completion: Completion | None = None
+        told: str | None = None
+        lost: TargetLostError | None = None
         try:
             completion = target.generate(request)
         except ContextOverflowError as error:
-            verdict, answer["error"] = Verdict(None, "overflow"), str(error)
+            verdict, told = Verdict(None, "overflow"), str(error)
         except Exception as error:
             # Out of memory, a lost connection, a kernel's complaint: the sweep goes on without it.
             text = " ".join(str(error).split())[:500]
-            verdict, answer["error"] = Verdict(None, "error"), f"{type(error).__name__}: {text}"
+            verdict, told = Verdict(None, "error"), f"{type(error).__name__}: {text}"
+            lost = error if isinstance(error, TargetLostError) else None
         else:
             verdict = judge(completion.text, prompt.needle.expected, completion.finish_reason)
-            answer["response"] = completion.text
-            answer["finish_reason"] = completion.finish_reason
-            answer["ttft_s"] = round(completion.ttft_s, 3)
-            answer["cached_tokens"] = completion.cached_tokens
-            answer["peak_mem_bytes"] = completion.peak_mem_bytes
-        answer["total_s"] = round(time.perf_counter() - began, 3)
-        return self._record(cell, recipe, prompt, verdict, {**answer, "backend": backend})
+        answer = {
+            "response": completion and completion.text,
+            "finish_reason": completion and completion.finish_reason,
+            "error": told,
+            "ttft_s": completion and round(completion.ttft_s, 3),
+            "cached_tokens": completion and completion.cached_tokens,
+            "server_prompt_tokens": completion and completion.prompt_tokens,
+            "peak_mem_bytes": completion and completion.peak_mem_bytes,
+            "total_s": round(time.perf_counter() - began, 3),
+            "backend": backend,
+        }
+        return Answered(self._record(cell, recipe, prompt, verdict, answer), lost)
 
     def _record(
         self,
@@ -146,3 +207,14 @@ class Sweep:
             **answer,
             "ts": timestamp(),
         }
+
+
+def _batches(
+    pending: Sequence[Cell], arms: Mapping[str, Arm]
+) -> Iterator[tuple[str, Sequence[Cell]]]:
+    """Columns, which may share prefill; all at once for a target that takes several at once."""
+    methods = {cell.method for cell in pending}
+    if len(methods) == 1 and arms[method := methods.pop()].concurrency > 1:
+        yield method, pending
+    else:
+        yield from columns(pending)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,15 @@ from typing import Any
 from longctx.errors import UserError
 from longctx.eval import folder, records
 from longctx.eval.config import show_depth, show_length
-from longctx.eval.effective import MEANING, Effective, effective_length, show_effective
+from longctx.eval.effective import (
+    MEANING,
+    OTHER_RULES,
+    Effective,
+    effective_length,
+    show_break,
+    show_effective,
+    show_other,
+)
 from longctx.eval.records import Record
 from longctx.eval.scoring import SCORED
 from longctx.eval.stats import Interval, pooled_interval, wilson
@@ -89,6 +98,11 @@ class Results:
     def trained_length(self) -> int | None:
         return self.run.get("trained_length")
 
+    @property
+    def stopping(self) -> Mapping[str, Any] | None:
+        """The rule by which repeats were spent; None for a fixed grid."""
+        return self.run.get("stopping")
+
     @cached_property
     def _by_cell(self) -> dict[tuple[str, int, float], list[Record]]:
         found: dict[tuple[str, int, float], list[Record]] = {}
@@ -115,14 +129,18 @@ class Results:
     def tally(self, method: str, length: int | None = None, depth: float | None = None) -> Tally:
         """Pooled over what is left out; samples of the grid that have no record are `not_run`."""
         chosen = self.chosen(method, length, depth)
-        expected = (
-            (len(self.lengths) if length is None else 1)
-            * (len(self.depths) if depth is None else 1)
-            * self.run["grid"]["repeats"]
-        )
         states = Counter(record["status"] for record in chosen)
-        if expected > len(chosen):
-            states["not_run"] = expected - len(chosen)
+        places = itertools.product(
+            self.lengths if length is None else (length,),
+            self.depths if depth is None else (depth,),
+        )
+        # How many repeats a cell needs the stopping rule decides; one it has in any case.
+        repeats = 1 if self.stopping else self.run["grid"]["repeats"]
+        missing = sum(
+            max(0, repeats - len(self._by_cell.get((method, *place), ()))) for place in places
+        )
+        if missing:
+            states["not_run"] = missing
         scores = [record["score"] for record in chosen if record["status"] in SCORED]
         return Tally(len(scores), sum(scores), dict(states))
 
@@ -187,6 +205,7 @@ def summarize(results: Results) -> dict[str, Any]:
         "model": run["model"]["name"],
         "haystack": run["haystack"],
         "trained_length": results.trained_length,
+        "stopping": results.stopping,
         "states": dict(states),
         "methods": methods,
         "controls": control_figures(results),
@@ -240,15 +259,18 @@ def _as_csv(results: Results) -> str:
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     others = ("truncated_output", "overflow", "error", "not_run")
-    table.writerow(["method", "length", "depth", "n", "k", "score", "low", "high", *others])
+    rules = ("effective_length", "ruler", "nolima", "last_pass", "first_fail")
+    table.writerow(["method", "length", "depth", "n", "k", "score", "low", "high", *others, *rules])
     for method in results.methods:
+        found = results.effective(method)
+        lengths = [found.length, found.ruler, found.nolima, found.last_pass, found.first_fail]
         for length in results.lengths:
             for depth in results.depths:
                 tally = results.tally(method, length, depth)
                 row = tally.to_dict()
                 figures = [row[name] for name in ("n", "k", "score", "low", "high")]
                 states = [tally.states.get(state, 0) for state in others]
-                table.writerow([method, length, f"{depth:g}", *figures, *states])
+                table.writerow([method, length, f"{depth:g}", *figures, *states, *lengths])
     return stream.getvalue()
 
 
@@ -260,20 +282,25 @@ def as_markdown(results: Results, summary: Mapping[str, Any]) -> str:
         "",
         f"Haystack {run['haystack']['id']}, depths "
         f"{', '.join(show_depth(depth) for depth in results.depths)}, "
-        f"{grid['repeats']} repeat(s), seed {run['settings'].get('seed')}, "
-        f"trained length {show_length(results.trained_length or 0)}.",
+        f"{'up to ' if results.stopping else ''}{grid['repeats']} repeat(s), "
+        f"seed {run['settings'].get('seed')}, trained length "
+        f"{show_length(results.trained_length) if results.trained_length else 'unknown'}.",
         "",
         "| method | "
         + " | ".join(show_length(length) for length in results.lengths)
-        + " | effective length |",
-        "|---|" + "---:|" * (len(results.lengths) + 1),
+        + " | effective length | breaks | RULER's rule | NoLiMa's rule |",
+        "|---|" + "---:|" * (len(results.lengths) + 4),
     ]
     for method in results.methods:
         row = [show_tally(results.tally(method, length)) for length in results.lengths]
-        row.append(show_effective(results.effective(method)))
+        found = results.effective(method)
+        row += [show_effective(found), show_break(found)]
+        row += [show_other(found.ruler), show_other(found.nolima)]
         lines.append(f"| {method} | " + " | ".join(row) + " |")
     lines += ["", "Found / asked, with the 95 % Wilson interval. " + others_sentence(summary), ""]
-    lines += [f"{MEANING}\n"]
+    lines += [f"{MEANING}\n", f"{OTHER_RULES}\n"]
+    if results.stopping:
+        lines.append(f"Stopping rule: {results.stopping['rule']}\n")
     for reason in summary["controls"]["reasons"]:
         lines.append(f"**Not discriminative**: the model {reason}.\n")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from longctx import __version__
+from longctx.compare_cmd import compare
 from longctx.errors import UserError
 from longctx.needle_cmd import needle
 from longctx.perplexity_cmd import perplexity
@@ -69,6 +70,7 @@ def info(
 #     app.command()(function)
 app.command()(needle)
 app.command()(perplexity)
+app.command()(compare)
 app.command()(rescore)
 app.command()(reconstruct)
 app.command()(tasks)

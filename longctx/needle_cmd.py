@@ -5,8 +5,9 @@ Imports nothing heavy: `longctx --help` reads this file.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +21,9 @@ from longctx.eval.config import (
 )
 from longctx.tiny import EMBEDDED
 
-_PROMPT = "Prompt"
+# What begins so is a simulated model's name.
+SIMULATED = "sim:"
+_PROMPT, _ENDPOINT = "Prompt", "Endpoint"
 # What is run where the user names no model: enough to see what each method does.
 _EMBEDDED_METHODS = ("none", "yarn", "dca", "yarn+dca")
 _EMBEDDED_SWEEP = NeedleConfig(
@@ -37,6 +40,11 @@ class NeedleOptions(options.ModelOptions):
     prefill_chunk: int = 2048
     prefix_sharing: bool = True
     palette: str = "default"
+    base_url: str | None = None
+    tokenizer: str | None = None
+    api: str = "chat"
+    concurrency: int = 1
+    timeout: float = 600.0
 
 
 _defaults, _options = NeedleConfig(), NeedleOptions("")
@@ -51,16 +59,18 @@ def _lengths_words(config: NeedleConfig) -> str:
     return ",".join(show_length(length) for length in config.lengths)
 
 
+_ADAPTIVE_REPEATS = 10
 _DEPTHS = ",".join(f"{depth:g}" for depth in _defaults.depths)
 _PREFILL_CHUNK = show_length(_options.prefill_chunk)
 
 
-def needle(
+def needle_options(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model directory, hub id, or .gguf file. Default: the embedded tiny model, "
-            "trained on 512 tokens for this task.",
+            help="Model directory, hub id, or .gguf file; with --base-url the server's name for "
+            "it; or simulated: sim:perfect, sim:window=N, sim:lost-middle, sim:flaky. Default: the "
+            "embedded tiny model, trained on 512 tokens for this task.",
             show_default=False,
         ),
     ] = None,
@@ -102,6 +112,22 @@ def needle(
             help="Varies needle, wording and place in the text.", rich_help_panel=options.SWEEP
         ),
     ] = _defaults.seed,
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive",
+            help="Repeat lengths that are in doubt, and only those; --repeats is the most. "
+            f"Default of --repeats then: {_ADAPTIVE_REPEATS}.",
+            rich_help_panel=options.SWEEP,
+        ),
+    ] = False,
+    budget_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Start no cell after so many minutes; the same command goes on.",
+            rich_help_panel=options.SWEEP,
+        ),
+    ] = None,
     limit: options.Limit = None,
     output: options.Output = None,
     haystack: Annotated[
@@ -158,18 +184,48 @@ def needle(
             rich_help_panel=options.MACHINE,
         ),
     ] = not _options.prefix_sharing,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1. Its key is "
+            "LONGCTX_API_KEY or OPENAI_API_KEY.",
+            rich_help_panel=_ENDPOINT,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="The served model's tokenizer: a directory or a hub id.",
+            rich_help_panel=_ENDPOINT,
+        ),
+    ] = None,
+    api: Annotated[
+        str,
+        typer.Option(
+            help="chat: messages, without --answer-prefix; completions: our prompt as token ids.",
+            rich_help_panel=_ENDPOINT,
+        ),
+    ] = _options.api,
+    concurrency: Annotated[
+        int, typer.Option(help="Requests at once.", rich_help_panel=_ENDPOINT)
+    ] = _options.concurrency,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds for a request.", rich_help_panel=_ENDPOINT)
+    ] = _options.timeout,
     palette: Palette = PALETTE,
     dry_run: options.DryRun = False,
     json: options.Json = False,
-) -> None:
+) -> NeedleOptions:
     """Hide a number in a long text and ask for it: a map over lengths and depths, per method."""
-    embedded = model in (None, EMBEDDED)
-    sweep = _EMBEDDED_SWEEP if embedded else _defaults
+    embedded = base_url is None and model in (None, EMBEDDED)
+    simulated = base_url is None and model is not None and model.startswith(SIMULATED)
+    sweep = _EMBEDDED_SWEEP if embedded or simulated else _defaults
+    most = _ADAPTIVE_REPEATS if adaptive else sweep.repeats
     chosen = None if methods is None else parse_methods(methods)
     config = NeedleConfig(
         lengths=sweep.lengths if lengths is None else parse_lengths(lengths),
         depths=sweep.depths if depths is None else parse_depths(depths),
-        repeats=sweep.repeats if repeats is None else repeats,
+        repeats=most if repeats is None else repeats,
         seed=seed,
         template=template,  # type: ignore[arg-type]  # checked by the config
         system=system,
@@ -177,9 +233,11 @@ def needle(
         exact=exact,
         allow_repeat=allow_repeat,
         limit=limit,
+        adaptive=adaptive,
+        budget_minutes=budget_minutes,
     )
-    chosen_options = NeedleOptions(
-        model=model or EMBEDDED,
+    return NeedleOptions(
+        model=model or ("" if base_url else EMBEDDED),
         haystack=haystack,
         methods=_EMBEDDED_METHODS if embedded and chosen is None else chosen,
         config=config,
@@ -195,9 +253,22 @@ def needle(
         prefill_chunk=options.tokens(prefill_chunk, "--prefill-chunk") or _options.prefill_chunk,
         prefix_sharing=not no_prefix_sharing,
         palette=palette,
+        base_url=base_url,
+        tokenizer=tokenizer,
+        api=api,
+        concurrency=concurrency,
+        timeout=timeout,
         dry_run=dry_run,
         json=json,
     )
+
+
+# The signature above is the command's as well: there is one list of options.
+@functools.wraps(needle_options)
+def needle(**arguments: Any) -> None:
     from longctx.needle_run import run
 
-    raise typer.Exit(run(chosen_options))
+    raise typer.Exit(run(needle_options(**arguments)))
+
+
+needle.__name__ = "needle"  # what the command is called

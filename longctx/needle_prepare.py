@@ -6,31 +6,30 @@ Gives what a dry run prints and a real run needs. Does not run or write anything
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
-
-from longctx import models
-from longctx.arms import check_kernel, device_of, settle_schemes, trained_length, without_length
-from longctx.attention import Scheme
 from longctx.errors import UserError
 from longctx.eval import estimate, prose
 from longctx.eval import haystack as haystacks
+from longctx.eval.adaptive import next_round, stopping_rule
 from longctx.eval.chat import ChatEncoder
+from longctx.eval.config import NeedleConfig
 from longctx.eval.estimate import Plan
 from longctx.eval.folder import describe_run
 from longctx.eval.grid import Cell, Identity
 from longctx.eval.needle import WORDING_SHA256
 from longctx.eval.prompt import PromptBuilder
 from longctx.eval.runner import Sweep
-from longctx.local_target import matmul_rate, sharing_obstacle
-from longctx.needle_cmd import NeedleOptions
+from longctx.models import tokenizer_sha256
+from longctx.needle_cmd import SIMULATED, NeedleOptions
 from longctx.plots.palette import PALETTES
+from longctx.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,7 @@ class Prepared:
     """Everything that is known before weights are loaded."""
 
     options: NeedleOptions
-    source: models.Source
-    model_config: PretrainedConfig
-    tokenizer: Any
-    dtype: Any
-    device: str
-    schemes: Mapping[str, Scheme]
-    trained_length: int
+    subject: Subject
     sweep: Sweep
     output: Path
 
@@ -66,25 +59,18 @@ class Prepared:
             "repetition_penalty": 1,
         }
 
-    @property
-    def prefix_sharing(self) -> bool:
-        """Whether it was asked for, and the model allows it."""
-        return self.options.prefix_sharing and sharing_obstacle(self.model_config) is None
-
     def describe(self) -> dict[str, Any]:
         """run.json for this run."""
 
-        haystack = self.sweep.builder.haystack
-        return describe_run(
-            config=self.options.config,
+        haystack, subject = self.sweep.builder.haystack, self.subject
+        config = self.options.config
+        run = describe_run(
+            config=config,
             settings=self.settings,
-            schemes={
-                method: {**without_length(scheme), "sources": scheme.sources}
-                for method, scheme in self.schemes.items()
-            },
+            schemes=subject.schemes,
             model={
-                "name": self.options.model,
-                "type": self.model_config.model_type,
+                "name": subject.name,
+                "type": subject.kind,
                 "fingerprint": self.sweep.identity.model,
             },
             haystack={
@@ -93,36 +79,48 @@ class Prepared:
                 "tokens": self.sweep.builder.haystack_tokens,
                 "files": list(haystack.files),
             },
-            trained_length=self.trained_length,
+            trained_length=subject.trained_length,
             session={
                 "command": shlex.join(["longctx", *sys.argv[1:]]),
                 "pid": os.getpid(),
-                "device_map": self.options.device_map,
-                "prefill_chunk": self.options.prefill_chunk,
-                "prefix_sharing": self.prefix_sharing,
+                "budget_minutes": config.budget_minutes,
+                **subject.session(),
             },
         )
+        if config.adaptive:
+            run["stopping"] = stopping_rule(config.repeats, config.budget_minutes)
+        return run
+
+    def next_cells(self, records: Mapping[str, Any], tried: Set[str] = frozenset()) -> list[Cell]:
+        """What to ask now: the rest of the grid, or what the stopping rule wants next.
+
+        Args:
+            tried: keys that this session has asked already.
+        """
+        if self.options.config.adaptive:
+            return next_round(self.sweep, records, tried)
+        pending = self.sweep.pending(records)[: self.options.config.limit]
+        return [] if tried else pending
 
     def plan(self, records: Mapping[str, Any], rate: float | None = None) -> Plan:
         """Figures of what is to be done; without a rate, from finished cells or a small product."""
 
-        shape, answer_tokens = models.shape_of(self.model_config), self.options.config.answer_tokens
+        subject, answer_tokens = self.subject, self.options.config.answer_tokens
         rate_from = "from a probe"
         if rate is None:
-            rate = estimate.rate_of(records.values(), shape, answer_tokens)
+            rate = estimate.rate_of(records.values(), subject.shape, answer_tokens)
             rate_from = "from finished cells"
         if rate is None:
-            # A whole model reaches about a third of what its largest products reach.
-            rate, rate_from = 3 * matmul_rate(self.dtype, self.device), "a rough guess"
+            rate, rate_from = subject.rough_rate(), "a rough guess"
         everything = self.sweep.all_cells()
         return estimate.plan(
             everything=everything,
             pending=self.sweep.pending(records)[: self.options.config.limit],
-            shape=shape,
+            shape=subject.shape,
             answer_tokens=answer_tokens,
-            prefix_sharing=self.prefix_sharing,
-            bytes_per_value=self.dtype.itemsize,
-            rate=rate,
+            prefix_sharing=subject.prefix_sharing,
+            bytes_per_value=subject.bytes_per_value,
+            rate=None if rate is None else rate / subject.concurrency,
             rate_from=rate_from,
         )
 
@@ -135,26 +133,21 @@ def prepare(options: NeedleOptions) -> Prepared:
         raise UserError(f"--prefill-chunk {options.prefill_chunk}: must be at least 1")
     if options.palette not in PALETTES:
         raise UserError(f"--palette {options.palette}: not known: use {' or '.join(PALETTES)}")
-    source = models.locate(options.model, weights=not options.dry_run)
-    model_config = models.load_config(source)
-    schemes = settle_schemes(options, model_config, max(config.lengths))
-    tokenizer = models.load_tokenizer(source)
-    chat = ChatEncoder(tokenizer, config.template)
+    options = _settle(options)
+    config = options.config
+    subject = _subject(options)
+    chat = ChatEncoder(subject.tokenizer, config.template)
     haystack = (
         prose.haystack(max(config.lengths))
         if options.haystack is None
         else haystacks.load(options.haystack)
     )
-
-    device = device_of(options.device_map)
-    dtype = models.resolve_dtype(options.dtype, source, model_config, device)
-    check_kernel(options.kernel, list(schemes), device, dtype)
     identity = Identity(
-        model=models.fingerprint(source),
-        dtype=str(dtype).removeprefix("torch."),
-        kernel=options.kernel,
+        model=subject.fingerprint,
+        dtype=subject.dtype,
+        kernel=subject.kernel,
         haystack_sha256=haystack.sha256,
-        tokenizer_sha256=models.tokenizer_sha256(tokenizer),
+        tokenizer_sha256=tokenizer_sha256(subject.tokenizer),
         template_sha256=chat.sha256(config.system),
     )
     builder = PromptBuilder(haystack, chat, allow_repeat=config.allow_repeat)
@@ -162,22 +155,60 @@ def prepare(options: NeedleOptions) -> Prepared:
         config,
         identity,
         builder,
-        {method: without_length(scheme) for method, scheme in schemes.items()},
+        {method: _without_sources(scheme) for method, scheme in subject.schemes.items()},
     )
     sweep.check_prompts()
 
     return Prepared(
         options=options,
-        source=source,
-        model_config=model_config,
-        tokenizer=tokenizer,
-        dtype=dtype,
-        device=device,
-        schemes=schemes,
-        trained_length=trained_length(model_config, options.original_length, schemes),
+        subject=subject,
         sweep=sweep,
         output=options.output or _default_output(options, sweep),
     )
+
+
+def _settle(options: NeedleOptions) -> NeedleOptions:
+    """A chat endpoint cannot be made to go on from a beginning of an answer: it gets none."""
+    config = options.config
+    if options.base_url is None:
+        endpoint = ("tokenizer", "api", "concurrency", "timeout")
+        defaults = NeedleOptions("")
+        for name in endpoint:
+            value = getattr(options, name)
+            if value != getattr(defaults, name):
+                raise UserError(f"--{name} {value}: is for endpoints: give --base-url, or leave it")
+        return options
+    if not options.model:
+        raise UserError(
+            f"--base-url {options.base_url}: MODEL is missing: the server's name for it"
+        )
+    if options.api != "chat":
+        return options
+    if config.answer_prefix not in ("", NeedleConfig().answer_prefix):
+        raise UserError(
+            f"--answer-prefix {config.answer_prefix}: a chat endpoint begins its answer itself: "
+            "leave it out, or use --api completions"
+        )
+    return replace(options, config=replace(config, answer_prefix=""))
+
+
+def _subject(options: NeedleOptions) -> Subject:
+    # Each brings its own libraries: a simulated model waits for no torch.
+    if options.base_url is not None:
+        from longctx.endpoint_subject import endpoint_subject
+
+        return endpoint_subject(options)
+    if options.model.startswith(SIMULATED):
+        from longctx.simulated import sim_subject
+
+        return sim_subject(options)
+    from longctx.local_subject import local_subject
+
+    return local_subject(options)
+
+
+def _without_sources(scheme: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in scheme.items() if name != "sources"}
 
 
 def _default_output(options: NeedleOptions, sweep: Sweep) -> Path:
@@ -186,5 +217,5 @@ def _default_output(options: NeedleOptions, sweep: Sweep) -> Path:
     config = replace(options.config, lengths=(1,), depths=(0.0,), repeats=1, limit=None)
     probe = replace(sweep, config=config)
     scheme = next(iter(sweep.schemes))
-    name = Path(options.model).name
+    name = re.sub(r"[^\w.=-]+", "-", Path(options.model).name)
     return Path("runs") / f"needle-{name}-{probe.key(Cell(scheme, 1, 0.0, 0))[:8]}"

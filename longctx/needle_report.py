@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from longctx import tiny
+from longctx.eval.adaptive import stopping_rule
 from longctx.eval.config import show_depth, show_length
-from longctx.eval.effective import show_effective
+from longctx.eval.effective import show_break, show_effective, show_other
 from longctx.eval.summary import Results, others_sentence, show_tally
 from longctx.plots.terminal import TerminalMap
 
@@ -33,17 +33,21 @@ def say(console: Console, line: str) -> None:
 def print_banner(err: Console, prepared: Prepared) -> None:
     haystack, builder = prepared.sweep.builder.haystack, prepared.sweep.builder
     text = f"{haystack.id}, {builder.haystack_tokens:,} tokens"
+    subject = prepared.subject
+    trained = subject.trained_length
+    window = "" if trained is None else f", trained on {show_length(trained)}"
+    precision = "" if subject.kind in ("endpoint", "simulated") else f", {subject.dtype}"
     err.print(
-        f"[bold]{escape(prepared.options.model)}[/] ({prepared.model_config.model_type}, "
-        f"{prepared.sweep.identity.dtype}, trained on {show_length(prepared.trained_length)}) · "
+        f"[bold]{escape(subject.name)}[/] ({subject.kind}{precision}{window}) · "
         f"{escape(text)} · {escape(str(prepared.output))}",
         highlight=False,
         soft_wrap=True,
     )
-    if prepared.options.model == tiny.EMBEDDED:
-        say(err, f"  the embedded model, trained for this very task; its card: {tiny.CARD}")
-    for scheme in prepared.schemes.values():
-        say(err, f"  {scheme}")
+    for line in subject.banner():
+        say(err, f"  {line}")
+    config = prepared.options.config
+    if config.adaptive:
+        say(err, f"  {stopping_rule(config.repeats, config.budget_minutes)['rule']}")
 
 
 def proof_words(proof: Mapping[str, Any]) -> str:
@@ -76,6 +80,13 @@ def print_results(
         table.add_row(method, *cells, show_effective(results.effective(method)))
     out.print(table, highlight=False)
     out.print(f"found/asked (95 % interval). {others_sentence(figures)}", style="dim")
+    for method in results.methods:
+        found = results.effective(method)
+        say(
+            out,
+            f"{method}: breaks {show_break(found)}; by RULER's rule {show_other(found.ruler)}, "
+            f"by NoLiMa's {show_other(found.nolima)}",
+        )
     for reason in figures["controls"]["reasons"]:
         out.print(f"not discriminative: the model {reason}", style="bold yellow")
     for failure in figures["failures"][:_FAILURES_SHOWN]:

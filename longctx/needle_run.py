@@ -1,4 +1,4 @@
-"""A needle run on a local model: from options to a finished run folder.
+"""A needle run: from options to a finished run folder.
 
 Joins what the other parts know: loading, schemes, the harness, the pictures. Holds no algorithm.
 """
@@ -6,20 +6,21 @@ Joins what the other parts know: loading, schemes, the harness, the pictures. Ho
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from longctx import models, report_cmd
-from longctx.eval import estimate, folder, records, summary
+from longctx import report_cmd
+from longctx.eval import folder, records, summary
 from longctx.eval.controls import run_closed_book
 from longctx.eval.folder import RunFolder
+from longctx.eval.grid import Cell
 from longctx.eval.progress import ProgressReport
-from longctx.eval.target import Arm, Request
-from longctx.local_target import local_arm, sharing_obstacle
+from longctx.eval.target import Arm, TargetLostError
 from longctx.needle_cmd import NeedleOptions
 from longctx.needle_prepare import Prepared, prepare
 from longctx.needle_report import print_banner, print_results, proof_words, say
@@ -57,18 +58,18 @@ def run(options: NeedleOptions) -> int:
 
 def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
     """Run what is pending; True where the user interrupted it."""
-    options, sweep = prepared.options, prepared.sweep
+    options, sweep, subject = prepared.options, prepared.sweep, prepared.subject
     description = prepared.describe()
     run_folder.check(description)
-    pending = sweep.pending(run_folder.results.records)[: options.config.limit]
+    pending = prepared.next_cells(run_folder.results.records)
     if not pending:
         run_folder.begin(description)
         say(err, str(prepared.plan(run_folder.results.records, rate=0.0)))
         return False
     try:
         with err.status(f"loading {options.model}"):
-            arms = _load_arms(prepared)
-            rate = _probe(prepared, arms)
+            arms = subject.arms()
+            rate = subject.probe(arms)
         description["sessions"][0]["arms"] = {
             method: {"backend": arm.backend, "proof": dict(arm.proof)}
             for method, arm in arms.items()
@@ -82,56 +83,60 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
 
         for method, arm in arms.items():
             say(err, f"  {method}: {arm.backend}, {proof_words(arm.proof)}")
-        obstacle = sharing_obstacle(prepared.model_config)
-        if options.prefix_sharing and obstacle is not None:
-            say(err, f"  every prompt is computed from its first token: {obstacle}")
+        for note in subject.notes():
+            say(err, f"  {note}")
         say(err, str(prepared.plan(run_folder.results.records, rate)))
-        shape, answer_tokens = models.shape_of(prepared.model_config), options.config.answer_tokens
-        sharing = prepared.prefix_sharing
-        with ProgressReport(err, pending, shape, answer_tokens, sharing, draw_map) as report:
-            sweep.run(pending, arms, run_folder.results, report)
-        if options.config.limit is None:
+        report = ProgressReport(
+            err,
+            pending,
+            subject.shape,
+            options.config.answer_tokens,
+            subject.prefix_sharing,
+            draw_map,
+        )
+        with report:
+            in_time = _run_rounds(prepared, pending, arms, run_folder, report)
+        if options.config.limit is None and in_time:
             first = next(iter(sweep.schemes))
             run_closed_book(sweep, arms[first], run_folder.controls)
     except KeyboardInterrupt:
-        left = len(sweep.pending(run_folder.results.records))
-        err.print(f"interrupted, {left} cells left: the same command goes on from here")
+        err.print(f"interrupted, {_left(prepared, run_folder)}: the same command goes on from here")
         return True
+    except TargetLostError as error:
+        say(
+            err,
+            f"the target is lost ({error}), {_left(prepared, run_folder)}: once it is back, the "
+            "same command goes on from here",
+        )
     return False
 
 
-def _load_arms(prepared: Prepared) -> dict[str, Arm]:
-
-    options = prepared.options
-    model = models.load_model(
-        prepared.source, prepared.model_config, prepared.dtype, options.device_map
-    )
-    stop = models.stop_ids(model, prepared.tokenizer)
-
-    def decode(ids: list[int]) -> str:
-        return str(prepared.tokenizer.decode(ids, skip_special_tokens=True))
-
-    return {
-        method: local_arm(
-            model,
-            scheme,
-            decode=decode,
-            stop_ids=stop,
-            kernel=options.kernel,
-            prefill_chunk=options.prefill_chunk,
-            prefix_sharing=options.prefix_sharing,
-        )
-        for method, scheme in prepared.schemes.items()
-    }
+def _run_rounds(
+    prepared: Prepared,
+    pending: Sequence[Cell],
+    arms: Mapping[str, Arm],
+    run_folder: RunFolder,
+    report: ProgressReport,
+) -> bool:
+    """Ask, look at the answers, ask what is wanted next; False where the budget ended it."""
+    sweep, file = prepared.sweep, run_folder.results
+    minutes = prepared.options.config.budget_minutes
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    tried: set[str] = set()
+    while pending:
+        if not sweep.run(pending, arms, file, report, deadline):
+            report.say(f"{minutes:g} minutes are spent: the same command goes on from here")
+            return False
+        tried |= {sweep.key(cell) for cell in pending}
+        pending = prepared.next_cells(file.records, tried)
+        report.expect(pending)
+    return True
 
 
-def _probe(prepared: Prepared, arms: Mapping[str, Arm]) -> float:
-    """Seconds per unit of work, from one short prompt."""
-
-    length = 1024
-    with next(iter(arms.values())).open() as target:
-        answer = target.generate(Request([1] * length, 1, length))
-    return answer.total_s / estimate.work(models.shape_of(prepared.model_config), length, 0)
+def _left(prepared: Prepared, run_folder: RunFolder) -> str:
+    left = len(prepared.next_cells(run_folder.results.records))
+    more = " at least" if prepared.options.config.adaptive else ""
+    return f"{left} cells left{more}"
 
 
 def _records_so_far(output: Path) -> dict[str, Any]:

@@ -89,6 +89,22 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done;
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 
 
+def refuse_local(options: ModelOptions, reason: str) -> None:
+    """
+    Raises:
+        UserError: a flag of local models was given, and what is measured has no use for it.
+    """
+    defaults = type(options)("")
+    names = ("methods", "chunk_size", "local_size", "cap", "factor", "kernel", "dtype")
+    for name in (*names, "device_map", "prefill_chunk", "prefix_sharing"):
+        value = getattr(options, name, None)
+        if value != getattr(defaults, name, None):
+            shown = ",".join(value) if isinstance(value, tuple) else value
+            flag = "--no-prefix-sharing" if value is False else f"--{name.replace('_', '-')}"
+            said = flag if value is False else f"{flag} {shown}"
+            raise UserError(f"{said}: {reason}: leave {flag} out")
+
+
 def tokens(text: str | None, flag: str) -> int | None:
     """One number of tokens, as `2K` or `2048`."""
     if text is None:

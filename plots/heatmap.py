@@ -293,6 +293,8 @@ def subtitle(results: Results) -> str:
         text = f"{text}, {seed}"
     repeats = run["grid"]["repeats"]
     samples = "one sample a cell" if repeats == 1 else f"{repeats} samples a cell"
+    if results.stopping:
+        samples = f"up to {samples}"
     return f"{text}, {samples}"
 
 
@@ -310,7 +312,13 @@ def _draw_words(figure: FigureBase, layout: Layout, results: Results, title: str
     place(0.64, text + across, fontsize=9.5, color=MUTED.hex)
 
 
+# Arms whose positions are not ours to describe.
+_OTHERS = {"unverified": "an endpoint: its positions are not shown", "sim": "a simulated model"}
+
+
 def _scheme_words(scheme: dict[str, Any]) -> str:
+    if scheme.get("method") in _OTHERS:
+        return _OTHERS[scheme["method"]]
     parts = []
     if scheme.get("chunk_size"):
         parts.append(f"chunk {scheme['chunk_size']}, local {scheme['local_size']}")

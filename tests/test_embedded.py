@@ -21,6 +21,7 @@ from longctx.attention import dca, hf, hf_forward
 from longctx.attention.kernels.base import Partial
 from longctx.cli import app
 from longctx.eval.config import NeedleConfig
+from longctx.local_subject import LocalSubject
 from longctx.local_target import local_arm
 from longctx.needle_cmd import NeedleOptions
 from longctx.needle_prepare import prepare
@@ -40,11 +41,13 @@ def found(model: Any, method: str, length: int = 2048, depths: tuple[float, ...]
     prepared = prepare(
         NeedleOptions(tiny.EMBEDDED, methods=(method,), config=config, device_map="cpu")
     )
+    subject = prepared.subject
+    assert isinstance(subject, LocalSubject)
     arm = local_arm(
         model,
-        prepared.schemes[method],
-        decode=lambda ids: str(prepared.tokenizer.decode(ids, skip_special_tokens=True)),
-        stop_ids=models.stop_ids(model, prepared.tokenizer),
+        subject.local_schemes[method],
+        decode=lambda ids: str(subject.tokenizer.decode(ids, skip_special_tokens=True)),
+        stop_ids=models.stop_ids(model, subject.tokenizer),
         kernel="auto",
         prefill_chunk=512,
         prefix_sharing=True,

@@ -10,7 +10,9 @@ from longctx.eval.effective import (
     Effective,
     Scores,
     effective_length,
+    show_break,
     show_effective,
+    show_other,
 )
 
 RIGHT: Scores = [[1.0] * 11] * 2
@@ -85,6 +87,21 @@ def test_too_few_samples_beyond_the_break_do_not_matter() -> None:
     found = effective_length({256: RIGHT, 512: right(2, 22), 1024: right(1, 1)})
     assert (found.length, found.first_fail, found.samples) == (256, 512, 22)
     assert show_effective(found) == "256"
+
+
+def test_few_samples_are_enough_to_fail_for_certain() -> None:
+    # With 7 of 11 the upper bound is just below 0.85; with 8 it is above, and more could mend it.
+    found = effective_length({256: RIGHT, 512: right(7, 11), 1024: RIGHT})
+    assert (found.length, found.first_fail, found.samples) == (256, 512, 11)
+    assert (show_effective(found), show_break(found)) == ("256", "256-512")
+    found = effective_length({256: RIGHT, 512: right(8, 11)})
+    assert show_effective(found) == "not enough samples (11 of 22)"
+
+
+def test_the_break_in_words() -> None:
+    assert show_break(effective_length({256: right(0, 22)})) == "before 256"
+    assert show_break(effective_length({256: RIGHT})) == "–"
+    assert (show_other(None), show_other(4096)) == ("–", "4K")
 
 
 def test_nothing_was_scored() -> None:

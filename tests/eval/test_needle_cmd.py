@@ -17,7 +17,7 @@ import needle_fakes
 import pytest
 from typer.testing import CliRunner
 
-from longctx import cli, needle_run
+from longctx import cli, local_subject
 from longctx.errors import UserError
 from longctx.eval import records
 from longctx.eval.folder import RunFolder
@@ -147,7 +147,7 @@ def test_a_rerun_does_nothing_twice(
     def no_weights(*args: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(needle_run, "_load_arms", no_weights)
+    monkeypatch.setattr(local_subject.LocalSubject, "arms", no_weights)
     done = invoke(*command, "--json")
     assert done.exit_code == 0
     assert path.read_bytes() == second

@@ -82,7 +82,8 @@ def test_a_sweep_with_two_methods(tmp_path: Path, chatml: Any, book: Haystack) -
     assert rows[-1] == {
         **{"method": "dca", "length": "1024", "depth": "100", "n": "2", "k": "2", "score": "1.0"},
         **{"low": "0.34238", "high": "1.0", "truncated_output": "0", "overflow": "0"},
-        **{"error": "0", "not_run": "0"},
+        **{"error": "0", "not_run": "0", "ruler": "1024", "nolima": "1024"},
+        **dict.fromkeys(("effective_length", "last_pass", "first_fail"), ""),
     }
     table = (tmp_path / "summary.md").read_text()
     assert "| dca | 6/6 (61-100 %) | 6/6 (61-100 %) |" in table
@@ -105,7 +106,8 @@ def test_a_record_holds_what_it_promises(tmp_path: Path, chatml: Any, book: Hays
     record = summary.load(tmp_path).records[0]
     promised = """schema key scheme task language length prompt_tokens slack depth depth_actual
         needle_span distance_to_question seed repeat haystack question expected response
-        finish_reason score status error ttft_s cached_tokens total_s peak_mem_bytes backend
+        finish_reason score status error ttft_s cached_tokens server_prompt_tokens
+            total_s peak_mem_bytes backend
         ts prompt_sha256 recipe"""
     assert set(record) == set(promised.split())
     assert set(record["haystack"]) == {"id", "sha256", "offset"}

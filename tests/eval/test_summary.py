@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -41,11 +42,17 @@ def test_tables_end_in_the_effective_length(tmp_path: Path) -> None:
     figures = summary.write(write_run(tmp_path))
     table = (tmp_path / "summary.md").read_text()
     head, rule, none, yarn, dca, _ = [line for line in table.splitlines() if line.startswith("|")]
-    assert head.endswith("| 8K | effective length |")
+    assert head.endswith("| 8K | effective length | breaks | RULER's rule | NoLiMa's rule |")
     assert head.count("|") == rule.count("|") == none.count("|")
-    assert none.endswith("| 512 |")
-    assert yarn.endswith("| 4K |")
-    assert dca.endswith("| 22/22 (85-100 %) | >= 8K (max tested) |")
+    # our rule, where it breaks, RULER's, NoLiMa's
+    assert none.endswith("| 512 | 512-1K | 512 | 512 |")
+    assert yarn.endswith("| 4K | 4K-8K | 4K | 4K |")
+    assert dca.endswith("| 22/22 (85-100 %) | >= 8K (max tested) | – | 8K | 8K |")
+    first = csv.DictReader((tmp_path / "summary.csv").read_text().splitlines())
+    rules = ("effective_length", "ruler", "nolima", "last_pass", "first_fail")
+    by_method = {row["method"]: [row[name] for name in rules] for row in first}
+    assert by_method["none"] == ["512", "512", "512", "512", "1024"]
+    assert by_method["dca"] == ["8192", "8192", "8192", "8192", ""]
     assert "every length's 95 % lower bound is at least 0.85" in table
 
     out = Console(width=200, record=True, file=io.StringIO())
@@ -54,6 +61,7 @@ def test_tables_end_in_the_effective_length(tmp_path: Path) -> None:
     (head,) = [line for line in shown.splitlines() if line.startswith("method")]
     assert head.endswith("effective length")
     assert ">= 8K (max tested)" in shown
+    assert "none: breaks 512-1K; by RULER's rule 512, by NoLiMa's 512" in shown
 
 
 @pytest.mark.parametrize("status", ["error", "overflow", "truncated_output", None])

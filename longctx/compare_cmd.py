@@ -1,0 +1,111 @@
+"""`longctx compare FILE.yaml`: several models in one command, one report.
+
+Imports nothing heavy: `longctx --help` reads this file. Each entry is a needle run of its own in a
+folder of its own: resumable, and there to be looked at alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from longctx import options
+from longctx.errors import UserError
+from longctx.needle_cmd import NeedleOptions, needle_options
+
+DONE, FAILED, INTERRUPTED = 0, 3, 130
+
+
+def compare(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.yaml", help="What to compare: output, defaults, runs.")
+    ],
+    dry_run: options.DryRun = False,
+) -> None:
+    """Run every model of a file under its methods; one report and one table over all of them."""
+    from longctx import compare_file
+
+    comparison = compare_file.read(file, needle_options)
+    jobs: list[tuple[compare_file.Entry, NeedleOptions]] = []
+    for entry in comparison.entries:
+        try:
+            made = needle_options(**_typed(entry.arguments))
+        except UserError as error:
+            raise UserError(f"FILE {file}: {entry.path}: {error}") from error
+        output = comparison.output / entry.name
+        jobs.append((entry, replace(made, output=output, dry_run=dry_run)))
+    from longctx.needle_run import run
+
+    failed: dict[str, str] = {}
+    for entry, job in jobs:
+        typer.echo(f"{entry.path} {entry.name}: {job.model}", err=True)
+        try:
+            code = run(job)
+        except UserError as error:
+            # What one model lacks is no reason to leave out the others.
+            failed[entry.name] = str(error)
+            typer.echo(f"error: {entry.path}: {error}", err=True)
+            continue
+        if code == INTERRUPTED:
+            raise typer.Exit(INTERRUPTED)
+        if code != DONE:
+            failed[entry.name] = "cells failed"
+    if not dry_run:
+        _report(comparison.output, [job.output for _, job in jobs if job.output])
+    for name, reason in failed.items():
+        typer.echo(f"failed: {name}: {reason}", err=True)
+    raise typer.Exit(FAILED if failed else DONE)
+
+
+def _typed(arguments: typing.Mapping[str, Any]) -> dict[str, Any]:
+    """Values as the command line would have read them: `depths: 11` is a word there.
+
+    Raises:
+        UserError: a value that the option cannot be.
+    """
+    hints = typing.get_type_hints(needle_options)
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(needle_options).parameters.items()
+    }
+    typed = dict(defaults)
+    for name, value in arguments.items():
+        kinds = typing.get_args(hints[name]) or (hints[name],)
+        typed[name] = value if value is None else _as(name, value, kinds)
+    return typed
+
+
+def _as(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    if bool in kinds:
+        if isinstance(value, bool):
+            return value
+        raise UserError(f"{name} {value}: true or false is needed")
+    if isinstance(value, bool):
+        raise UserError(f"{name} {str(value).lower()}: a value is needed")
+    for kind in (int, float, str, Path):
+        if kind in kinds:
+            try:
+                return kind(value)
+            except ValueError:
+                raise UserError(f"{name} {value}: a number is needed") from None
+    raise TypeError(f"{name}: {kinds}")
+
+
+def _report(output: Path, folders: list[Path]) -> None:
+    from longctx.compare_table import print_table
+    from longctx.report.collect import collect
+    from longctx.report_cmd import ReportOptions, make
+
+    finished = tuple(folder for folder in folders if (folder / "run.json").exists())
+    if not finished:
+        return
+    page = make(ReportOptions(finished, output=output / "report.html"))
+    table = make(ReportOptions(finished, output=output / "report.csv"))
+    print_table(collect(finished), sys.stdout)
+    typer.echo(f"wrote {page} and {table}")

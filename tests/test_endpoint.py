@@ -1,0 +1,475 @@
+"""Endpoints that misbehave: what is asked again, what fails, what ends a run. On the loopback."""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_server import Reply, Script, error, first, reads, serving, whole
+from typer.testing import CliRunner
+
+from longctx import cli, endpoint, needle_run
+from longctx.endpoint import ATTEMPTS, LOST_AFTER, EndpointError, EndpointTarget
+from longctx.endpoint_wire import Api, seconds_of
+from longctx.errors import UserError
+from longctx.eval import records
+from longctx.eval.chat import Conversation
+from longctx.eval.scoring import judge
+from longctx.eval.target import Completion, ContextOverflowError, Request, TargetLostError
+from longctx.tiny import WEIGHTS
+
+ROOT = Path(__file__).resolve().parents[1]
+QUESTION = Request([1, 2, 3], 8, 512, Conversation("the number is 1234567", "be brief"))
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*endpoint.KEY_VARIABLES, "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def ask(
+    script: Script,
+    *,
+    api: Api = "chat",
+    times: int = 1,
+    timeout: float = 5.0,
+    key: str | None = None,
+) -> tuple[list[Completion | Exception], list[float], Any]:
+    """What `times` requests bring, the pauses that were made, and the server."""
+    pauses: list[float] = []
+    got: list[Completion | Exception] = []
+    with serving(script) as server:
+        target = EndpointTarget(server.url, "m", api, key=key, timeout=timeout, pause=pauses.append)
+        with target:
+            for _ in range(times):
+                try:
+                    got.append(target.generate(QUESTION))
+                except (EndpointError, ContextOverflowError, TargetLostError) as problem:
+                    got.append(problem)
+    return got, pauses, server
+
+
+def test_a_question_is_greedy_and_says_so() -> None:
+    ((answer,), _, server) = ask(first([]))
+    assert isinstance(answer, Completion)
+    assert (answer.text, answer.finish_reason) == ("It is 1234567.", "stop")
+    assert 0 < answer.ttft_s <= answer.total_s
+    (body,) = server.asked
+    assert body["temperature"] == 0 and body["repetition_penalty"] == 1 and body["seed"] == 0
+    assert (body["model"], body["max_tokens"]) == ("m", 8)
+    assert [m["role"] for m in body["messages"]] == ["system", "user"]
+    assert server.paths == ["/v1/chat/completions"]
+    assert "authorization" not in server.headers[0]
+
+
+def test_completions_send_our_ids() -> None:
+    reply = {"choices": [{"text": "1234567", "finish_reason": "length"}]}
+    script: Script = lambda number, body: Reply(body=json.dumps(reply).encode())  # noqa: E731
+    ((answer,), _, server) = ask(script, api="completions")
+    assert isinstance(answer, Completion)
+    assert (answer.text, answer.finish_reason) == ("1234567", "length")
+    assert server.asked[0]["prompt"] == [1, 2, 3]
+    assert server.paths == ["/v1/completions"]
+
+
+def test_an_answer_in_one_piece_is_read_too() -> None:
+    ((answer,), *_) = ask(lambda *_: Reply("It is 1234567.", stream=False, prompt_tokens=3))
+    assert isinstance(answer, Completion)
+    assert (answer.text, answer.prompt_tokens) == ("It is 1234567.", 3)
+
+
+TROUBLE = {
+    "too many": error(429, "slow down"),
+    "broken": error(500, "oops"),
+    "overloaded": error(503, "loading"),
+    "no JSON": Reply(body=b"<html>bad gateway</html>"),
+    "not the protocol": Reply(body=b'{"choices": ["what"]}'),
+    "a list": Reply(body=b"[1]"),
+    "no choices": Reply(body=b'{"id": "x"}'),
+    "no end": Reply("It is 12", finish_reason=None),
+    "no end in one piece": Reply("It is 12", finish_reason=None, stream=False),
+    "cut stream": Reply("It is 1234567.", cut=True),
+    "cut body": Reply("It is 1234567.", cut=True, stream=False),
+    "error in the stream": Reply(
+        body=b'data: {"error": {"message": "out of memory"}}\n\n',
+        headers={"content-type": "text/event-stream"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLE)
+def test_trouble_is_asked_again_and_then_an_error(name: str) -> None:
+    (got, pauses, server) = ask(first([TROUBLE[name]]))
+    assert isinstance(got[0], Completion) and got[0].text == "It is 1234567."
+    assert len(server.asked) == 2 and len(pauses) == 1
+    (got, pauses, server) = ask(lambda *_: TROUBLE[name])
+    assert isinstance(got[0], EndpointError)
+    assert f"({ATTEMPTS} attempts)" in str(got[0])
+    assert len(server.asked) == ATTEMPTS
+    # Each at least half of its doubling second, so that it grows whatever chance says.
+    assert [2 ** (k - 1) <= pause <= 2**k for k, pause in enumerate(pauses)] == [True] * 4
+
+
+def test_retry_after_is_honoured() -> None:
+    (got, pauses, _) = ask(first([error(429, "slow down", retry_after="7")]))
+    assert isinstance(got[0], Completion)
+    assert 7 <= pauses[0] <= 7.7
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
+    assert 25 < (seconds_of(email.utils.format_datetime(soon)) or 0) <= 30
+    assert (seconds_of("0"), seconds_of("soon"), seconds_of(None)) == (0, None, None)
+    (got, pauses, server) = ask(lambda *_: error(429, "tomorrow", retry_after="86400"))
+    assert isinstance(got[0], TargetLostError) and "come back in 86400 s" in str(got[0])
+    assert (pauses, len(server.asked)) == ([], 1)
+
+
+def test_a_server_that_hangs_is_asked_twice() -> None:
+    (got, _, server) = ask(lambda *_: Reply("1234567", hang_s=0.6), timeout=0.2)
+    assert isinstance(got[0], EndpointError) and "within 0.2 s (2 attempts)" in str(got[0])
+    assert len(server.asked) == 2
+
+
+def test_a_server_that_is_not_there() -> None:
+    with serving(first([])) as server:
+        url = server.url
+    target = EndpointTarget(url, "m", "chat", key=None, timeout=2, pause=lambda _: None)
+    with target:
+        with pytest.raises(EndpointError, match=f"connection: .*{ATTEMPTS} attempts"):
+            target.generate(QUESTION)
+        with pytest.raises(EndpointError):
+            target.generate(QUESTION)
+        with pytest.raises(TargetLostError, match=f"{LOST_AFTER} cells in a row failed"):
+            target.generate(QUESTION)
+
+
+def test_one_answer_ends_a_row_of_failures() -> None:
+    def script(number: int, body: dict[str, Any]) -> Reply:
+        return reads(body) if number == 2 * ATTEMPTS else error(500, "oops")
+
+    (got, *_) = ask(script, times=6)
+    kinds = [type(one) for one in got]
+    assert kinds == [
+        *(EndpointError, EndpointError, Completion),
+        *(EndpointError, EndpointError, TargetLostError),
+    ]
+
+
+TOO_LONG = (
+    error(400, "This model's maximum context length is 4096 tokens.", "context_length_exceeded"),
+    error(400, "the request exceeds the available context size, try increasing it"),
+    error(400, "x", "exceed_context_size_error"),
+    error(422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048"),
+    error(400, "The input (9000 tokens) is longer than the model's context length (8192 tokens)."),
+)
+
+
+@pytest.mark.parametrize("reply", TOO_LONG)
+def test_too_long_is_a_finding(reply: Reply) -> None:
+    (got, pauses, server) = ask(lambda *_: reply, times=5)
+    assert {type(one) for one in got} == {ContextOverflowError}
+    assert (pauses, len(server.asked)) == ([], 5)
+
+
+def test_a_server_that_cuts_prompts_in_silence_is_found_out() -> None:
+    request = Request(list(range(1000)), 8, 1032, Conversation("x"))
+    with serving(lambda *_: Reply("I do not know.", prompt_tokens=512)) as server:
+        target = EndpointTarget(server.url, "m", "chat", key=None, timeout=5)
+        with target, pytest.raises(ContextOverflowError, match="read 512 of 1000 tokens"):
+            target.generate(request)
+
+
+REFUSED = (error(401, "bad key sk-secret"), error(404, "no such model"), error(403, "no"))
+
+
+@pytest.mark.parametrize("reply", [*REFUSED, error(429, "pay", "insufficient_quota")])
+def test_refused_for_good_ends_the_run(reply: Reply) -> None:
+    (got, _, server) = ask(lambda *_: reply, key="sk-secret")
+    assert isinstance(got[0], TargetLostError)
+    assert "sk-secret" not in str(got[0])
+    assert len(server.asked) == 1
+    assert server.headers[0]["authorization"] == "Bearer sk-secret"
+
+
+def test_a_bad_request_is_an_error_and_not_asked_again() -> None:
+    (got, _, server) = ask(lambda *_: error(400, "temperature must be 1"))
+    assert isinstance(got[0], EndpointError) and "temperature must be 1" in str(got[0])
+    assert len(server.asked) == 1
+
+
+def test_fields_that_a_server_refuses_are_left_out() -> None:
+    def script(number: int, body: dict[str, Any]) -> Reply:
+        for name in ("repetition_penalty", "seed", "stream_options"):
+            if name in body:
+                return error(400, f"Unrecognized request argument supplied: {name}")
+        if "max_tokens" in body:
+            return error(400, "'max_tokens' is not supported. Use 'max_completion_tokens' instead.")
+        assert body["max_completion_tokens"] == 8
+        return reads(body)
+
+    (got, pauses, server) = ask(script, times=2)
+    assert [type(one) for one in got] == [Completion] * 2
+    assert (pauses, len(server.asked)) == ([], 6)
+
+
+def test_refusals_and_filters_are_answers() -> None:
+    (got, *_) = ask(lambda *_: Reply(refusal="I cannot help.", finish_reason="content_filter"))
+    assert isinstance(got[0], Completion)
+    assert (got[0].text, got[0].finish_reason) == ("I cannot help.", "content_filter")
+    assert judge(got[0].text, ["1234567"], got[0].finish_reason).status == "miss"
+    (got, *_) = ask(lambda *_: error(400, "filtered", "content_filter"))
+    assert isinstance(got[0], Completion)
+    assert (got[0].text, got[0].finish_reason) == ("", "content_filter")
+
+
+def test_thinking_is_kept_and_not_scored() -> None:
+    (got, *_) = ask(lambda *_: Reply("It is 7.", reasoning="1234567?"))
+    assert isinstance(got[0], Completion)
+    assert got[0].text == "<think>1234567?</think>It is 7."
+    assert judge(got[0].text, ["1234567"], "stop").status == "miss"
+    (got, *_) = ask(lambda *_: Reply(reasoning="1234567?", finish_reason="length"))
+    assert isinstance(got[0], Completion)
+    assert judge(got[0].text, ["1234567"], "length").status == "truncated_output"
+
+
+# The command
+
+GRID = ("--lengths", "256,512", "--depths", "0,50,100", "--repeats", "1")
+
+
+def command(url: str, output: Path, *more: str) -> list[str]:
+    endpoint_words = ["--base-url", url, "--tokenizer", str(WEIGHTS), "--output", str(output)]
+    return ["needle", "served", *GRID, *endpoint_words, *more]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses, which are tested above, and no pictures."""
+    monkeypatch.setattr(needle_run, "_draw", lambda *_: [])
+    monkeypatch.setattr(
+        endpoint.EndpointTarget.__init__,
+        "__kwdefaults__",
+        {
+            "concurrency": 1,
+            "pause": lambda _: None,
+        },
+    )
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.app, arguments, prog_name="longctx")
+
+
+def statuses(output: Path) -> list[str]:
+    return [record["status"] for record in records.read(output / "results.jsonl")]
+
+
+def test_a_run_against_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    monkeypatch.setenv("LONGCTX_API_KEY", "sk-secret")
+    with serving(lambda n, body: reads(body)) as server:
+        done = invoke(*command(server.url, tmp_path, "--json"))
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert list(told["methods"]) == ["unverified"]
+    assert told["states"] == {"ok": 6, "not_run": 0}
+    assert told["controls"]["closed_book"] == 0
+    assert len(server.asked) == 8  # a greeting, six cells, the closed book
+    assert {one["authorization"] for one in server.headers} == {"Bearer sk-secret"}
+    files = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert {"heatmap.png", "report.html", "summary.md", "run.json"} <= set(files)
+    assert not [name for name, data in files.items() if b"sk-secret" in data]
+    assert "sk-secret" not in done.output
+    run = json.loads(files["run.json"])
+    assert run["settings"]["model"] == f"endpoint:chat:{server.url}#served"
+    assert run["sessions"][0]["arms"]["unverified"]["proof"]["verified"] is None
+    # What a chat endpoint is asked has no answer prefix in it.
+    assert run["settings"]["answer_prefix"] == ""
+    for record, body in zip(
+        records.read(tmp_path / "results.jsonl"), server.asked[1:], strict=False
+    ):
+        assert record["prompt_tokens"] + record["slack"] + 32 == record["length"]
+        assert record["expected"][0] in body["messages"][-1]["content"]
+
+
+def test_the_servers_own_count_is_reported_once(tmp_path: Path, quick: None) -> None:
+    def script(number: int, body: dict[str, Any]) -> Reply:
+        reply = reads(body)
+        reply.prompt_tokens = 9999
+        return reply
+
+    with serving(script) as server:
+        done = invoke(*command(server.url, tmp_path))
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("the server counts 9999 prompt tokens") == 1
+    assert {r["server_prompt_tokens"] for r in records.read(tmp_path / "results.jsonl")} == {9999}
+
+
+def test_concurrent_answers_are_the_same_records(tmp_path: Path, quick: None) -> None:
+    def script(number: int, body: dict[str, Any]) -> Reply:
+        reply = reads(body)
+        reply.hang_s = 0.03 if number % 3 else 0.15
+        return reply
+
+    found = []
+    with serving(script) as server:
+        for name, more in (("one", ()), ("four", ("--concurrency", "4"))):
+            output = tmp_path / name
+            done = invoke(*command(server.url, output, "--repeats", "2", *more))
+            assert done.exit_code == 0, done.output
+            lines = (output / "results.jsonl").read_text().splitlines()
+            kept = [json.loads(line) for line in lines]
+            found.append({r["key"]: (r["response"], r["status"]) for r in kept})
+            assert len(lines) == 12
+    assert found[0] == found[1]
+    assert server.most_at_once == 4
+
+
+def test_a_server_that_dies_leaves_a_run_that_goes_on(tmp_path: Path, quick: None) -> None:
+    def script(number: int, body: dict[str, Any]) -> Reply:
+        # A greeting and two cells, and then nothing but trouble.
+        return reads(body) if number < 3 or alive else error(502, "bad gateway")
+
+    alive = False
+    with serving(script) as server:
+        done = invoke(*command(server.url, tmp_path, "--json"))
+        assert done.exit_code == 3, done.output
+        assert "the target is lost" in done.stderr
+        assert "the same command goes on from here" in done.stderr
+        told = json.loads(done.stdout.splitlines()[-1])
+        assert told["states"] == {"ok": 2, "error": LOST_AFTER, "not_run": 1}
+        # An error is no zero: two of two were found.
+        assert told["methods"]["unverified"]["lengths"]["256"]["n"] == 2
+        assert told["methods"]["unverified"]["lengths"]["256"]["score"] == 1
+        before = (tmp_path / "results.jsonl").read_bytes()
+        asked = len(server.asked)
+        alive = True
+        done = invoke(*command(server.url, tmp_path, "--json"))
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "results.jsonl").read_bytes().startswith(before)
+    assert json.loads(done.stdout.splitlines()[-1])["states"] == {"ok": 6, "not_run": 0}
+    assert len(server.asked) - asked == 1 + 4 + 1  # a greeting, what was left, the closed book
+
+
+def test_states_of_a_bad_day(tmp_path: Path, quick: None) -> None:
+    def script(number: int, body: dict[str, Any]) -> Reply:
+        cell = len({json.dumps(one["messages"]) for one in server.asked}) - 2
+        day: dict[int, Callable[[], Reply]] = {
+            0: lambda: error(400, "maximum context length is 100 tokens"),
+            1: lambda: error(500, "oops"),
+            2: lambda: Reply("It is 12", finish_reason=None),
+            3: lambda: Reply("<think>well", finish_reason="length"),
+            4: lambda: Reply("No.", finish_reason="content_filter"),
+        }
+        return day.get(cell, lambda: reads(body))()
+
+    with serving(script) as server:
+        done = invoke(*command(server.url, tmp_path, "--json"))
+    assert done.exit_code == 3, done.output
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert statuses(tmp_path) == ["overflow", "error", "error", "truncated_output", "miss", "ok"]
+    lengths = told["methods"]["unverified"]["lengths"]
+    assert (lengths["256"]["n"], lengths["256"]["score"]) == (0, None)
+    assert (lengths["512"]["n"], lengths["512"]["score"]) == (2, 0.5)
+
+
+def test_control_c_with_requests_in_flight(tmp_path: Path) -> None:
+    def script(number: int, body: dict[str, Any]) -> Reply:
+        return reads(body) if number < 4 else Reply("late", hang_s=60)
+
+    with serving(script) as server:
+        words = command(server.url, tmp_path, "--concurrency", "2")
+        started = subprocess.Popen(
+            [sys.executable, "-m", "longctx", *words],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        deadline = time.monotonic() + 100
+        while len(server.asked) < 6:
+            assert started.poll() is None, started.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        started.send_signal(signal.SIGINT)
+        _, stderr = started.communicate(timeout=60)
+    assert started.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "3 cells left: the same command goes on" in stderr
+    assert statuses(tmp_path) == ["ok"] * 3
+
+
+def test_a_dry_run_calls_nobody(tmp_path: Path) -> None:
+    done = invoke(*command("http://127.0.0.1:9/v1", tmp_path / "run", "--dry-run"))
+    assert done.exit_code == 0, done.output
+    assert "6 cells: 0 done, 6 to do" in done.stderr and "time unknown" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+BAD = {
+    "methods": (("--methods", "none"), "--methods none: an endpoint has one arm"),
+    "kernel": (("--kernel", "reference"), "--kernel reference: an endpoint has one arm"),
+    "sharing": (("--no-prefix-sharing",), "--no-prefix-sharing: an endpoint has one arm"),
+    "chunk": (("--prefill-chunk", "1K"), "--prefill-chunk 1024: an endpoint has one arm"),
+    "address": (("--base-url", "localhost:8000"), "--base-url localhost:8000: not an address"),
+    "credentials": (("--base-url", "http://me:pw@host/v1"), "http://host.*LONGCTX_API_KEY"),
+    "path": (("--base-url", "http://host/v1/completions"), "leave /completions out"),
+    "tokenizer": (("--tokenizer", "./nowhere"), r"--tokenizer \./nowhere: no such directory"),
+    "api": (("--api", "chats"), "--api chats: not known: use chat or completions"),
+    "concurrency": (("--concurrency", "0"), "--concurrency 0: must be at least 1"),
+    "timeout": (("--timeout", "0"), "--timeout 0: must be above 0"),
+    "prefix": (("--answer-prefix", "Sure:"), "--answer-prefix Sure:: a chat endpoint begins"),
+    "template": (("--template", "none"), "--template none: a chat endpoint has its own"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case: str, tmp_path: Path) -> None:
+    arguments, message = BAD[case]
+    words = [*command("http://127.0.0.1:9/v1", tmp_path / "run"), *arguments]
+    with pytest.raises(UserError, match=message):
+        CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_only_endpoints_have() -> None:
+    with pytest.raises(UserError, match="--concurrency 2: is for endpoints"):
+        CliRunner().invoke(cli.app, ["needle", "--concurrency", "2"], catch_exceptions=False)
+    words = ["needle", "--base-url", "http://h/v1"]
+    with pytest.raises(UserError, match="MODEL is missing"):
+        CliRunner().invoke(cli.app, [*words], catch_exceptions=False)
+    with pytest.raises(UserError, match="give --tokenizer DIR"):
+        CliRunner().invoke(cli.app, [*words[:1], "m", *words[1:]], catch_exceptions=False)
+
+
+def test_a_wrong_key_is_told_before_the_run(tmp_path: Path) -> None:
+    message = r"does not answer \(HTTP 401: no such key\)"
+    refuses = serving(lambda *_: error(401, "no such key"))
+    with refuses as server, pytest.raises(UserError, match=message):
+        CliRunner().invoke(cli.app, command(server.url, tmp_path / "r"), catch_exceptions=False)
+    assert not (tmp_path / "r" / "run.json").exists()
+
+
+def test_the_fake_keeps_to_the_protocol() -> None:
+    """The official client reads what the scripted server sends."""
+    openai = pytest.importorskip("openai", reason="the openai client is not installed")
+    said = [{"role": "user", "content": "1234567"}]
+    with (
+        serving(lambda n, body: reads(body)) as server,
+        openai.OpenAI(base_url=server.url, api_key="x") as client,
+    ):
+        stream = client.chat.completions.create(model="m", messages=said, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text == "It is 1234567."
+    assert whole(Reply("a"))["choices"][0]["message"]["content"] == "a"
