@@ -99,7 +99,12 @@ class Sweep:
             text = " ".join(str(error).split())[:500]
             verdict, answer["error"] = Verdict(None, "error"), f"{type(error).__name__}: {text}"
         else:
-            verdict = judge(completion.text, prompt.needle.expected, completion.finish_reason)
+            verdict = judge(
+                completion.text,
+                prompt.exercise.expected,
+                completion.finish_reason,
+                prompt.exercise.match,
+            )
             answer["response"] = completion.text
             answer["finish_reason"] = completion.finish_reason
             answer["ttft_s"] = round(completion.ttft_s, 3)
@@ -128,7 +133,8 @@ class Sweep:
             "slack": prompt.slack,
             "depth": cell.depth,
             "depth_actual": prompt.depth_actual,
-            "needle_span": list(prompt.needle_span),
+            "needle_span": None if prompt.needle_span is None else list(prompt.needle_span),
+            "evidence_spans": [list(span) for span in prompt.evidence_spans],
             "distance_to_question": prompt.distance_to_question,
             "seed": recipe.seed,
             "repeat": cell.repeat,
@@ -137,8 +143,9 @@ class Sweep:
                 "sha256": haystack.sha256,
                 "offset": prompt.haystack_offset,
             },
-            "question": prompt.needle.question,
-            "expected": list(prompt.needle.expected),
+            "question": prompt.exercise.question,
+            "expected": list(prompt.exercise.expected),
+            "match": prompt.exercise.match,
             "prompt_sha256": prompt.sha256,
             "recipe": recipe.to_dict(),
             "score": verdict.score,

@@ -5,12 +5,14 @@ Imports nothing heavy: `longctx --help` reads this file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from longctx import options
+from longctx.errors import UserError
 from longctx.eval.config import (
     NeedleConfig,
     parse_depths,
@@ -18,6 +20,10 @@ from longctx.eval.config import (
     parse_methods,
     show_length,
 )
+from longctx.eval.needle import TASK
+from longctx.eval.presets import PRESETS, Preset
+from longctx.eval.tasks import parse_tasks
+from longctx.eval.tasks.styles import NAMES, read_style
 from longctx.tiny import EMBEDDED
 
 _PROMPT = "Prompt"
@@ -33,7 +39,15 @@ class NeedleOptions(options.ModelOptions):
     """The command's arguments. None stands where a rule decides."""
 
     haystack: str | None = None
+    tasks: tuple[str, ...] = (TASK,)
+    language: str = "en"
+    # What tasks take beside the grid: needle, qa, distractors, hops. None stands for the default.
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    qa: str | None = None
+    preset: str | None = None
+    # Its task, language, options and answer budget are settled for each task in needle_prepare.
     config: NeedleConfig = field(default_factory=NeedleConfig)
+    answer_prefix: str | None = None
     prefill_chunk: int = 2048
     prefix_sharing: bool = True
     palette: str = "default"
@@ -51,6 +65,10 @@ def _lengths_words(config: NeedleConfig) -> str:
     return ",".join(show_length(length) for length in config.lengths)
 
 
+def _preset_words() -> str:
+    return "; ".join(f"{name}: {preset.words}" for name, preset in PRESETS.items())
+
+
 _DEPTHS = ",".join(f"{depth:g}" for depth in _defaults.depths)
 _PREFILL_CHUNK = show_length(_options.prefill_chunk)
 
@@ -62,6 +80,20 @@ def needle(
             help="Model directory, hub id, or .gguf file. Default: the embedded tiny model, "
             "trained on 512 tokens for this task.",
             show_default=False,
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What to ask, with commas; `longctx tasks` lists them. Default: {TASK}.",
+            rich_help_panel=options.SWEEP,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Lengths, depths, repeats and tasks by name; flags win. {_preset_words()}.",
+            rich_help_panel=options.SWEEP,
         ),
     ] = None,
     methods: Annotated[
@@ -112,6 +144,30 @@ def needle(
             rich_help_panel=_PROMPT,
         ),
     ] = None,
+    language: Annotated[
+        str, typer.Option(help="Of needle and generated prose.", rich_help_panel=_PROMPT)
+    ] = _options.language,
+    needle: Annotated[
+        str,
+        typer.Option(
+            help=f"What the task needle hides: {', '.join(NAMES)}, or a .yaml file.",
+            rich_help_panel=_PROMPT,
+        ),
+    ] = NAMES[0],
+    qa: Annotated[
+        str | None,
+        typer.Option(
+            help="Questions and documents of qa_1 and qa_2, JSON: one file, or two with a comma.",
+            rich_help_panel=_PROMPT,
+        ),
+    ] = None,
+    distractors: Annotated[
+        int | None,
+        typer.Option(help="Look-alikes of the task distractors.", rich_help_panel=_PROMPT),
+    ] = None,
+    hops: Annotated[
+        int | None, typer.Option(help="Hops of the task uuid_chain.", rich_help_panel=_PROMPT)
+    ] = None,
     template: Annotated[
         str,
         typer.Option(
@@ -122,13 +178,13 @@ def needle(
         str | None, typer.Option(help="System message.", rich_help_panel=_PROMPT)
     ] = None,
     answer_prefix: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Put after the assistant's header, not scored; {key} is the needle's name, '' is "
-            "none.",
+            "none. Default: the task's.",
             rich_help_panel=_PROMPT,
         ),
-    ] = _defaults.answer_prefix,
+    ] = None,
     exact: Annotated[
         bool,
         typer.Option(
@@ -164,7 +220,9 @@ def needle(
 ) -> None:
     """Hide a number in a long text and ask for it: a map over lengths and depths, per method."""
     embedded = model in (None, EMBEDDED)
-    sweep = _EMBEDDED_SWEEP if embedded else _defaults
+    chosen_preset = _preset(preset)
+    sweep = chosen_preset or (_EMBEDDED_SWEEP if embedded else _defaults)
+    asked = parse_tasks(tasks) if tasks is not None else None
     chosen = None if methods is None else parse_methods(methods)
     config = NeedleConfig(
         lengths=sweep.lengths if lengths is None else parse_lengths(lengths),
@@ -173,7 +231,6 @@ def needle(
         seed=seed,
         template=template,  # type: ignore[arg-type]  # checked by the config
         system=system,
-        answer_prefix=answer_prefix,
         exact=exact,
         allow_repeat=allow_repeat,
         limit=limit,
@@ -181,6 +238,14 @@ def needle(
     chosen_options = NeedleOptions(
         model=model or EMBEDDED,
         haystack=haystack,
+        tasks=asked or (chosen_preset.tasks if chosen_preset else (TASK,)),
+        language=language,
+        task_options={
+            "needle": read_style(needle, language), "distractors": distractors, "hops": hops
+        },
+        qa=qa,
+        preset=preset,
+        answer_prefix=answer_prefix,
         methods=_EMBEDDED_METHODS if embedded and chosen is None else chosen,
         config=config,
         output=output,
@@ -198,6 +263,12 @@ def needle(
         dry_run=dry_run,
         json=json,
     )
-    from longctx.needle_run import run
+    from longctx.needle_tasks import run
 
     raise typer.Exit(run(chosen_options))
+
+
+def _preset(name: str | None) -> Preset | None:
+    if name is not None and name not in PRESETS:
+        raise UserError(f"--preset {name}: not known: use {', '.join(PRESETS)}")
+    return None if name is None else PRESETS[name]

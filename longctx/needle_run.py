@@ -30,8 +30,11 @@ from longctx.plots.look import Look
 DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
 
 
-def run(options: NeedleOptions) -> int:
-    """Run the sweep that the options describe; returns the exit code."""
+Loaded = dict[str, Any]  # the model by its name, so that several tasks load it once
+
+
+def run(options: NeedleOptions, loaded: Loaded | None = None) -> int:
+    """Run the sweep of one task; returns the exit code."""
     err = Console(stderr=True)
     out = err if options.json else Console()
     prepared = prepare(options)
@@ -43,7 +46,7 @@ def run(options: NeedleOptions) -> int:
         return DONE
 
     with RunFolder(prepared.output) as run_folder:
-        interrupted = _sweep(prepared, run_folder, err)
+        interrupted = _sweep(prepared, run_folder, err, {} if loaded is None else loaded)
         if folder.read_run(prepared.output) is None:
             return INTERRUPTED  # while loading: there is nothing to show yet
         figures = summary.write(prepared.output)
@@ -55,7 +58,9 @@ def run(options: NeedleOptions) -> int:
     return code
 
 
-def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
+def _sweep(
+    prepared: Prepared, run_folder: RunFolder, err: Console, loaded: Loaded
+) -> bool:
     """Run what is pending; True where the user interrupted it."""
     options, sweep = prepared.options, prepared.sweep
     description = prepared.describe()
@@ -67,7 +72,7 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
         return False
     try:
         with err.status(f"loading {options.model}"):
-            arms = _load_arms(prepared)
+            arms = _load_arms(prepared, loaded)
             rate = _probe(prepared, arms)
         description["sessions"][0]["arms"] = {
             method: {"backend": arm.backend, "proof": dict(arm.proof)}
@@ -86,7 +91,7 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
         if options.prefix_sharing and obstacle is not None:
             say(err, f"  every prompt is computed from its first token: {obstacle}")
         say(err, str(prepared.plan(run_folder.results.records, rate)))
-        shape, answer_tokens = models.shape_of(prepared.model_config), options.config.answer_tokens
+        shape, answer_tokens = models.shape_of(prepared.model_config), prepared.options.config.answer_tokens
         sharing = prepared.prefix_sharing
         with ProgressReport(err, pending, shape, answer_tokens, sharing, draw_map) as report:
             sweep.run(pending, arms, run_folder.results, report)
@@ -100,12 +105,14 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
     return False
 
 
-def _load_arms(prepared: Prepared) -> dict[str, Arm]:
+def _load_arms(prepared: Prepared, loaded: Loaded) -> dict[str, Arm]:
 
     options = prepared.options
-    model = models.load_model(
-        prepared.source, prepared.model_config, prepared.dtype, options.device_map
-    )
+    if options.model not in loaded:
+        loaded[options.model] = models.load_model(
+            prepared.source, prepared.model_config, prepared.dtype, options.device_map
+        )
+    model = loaded[options.model]
     stop = models.stop_ids(model, prepared.tokenizer)
 
     def decode(ids: list[int]) -> str:

@@ -59,7 +59,7 @@ def show_net(net: float) -> str:
 def draw(
     axes: Axes,
     lengths: Sequence[int],
-    depths: Sequence[float],
+    depths: Sequence[float | None],
     difference: Difference,
     *,
     first: bool,

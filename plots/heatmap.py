@@ -30,7 +30,7 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.patches import Rectangle
 
 from longctx.eval.config import show_depth, show_length
-from longctx.eval.summary import Results, Tally, load
+from longctx.eval.summary import Results, Tally, heading, load
 from longctx.plots import difference, legend, overlays, words
 from longctx.plots.layout import NARROWEST, Layout, layout_for
 from longctx.plots.look import Look
@@ -254,7 +254,7 @@ def _draw_colour_bar(figure: FigureBase, layout: Layout, colours: Palette) -> No
 
 
 def headline(results: Results) -> str:
-    return f"Needle in a haystack: {Path(results.run['model']['name']).name}"
+    return f"{heading(results)}: {Path(results.run['model']['name']).name}"
 
 
 def subtitle(results: Results) -> str:
