@@ -51,9 +51,7 @@ def run_closed_book(sweep: Sweep, arm: Arm, file: RecordFile) -> None:
     try:
         with arm.open() as target:
             answer = target.generate(
-                Request(
-                    prompt.ids, recipe.answer_tokens, recipe.length, prompt.conversation
-                )
+                Request(prompt.ids, recipe.answer_tokens, recipe.length, prompt.conversation)
             )
     except Exception as error:
         record["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

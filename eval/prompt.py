@@ -252,6 +252,8 @@ class PromptBuilder:
         while high is None or high - low > 1:
             body = of(units)
             size = len(body.encoded.ids)
+            if size <= least:
+                return best  # without its evidence such a task has no text at all
             rate = max((size - least) / (units - exercise.fewest), 1e-3)
             if size <= budget:
                 low, low_size, best = units, size, body

@@ -25,9 +25,7 @@ def table(results: Mapping[str, Results]) -> dict[str, Any]:
     }
 
 
-def _of_method(
-    method: str, results: Mapping[str, Results], lengths: list[int]
-) -> dict[str, Any]:
+def _of_method(method: str, results: Mapping[str, Results], lengths: list[int]) -> dict[str, Any]:
     scores = {
         task: {str(length): _rounded(one.tally(method, length).score) for length in lengths}
         for task, one in results.items()
@@ -37,7 +35,9 @@ def _of_method(
         column = [row[str(length)] for row in scores.values()]
         known = [score for score in column if score is not None]
         # A mean over fewer tasks than the other lengths have would not compare.
-        means[str(length)] = _rounded(sum(known) / len(known)) if len(known) == len(column) else None
+        means[str(length)] = (
+            _rounded(sum(known) / len(known)) if len(known) == len(column) else None
+        )
     effective = None
     for length in lengths:
         mean = means[str(length)]
@@ -59,7 +59,11 @@ def as_markdown(found: Mapping[str, Any]) -> str:
             lines.append(f"| {name} | {cells} |")
         effective = one["ruler_effective_length"]
         shown = f"below {show_length(lengths[0])}" if effective is None else show_length(effective)
-        lines += ["", f"Effective length by RULER's rule (mean >= {100 * THRESHOLD:g} %): {shown}.", ""]
+        lines += [
+            "",
+            f"Effective length by RULER's rule (mean >= {100 * THRESHOLD:g} %): {shown}.",
+            "",
+        ]
     return "\n".join(lines)
 
 

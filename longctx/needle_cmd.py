@@ -241,7 +241,9 @@ def needle(
         tasks=asked or (chosen_preset.tasks if chosen_preset else (TASK,)),
         language=language,
         task_options={
-            "needle": read_style(needle, language), "distractors": distractors, "hops": hops
+            "needle": read_style(needle, language),
+            "distractors": distractors,
+            "hops": hops,
         },
         qa=qa,
         preset=preset,

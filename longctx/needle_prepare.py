@@ -22,9 +22,9 @@ from longctx.errors import UserError
 from longctx.eval import estimate, prose, tasks
 from longctx.eval import haystack as haystacks
 from longctx.eval.chat import ChatEncoder
+from longctx.eval.config import NeedleConfig
 from longctx.eval.estimate import Plan
 from longctx.eval.folder import describe_run
-from longctx.eval.config import NeedleConfig
 from longctx.eval.grid import Cell, Identity
 from longctx.eval.haystack import Haystack
 from longctx.eval.needle import LANGUAGE, TASK
@@ -152,7 +152,9 @@ def settle_task(options: NeedleOptions) -> NeedleConfig:
     (name,) = options.tasks
     task = tasks.get(name)
     tasks.check_language(name, options.language)
-    settings = tasks.options_of(name, {k: v for k, v in options.task_options.items() if v is not None})
+    settings = tasks.options_of(
+        name, {k: v for k, v in options.task_options.items() if v is not None}
+    )
     prefix = options.answer_prefix
     return replace(
         options.config,
@@ -177,6 +179,11 @@ def _haystack(options: NeedleOptions) -> Haystack:
         return haystacks.of_files([Path(file)], Path(file).name, f"--qa {file}")
     if options.haystack is not None:
         return haystacks.load(options.haystack)
+    if config.language not in prose.LANGUAGES:
+        raise UserError(
+            f"--language {config.language}: text is generated in {', '.join(prose.LANGUAGES)} only: "
+            "give one of your own with --haystack"
+        )
     return prose.haystack(max(config.lengths), language=config.language)
 
 

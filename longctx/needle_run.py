@@ -58,9 +58,7 @@ def run(options: NeedleOptions, loaded: Loaded | None = None) -> int:
     return code
 
 
-def _sweep(
-    prepared: Prepared, run_folder: RunFolder, err: Console, loaded: Loaded
-) -> bool:
+def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console, loaded: Loaded) -> bool:
     """Run what is pending; True where the user interrupted it."""
     options, sweep = prepared.options, prepared.sweep
     description = prepared.describe()
@@ -91,7 +89,10 @@ def _sweep(
         if options.prefix_sharing and obstacle is not None:
             say(err, f"  every prompt is computed from its first token: {obstacle}")
         say(err, str(prepared.plan(run_folder.results.records, rate)))
-        shape, answer_tokens = models.shape_of(prepared.model_config), prepared.options.config.answer_tokens
+        shape, answer_tokens = (
+            models.shape_of(prepared.model_config),
+            prepared.options.config.answer_tokens,
+        )
         sharing = prepared.prefix_sharing
         with ProgressReport(err, pending, shape, answer_tokens, sharing, draw_map) as report:
             sweep.run(pending, arms, run_folder.results, report)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 COMMON = 10
 _SHORT = 4096  # below it RULER repeats words less often
 _WORDS = sorted({*ADJECTIVES, *NOUNS})
+_MOST_PAIRS = len(ADJECTIVES) * len(NOUNS)
 _CWE_INTRODUCTION = (
     "Below is a numbered list of words. In these words, some appear more often than others. "
     "Memorize the ones that appear most often."
@@ -88,13 +89,17 @@ class CommonWords:
         rng.shuffle(single)
         common, repeats = single[:COMMON], repeats_of(recipe.length)
         shuffle = rng.getrandbits(64)
+        others = single[COMMON:]
 
         def fill(units: int, evidence: bool) -> Filled:
             if not evidence:
                 return Filled("", [])
-            others = single[COMMON : COMMON + units] + _pairs(shuffle, COMMON + units - len(single))
+            if units > len(others):  # rarely more than once: doubled each time
+                others[len(single) - COMMON :] = _pairs(
+                    shuffle, max(units, min(2 * units, _MOST_PAIRS))
+                )
             return Filled(
-                _list_of([*common, *others], repeats, seeded("cwe", shuffle, units)), []
+                _list_of([*common, *others[:units]], repeats, seeded("cwe", shuffle, units)), []
             )
 
         return Exercise(
@@ -118,12 +123,11 @@ def _pairs(seed: int, count: int) -> list[str]:
     """Where single words run out: words like `azure-lantern`, all different."""
     if count <= 0:
         return []
-    most = len(ADJECTIVES) * len(NOUNS)
-    if count > most:
+    if count > _MOST_PAIRS:
         raise UserError(
-            f"--lengths: cwe has words for {most:,} entries and needs {count:,}: give a shorter one"
+            f"--lengths: cwe has words for {_MOST_PAIRS:,} entries and needs {count:,}: give a shorter one"
         )
-    chosen = seeded("cwe pairs", seed).sample(range(most), most)[:count]
+    chosen = seeded("cwe pairs", seed).sample(range(_MOST_PAIRS), _MOST_PAIRS)[:count]
     return [f"{ADJECTIVES[n // len(NOUNS)]}-{NOUNS[n % len(NOUNS)]}" for n in chosen]
 
 

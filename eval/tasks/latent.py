@@ -85,9 +85,8 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }  # fmt: skip
 NAMES = {
-    "en": tuple("""Oleander Brannoch Thessaly Quillon Marisande Corvane Ilvara Dunmore Sabryna Fenwick
-Jorunn Castellan Wystan Peregrine Amadora Lysander Rowena Tancred Ysolde Evander""".split()),
-    "zh": tuple("欧阳若曦 司徒岚 上官云起 慕容雪见 诸葛明朗 东方既白 南宫采薇 皇甫长风 令狐晚照 尉迟星河".split()),
+    "en": tuple(["Oleander", "Brannoch", "Thessaly", "Quillon", "Marisande", "Corvane", "Ilvara", "Dunmore", "Sabryna", "Fenwick", "Jorunn", "Castellan", "Wystan", "Peregrine", "Amadora", "Lysander", "Rowena", "Tancred", "Ysolde", "Evander"]),
+    "zh": tuple(["欧阳若曦", "司徒岚", "上官云起", "慕容雪见", "诸葛明朗", "东方既白", "南宫采薇", "皇甫长风", "令狐晚照", "尉迟星河"]),
 }  # fmt: skip
 _WORDS = {
     "en": (

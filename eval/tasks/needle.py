@@ -1,10 +1,10 @@
 """The default task: one needle, one question, in a choice of styles and languages.
 
-    random-number   the task that `longctx needle` has always asked; its prompts never change
-    magic-number    RULER's wording alone, without paraphrases
-    passkey         a key in a text of noise (arXiv 2305.16300), here in any haystack
-    sf-sandwich     the sandwich in Dolores Park of the first needle tests; known to many models
-    FILE.yaml       the user's own (styles.py)
+random-number   the task that `longctx needle` has always asked; its prompts never change
+magic-number    RULER's wording alone, without paraphrases
+passkey         a key in a text of noise (arXiv 2305.16300), here in any haystack
+sf-sandwich     the sandwich in Dolores Park of the first needle tests; known to many models
+FILE.yaml       the user's own (styles.py)
 """
 
 from __future__ import annotations

@@ -35,9 +35,7 @@ from longctx.eval.tasks.vocabulary import ADJECTIVES, NOUNS
 if TYPE_CHECKING:
     from longctx.eval.prompt import Recipe
 
-NOISE = (
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-)
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 ANSWER_TOKENS = 128
 _NEEDLE = "One of the special magic {kind}s for {key} is: {value}."
 _INTRODUCTIONS = (

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import needle_fakes
 import pytest
 
 from longctx.errors import UserError
@@ -17,7 +16,7 @@ from longctx.eval.chat import ChatEncoder
 from longctx.eval.haystack import Haystack
 from longctx.eval.prompt import Prompt, PromptBuilder, Recipe
 from longctx.eval.scoring import judge
-from longctx.eval.tasks import counting, latent, niah, qa
+from longctx.eval.tasks import counting, latent, niah, qa, styles
 
 NUMBER = re.compile(r"(?<!\d)\d{7}(?!\d)")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -74,15 +73,19 @@ def test_prompts_of_every_task(
     about = tasks.get(task).about
     haystack = questions if about.questions else book
     builder = PromptBuilder(haystack, ChatEncoder(tokenizer), allow_repeat=False)
-    prompt = builder.build(recipe(task))
-    assert len(prompt.ids) + about.answer_tokens + prompt.slack == 4096
+    length = 8192 if task == "cwe" else 4096  # one of the tokenizers spells its list out
+    prompt = builder.build(recipe(task, length=length))
+    assert len(prompt.ids) + about.answer_tokens + prompt.slack == length
     assert 0 <= prompt.slack <= 120
     assert (prompt.depth_actual is None) == (not about.has_depth)
     if prompt.depth_actual is not None:
         assert abs(prompt.depth_actual - 50) <= 1.5
-    again = PromptBuilder(haystack, ChatEncoder(tokenizer), allow_repeat=False).build(recipe(task))
+    again = PromptBuilder(haystack, ChatEncoder(tokenizer), allow_repeat=False)
+    again = again.build(recipe(task, length=length))
     assert again.sha256 == prompt.sha256
-    others = [builder.build(recipe(task, **{what: 1})) for what in ("seed", "repeat")]
+    others = [
+        builder.build(recipe(task, length=length, **{what: 1})) for what in ("seed", "repeat")
+    ]
     assert len({prompt.sha256, *(other.sha256 for other in others)}) == 3
     # The answer prefix is not scored, and the text without evidence has no answer.
     exercise = prompt.exercise
@@ -92,7 +95,7 @@ def test_prompts_of_every_task(
     if prompt.evidence_spans:
         shown = " ".join(tokenizer.decode(prompt.ids[a:b]) for a, b in prompt.evidence_spans)
         assert any(value in shown for value in exercise.expected)
-    closed = builder.build_closed_book(recipe(task))
+    closed = builder.build_closed_book(recipe(task, length=length))
     assert closed.expected == exercise.expected
     for value in exercise.expected:
         assert value not in closed.conversation.user
@@ -152,7 +155,7 @@ def test_niah_has_rulers_counts(
     assert len(set(needle[2] for needle in found)) == len(found)
     if needles is None:
         assert len(found) > 40
-        assert not niah.NOISE.split(".")[0] in text
+        assert niah.NOISE.split(".")[0] not in text
         assert len({key for _, key, _ in found}) == len(found)
     else:
         assert len(found) == needles
@@ -198,7 +201,8 @@ def test_vt_has_four_hops_in_order(chatml: Any, book: Haystack) -> None:
     assert tuple(name for name, _ in links) == prompt.exercise.expected
     assert links[0][1] in prompt.exercise.question
     assert "5 variables are assigned the value " + links[0][1] in prompt.conversation.answer_prefix
-    assert niah.NOISE not in build("vt", chatml, book).conversation.user.split("they are:")[0] or True
+    short = build("vt", chatml, book, length=2048).conversation.user.split("they are: ")[0]
+    assert niah.NOISE not in short
 
 
 @pytest.mark.parametrize(("length", "often", "rarely"), [(3000, 6, 1), (8192, 30, 3)])
@@ -250,7 +254,12 @@ def test_qa_reads_what_is_published(tmp_path: Path) -> None:
         {"context": "The sky is high.", "qas": []}]}]}  # fmt: skip
     found = qa.read("squad.json", json.dumps(squad))
     (one,) = found.questions
-    assert one == ("What is deep?", ("The sea", "sea"), ("The sea is deep.",), ("The sky is high.",))
+    assert one == (
+        "What is deep?",
+        ("The sea", "sea"),
+        ("The sea is deep.",),
+        ("The sky is high.",),
+    )
     assert found.documents == ["The sea is deep.", "The sky is high."]
     hotpot = [{"question": "Who?", "answer": "Ann", "context": [["A", ["Ann ", "sang."]]]}]
     (one,) = qa.read("hotpot.json", json.dumps(hotpot)).questions
@@ -261,7 +270,10 @@ def test_qa_reads_what_is_published(tmp_path: Path) -> None:
         ("hello", "neither JSON nor JSON lines"),
         ("[]", "there is no question"),
         ('[{"question": "Q"}]', "not SQuAD, HotpotQA or question/answers/documents"),
-        ('[{"question": "Q", "answers": [], "documents": ["d"]}]', "lacks answers or documents"),
+        (
+            '[{"question": "Q", "answers": [], "documents": ["d"]}]',
+            "not SQuAD.*lacks answers or documents",
+        ),
         ('{"data": 1}', "not SQuAD"),
     ):
         with pytest.raises(UserError, match=f"--qa bad: {message}"):
@@ -293,6 +305,13 @@ def test_of_several_references_a_letter_is_no_cut() -> None:
     assert judge("the chair and b", words, "length").status == "miss"
     assert judge("the chair and bri", words, "length").status == "truncated_output"
     assert judge("a brick and bri", words, "length").status == "partial"
+
+
+def test_closed_books_of_counting_have_no_text(chatml: Any, book: Haystack) -> None:
+    builder = PromptBuilder(book, ChatEncoder(chatml), allow_repeat=False)
+    for task in ("cwe", "fwe"):
+        closed = builder.build_closed_book(recipe(task))
+        assert len(closed.ids) < 2000 and closed.expected
 
 
 def test_short_lengths_and_exact_are_told(chatml: Any, book: Haystack) -> None:
@@ -348,8 +367,7 @@ def test_the_nth_poem_is_the_nth(chatml: Any, book: Haystack, depth: float, repe
     assert abs((prompt.depth_actual or 0) - depth) <= 1.5
 
 
-STOP = set("who which what whose that this with from have has had was were the and not for one "
-           "person people does did can is a an of in on at by to be all out up".split())  # fmt: skip
+STOP = set(["who", "which", "what", "whose", "that", "this", "with", "from", "have", "has", "had", "was", "were", "the", "and", "not", "for", "one", "person", "people", "does", "did", "can", "is", "a", "an", "of", "in", "on", "at", "by", "to", "be", "all", "out", "up"])  # fmt: skip
 
 
 def words_of(text: str) -> set[str]:
@@ -385,3 +403,54 @@ def test_the_needle_in_every_language(chatml: Any, book: Haystack, language: str
     if language != "en":
         assert build("needle", chatml, book, language="en", length=2048).sha256 != prompt.sha256
     assert len(tasks.LANGUAGES) == 12
+
+
+def test_styles_of_the_needle(chatml: Any, book: Haystack, tmp_path: Path) -> None:
+    passkey = build("needle", chatml, book, options={"needle": "passkey"})
+    (value,) = passkey.exercise.expected
+    assert passkey.conversation.user.count(value) == 2
+    magic = build("needle", chatml, book, options={"needle": "magic-number"})
+    assert len(NEEDLE.findall(magic.conversation.user)) == 1
+    sandwich = build("needle", chatml, book, options={"needle": "sf-sandwich"}).exercise
+    assert judge("Eat a sandwich in Dolores Park on a sunny day.", sandwich.expected, "stop").score
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "introduction: Codes are hidden.\nstatements: ['The code of {key} is {value}.']\n"
+        "question: What is the code of {key}?\nvalue: uuid\nkeys: [Oslo]\n"
+    )
+    own = build("needle", chatml, book, options={"needle": styles.read_style(str(file), "en")})
+    assert UUID.fullmatch(own.exercise.expected[0])
+    assert own.exercise.question == "What is the code of Oslo?"
+    assert styles.read_style("random-number", "en") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "not YAML"),
+        ("- a", "must be a mapping with introduction"),
+        ("question: a\nstatement: b", "statement: not known: did you mean statements"),
+        ("question: a", "introduction: is missing"),
+        ("introduction: a\nstatements: b\nquestion: c", "statements: must be a list of texts"),
+        ("introduction: a\nstatements: [b]\nquestion: c", "'b' has no {value}"),
+        ("introduction: a\nstatements: ['{value}']\nquestion: 7", "question: must be a text"),
+        ("introduction: a\nstatements: ['{value}']\nquestion: c\nvalue: x", "value: 'x': use"),
+        ("introduction: a\nstatements: ['{value}']\nquestion: '{value}'", "gives the answer away"),
+        ("introduction: a\nstatements: [b]\nquestion: c\nexpected: [x]", "'x' is not in 'b'"),
+        ("!!python/object/apply:os.getcwd []", "not YAML"),
+    ],
+)
+def test_bad_needle_files(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=f"--needle .*bad.yaml: .*{re.escape(message)}"):
+        styles.read_style(str(file), "en")
+
+
+def test_unknown_needles() -> None:
+    with pytest.raises(UserError, match="--needle x: not known: use random-number, magic-number"):
+        styles.read_style("x", "en")
+    with pytest.raises(UserError, match="cannot be read"):
+        styles.read_style("nowhere.yaml", "en")
+    with pytest.raises(UserError, match="--needle passkey: is in English only"):
+        styles.read_style("passkey", "de")
