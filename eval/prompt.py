@@ -8,8 +8,8 @@ again by character offsets. Splicing token ids instead would give sequences that
     question                                                 with `exact`
     [assistant header] answer prefix
 
-A task that brings its own text (`fill`) gets as many units of it as fit. Knows no model, no scoring,
-no files, and no task by name.
+A task that brings its own text (`fill`) gets as many units of it as fit. Knows no model, no
+scoring, no files, and no task by name.
 """
 
 from __future__ import annotations

@@ -181,8 +181,8 @@ def _haystack(options: NeedleOptions) -> Haystack:
         return haystacks.load(options.haystack)
     if config.language not in prose.LANGUAGES:
         raise UserError(
-            f"--language {config.language}: text is generated in {', '.join(prose.LANGUAGES)} only: "
-            "give one of your own with --haystack"
+            f"--language {config.language}: text is generated in {', '.join(prose.LANGUAGES)} "
+            "only: give one of your own with --haystack"
         )
     return prose.haystack(max(config.lengths), language=config.language)
 

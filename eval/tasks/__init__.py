@@ -54,8 +54,10 @@ def wording_sha256(name: str, language: str, options: Options) -> str:
 
 
 def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that the task has, its defaults where none is given. Defaults of None are left out:
-    recipes from before there were options stay what they were."""
+    """The options that the task has, its defaults where none is given.
+
+    None is left out: recipes from before there were options stay what they were.
+    """
     known = {key: given.get(key, default) for key, default in get(name).about.options}
     return {key: value for key, value in known.items() if value is not None}
 

@@ -125,7 +125,8 @@ def _pairs(seed: int, count: int) -> list[str]:
         return []
     if count > _MOST_PAIRS:
         raise UserError(
-            f"--lengths: cwe has words for {_MOST_PAIRS:,} entries and needs {count:,}: give a shorter one"
+            f"--lengths: cwe has words for {_MOST_PAIRS:,} entries and needs {count:,}: "
+            "give a shorter one"
         )
     chosen = seeded("cwe pairs", seed).sample(range(_MOST_PAIRS), _MOST_PAIRS)[:count]
     return [f"{ADJECTIVES[n // len(NOUNS)]}-{NOUNS[n % len(NOUNS)]}" for n in chosen]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from longctx.errors import UserError
@@ -132,8 +133,7 @@ class UuidChain:
             value = fresh(lambda: number(rng), haystack, taken)
             real = chain == 0
             links = [
-                self._LINK.format(key=key, value=follower)
-                for key, follower in zip(notes, notes[1:], strict=False)
+                self._LINK.format(key=key, value=follower) for key, follower in pairwise(notes)
             ]
             # Links in no order: whoever reads on from one does not meet the next by chance.
             places = _shuffled(elsewhere(rng, hops + 1, depth), rng)

@@ -40,8 +40,8 @@ _WORDS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
         "Québec Rennes Strasbourg Toulouse Vannes",
     ),
     "de": (
-        "Im folgenden Text ist eine besondere magische Zahl versteckt. Merke sie dir gut, ich werde "
-        "danach nach ihr fragen.",
+        "Im folgenden Text ist eine besondere magische Zahl versteckt. Merke sie dir gut, ich "
+        "werde danach nach ihr fragen.",
         ("Die besondere magische Zahl für {key} ist {value}.",
          "Merke dir, dass die besondere magische Zahl für {key} {value} ist.",
          "Übrigens ist {value} die besondere magische Zahl für {key}."),
@@ -76,8 +76,8 @@ _WORDS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
          "بالمناسبة، الرقم السحري الخاص بمدينة {key} هو {value}."),
         "ما هو الرقم السحري الخاص بمدينة {key} المذكور في النص؟",
         "الرقم السحري الخاص بمدينة {key} المذكور في النص هو",
-        "فاس حلب البصرة القيروان أسوان صنعاء مكناس طرابلس الموصل نابلس تلمسان اللاذقية دمياط مسقط عدن "
-        "سوسة",
+        "فاس حلب البصرة القيروان أسوان صنعاء مكناس طرابلس الموصل نابلس تلمسان اللاذقية دمياط مسقط "
+        "عدن سوسة",
     ),
     "ru": (
         "В следующем тексте спрятано особое магическое число. Обязательно запомни его, потом я о "
@@ -117,8 +117,8 @@ _WORDS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
          "A propósito, o número mágico especial de {key} é {value}."),
         "Segundo o texto, qual é o número mágico especial de {key}?",
         "Segundo o texto, o número mágico especial de {key} é",
-        "Coimbra Évora Braga Olinda Salvador Recife Luanda Maputo Sintra Guimarães Ouro_Preto Belém "
-        "Manaus Lagos Tomar Beja",
+        "Coimbra Évora Braga Olinda Salvador Recife Luanda Maputo Sintra Guimarães Ouro_Preto "
+        "Belém Manaus Lagos Tomar Beja",
     ),
 }  # fmt: skip
 

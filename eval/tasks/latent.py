@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 OTHERS = 2  # persons of whom something else is told
 
-# What is told of {name}, and what is asked. Pairs are unlike each other: what is told in one answers
-# no other question.
+# What is told of {name}, and what is asked. What is told in one pair answers no other question.
 PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
     "en": (
         ("{name} moors a houseboat a short walk from the Rijksmuseum.",
@@ -84,10 +83,18 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
         ("{name}从小在富士山脚下长大。", "谁童年在日本度过？"),
     ),
 }  # fmt: skip
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 NAMES = {
-    "en": tuple(["Oleander", "Brannoch", "Thessaly", "Quillon", "Marisande", "Corvane", "Ilvara", "Dunmore", "Sabryna", "Fenwick", "Jorunn", "Castellan", "Wystan", "Peregrine", "Amadora", "Lysander", "Rowena", "Tancred", "Ysolde", "Evander"]),
-    "zh": tuple(["欧阳若曦", "司徒岚", "上官云起", "慕容雪见", "诸葛明朗", "东方既白", "南宫采薇", "皇甫长风", "令狐晚照", "尉迟星河"]),
-}  # fmt: skip
+    "en": _split("""Oleander Brannoch Thessaly Quillon Marisande Corvane Ilvara Dunmore Sabryna
+    Fenwick Jorunn Castellan Wystan Peregrine Amadora Lysander Rowena Tancred Ysolde Evander"""),
+    "zh": _split("""欧阳若曦 司徒岚 上官云起 慕容雪见 诸葛明朗 东方既白 南宫采薇 皇甫长风 令狐晚照
+    尉迟星河"""),
+}
 _WORDS = {
     "en": (
         "The following text mentions several people by name.",

@@ -2,7 +2,7 @@
 
     SQuAD JSON     {"data": [{"paragraphs": [{"context", "qas": [{"question", "answers"}]}]}]}
     HotpotQA JSON  [{"question", "answer", "context": [[title, [sentence, ...]], ...]}]
-    own JSON(L)    {"question": str, "answers": [str], "documents": [str, ...]}, a list or a line each
+    own JSON(L)    {"question": str, "answers": [str], "documents": [str]}, a list or lines
 
 The documents of the question stand among as many others as fit, in seeded order; the map has one
 row. Nothing is downloaded and nothing ships with the package.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import string
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from longctx.eval.exercise import Exercise, Filled, Statement, lines
@@ -98,6 +99,6 @@ def _chain(
     variables = [fresh(name, haystack, taken, strict=False) for _ in range(HOPS + 1)]
     value = fresh(lambda: number(rng, 5), haystack, taken)
     links = [f"VAR {variables[0]} = {value}"]
-    for before, after in zip(variables, variables[1:], strict=False):
+    for before, after in pairwise(variables):
         links.append(f"VAR {after} = VAR {before}")
     return value, variables, links

@@ -63,6 +63,9 @@ def build(task: str, tokenizer: Any, haystack: Haystack, **changes: Any) -> Prom
     return builder.build(recipe(task, **changes))
 
 
+VARIED = ("seed", "repeat")
+
+
 # -- all tasks ----------------------------------------------------------------------------------
 
 
@@ -152,7 +155,7 @@ def test_niah_has_rulers_counts(
     text = prompt.conversation.user
     found = NEEDLE.findall(text)
     assert all(value.fullmatch(needle[2]) for needle in found)
-    assert len(set(needle[2] for needle in found)) == len(found)
+    assert len({needle[2] for needle in found}) == len(found)
     if needles is None:
         assert len(found) > 40
         assert niah.NOISE.split(".")[0] not in text
@@ -367,7 +370,10 @@ def test_the_nth_poem_is_the_nth(chatml: Any, book: Haystack, depth: float, repe
     assert abs((prompt.depth_actual or 0) - depth) <= 1.5
 
 
-STOP = set(["who", "which", "what", "whose", "that", "this", "with", "from", "have", "has", "had", "was", "were", "the", "and", "not", "for", "one", "person", "people", "does", "did", "can", "is", "a", "an", "of", "in", "on", "at", "by", "to", "be", "all", "out", "up"])  # fmt: skip
+STOP = set(  # noqa: C405
+    ("who which what whose that this with from have has had was were the and not for one person "
+     "people does did can all out").split()
+)  # fmt: skip
 
 
 def words_of(text: str) -> set[str]:
