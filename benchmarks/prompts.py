@@ -1,4 +1,4 @@
-"""How fast prompts are built and checked: python benchmarks/prompts.py [--count 1000] [--length 32K].
+"""How fast prompts are built and checked: python benchmarks/prompts.py [--count N].
 
 The haystack is tokenised once, when the builder is made; that time is told apart. Every prompt is
 checked as in a run: exact length, needle found in the tokens, its value nowhere else.

@@ -73,7 +73,8 @@ class Exercise:
 
 def weave(text: str, placed: Sequence[tuple[int, Statement]]) -> Filled:
     """`text` with statements at ascending character positions, and where they came to stand."""
-    built, at, spans = "", 0, []
+    built, at = "", 0
+    spans: list[Span] = []
     for place, statement in placed:
         piece = text[at:place]
         built += join(built, piece) + piece if spans else piece

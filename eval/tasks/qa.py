@@ -171,6 +171,10 @@ def _checked(
     text: str, answers: tuple[str, ...], documents: tuple[str, ...], near: tuple[str, ...] = ()
 ) -> Question:
     strings = (text, *answers, *documents)
-    if not answers or not documents or not all(isinstance(s, str) and s for s in strings):
+    if not answers or not documents or not all(map(_is_text, strings)):
         raise ValueError(f"question {text!r:.60} lacks answers or documents, or one is empty")
     return Question(text, answers, documents, tuple(one for one in near if one not in documents))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)

@@ -65,7 +65,9 @@ def style_of(options: Options, language: str) -> Style | None:
     """The style that a recipe's options name; None for the default one in English."""
     given = options.get("needle")
     if isinstance(given, Mapping):
-        values = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+        values: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in given.items()
+        }
         return Style(**values)
     if given is not None:
         return STYLES[given]

@@ -370,10 +370,9 @@ def test_the_nth_poem_is_the_nth(chatml: Any, book: Haystack, depth: float, repe
     assert abs((prompt.depth_actual or 0) - depth) <= 1.5
 
 
-STOP = set(  # noqa: C405
-    ("who which what whose that this with from have has had was were the and not for one person "
-     "people does did can all out").split()
-)  # fmt: skip
+STOP = frozenset(re.findall(r"\w+", """
+who which what whose that this with from have has had was were
+    the and not for one person people does did can all out"""))  # fmt: skip
 
 
 def words_of(text: str) -> set[str]:
