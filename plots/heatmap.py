@@ -153,7 +153,7 @@ def _draw_panel(
     axes.tick_params(length=0, labelcolor=INK.hex, labelsize=10, pad=5)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    if first:
+    if first and depths != [None]:
         axes.set_ylabel("needle depth", color=MUTED.hex, labelpad=6)
     room = layout.panel_width + 0.4 * layout.gap_x
     scheme = words.fitted(_scheme_words(results.run["schemes"][method]), room, 8.5)
