@@ -6,22 +6,28 @@ Also the small languages of its arguments: lengths (`2K,12K`), depths (`10,50,90
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from longctx.errors import UserError
 from longctx.eval.chat import TemplateStyle
-from longctx.eval.needle import DEFAULT_ANSWER_PREFIX
+from longctx.eval.needle import DEFAULT_ANSWER_PREFIX, LANGUAGE, TASK
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2}
 _LONGEST = 1 << 30
+ALL_DEPTHS = "all"
 
 
 @dataclass(frozen=True)
 class NeedleConfig:
-    """A sweep of the needle task. Lengths in tokens, depths in percent (0 is the start)."""
+    """A sweep of one task. Lengths in tokens, depths in percent (0 is the start).
+
+    The only depth is None where a task spreads its evidence over the text.
+    """
 
     lengths: tuple[int, ...] = (2048, 4096, 8192)
-    depths: tuple[float, ...] = (0.0, 25.0, 50.0, 75.0, 100.0)
+    depths: tuple[float | None, ...] = (0.0, 25.0, 50.0, 75.0, 100.0)
     repeats: int = 5
     seed: int = 0
     template: TemplateStyle = "chat"
@@ -33,6 +39,9 @@ class NeedleConfig:
     limit: int | None = None
     adaptive: bool = False
     budget_minutes: float | None = None
+    task: str = TASK
+    language: str = LANGUAGE
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -99,5 +108,11 @@ def show_length(tokens: int) -> str:
     return str(tokens)
 
 
-def show_depth(percent: float) -> str:
-    return f"{percent:g}%"
+def show_depth(percent: float | None) -> str:
+    """`25%`; None is the row of a task that spreads its evidence."""
+    return ALL_DEPTHS if percent is None else f"{percent:g}%"
+
+
+def depth_name(percent: float | None) -> str:
+    """`25`, as in tables for programs."""
+    return ALL_DEPTHS if percent is None else f"{percent:g}"

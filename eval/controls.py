@@ -40,6 +40,7 @@ def run_closed_book(sweep: Sweep, arm: Arm, file: RecordFile) -> None:
         "repeat": cell.repeat,
         "prompt_tokens": len(prompt.ids),
         "expected": list(prompt.expected),
+        "match": prompt.match,
         "response": None,
         "finish_reason": None,
         "score": None,
@@ -56,7 +57,7 @@ def run_closed_book(sweep: Sweep, arm: Arm, file: RecordFile) -> None:
         record["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
     else:
         # Cut off or not, an answer to a question that has none is wrong unless it is right.
-        verdict = judge(answer.text, prompt.expected, "stop")
+        verdict = judge(answer.text, prompt.expected, "stop", prompt.match)
         record |= {"response": answer.text, "finish_reason": answer.finish_reason}
         record |= {"score": verdict.score, "status": verdict.status}
     file.append({**record, "total_s": round(time.perf_counter() - began, 3), "ts": timestamp()})

@@ -57,7 +57,7 @@ def expected_work(
         for cell in column:
             found[cell] = work(shape, cell.length, answer_tokens, int(shared * cell.length))
             if prefix_sharing:
-                shared = cell.depth / 100
+                shared = (cell.depth or 0.0) / 100
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from longctx.eval.config import NeedleConfig
 from longctx.eval.prompt import Recipe
+from longctx.eval.tasks import wording_sha256
 
 SCHEMA = 1
 
@@ -22,7 +23,7 @@ SCHEMA = 1
 class Cell:
     method: str
     length: int
-    depth: float
+    depth: float | None
     repeat: int
 
 
@@ -51,6 +52,10 @@ class Identity:
             haystack_sha256=self.haystack_sha256,
             tokenizer_sha256=self.tokenizer_sha256,
             template_sha256=self.template_sha256,
+            task=config.task,
+            language=config.language,
+            wording_sha256=wording_sha256(config.task, config.language, config.options),
+            options=dict(config.options),
         )
 
     def key(self, recipe: Recipe, scheme: Mapping[str, Any]) -> str:

@@ -34,9 +34,8 @@ _STATEMENTS = (
 WORDINGS = len(_STATEMENTS)
 
 # Part of every recipe: new words are new prompts.
-WORDING_SHA256 = hashlib.sha256(
-    "\n".join((_INTRODUCTION, _QUESTION, *_STATEMENTS)).encode()
-).hexdigest()
+WORDING = "\n".join((_INTRODUCTION, _QUESTION, *_STATEMENTS))
+WORDING_SHA256 = hashlib.sha256(WORDING.encode()).hexdigest()
 
 # fmt: off
 _ADJECTIVES = (

@@ -106,9 +106,9 @@ def compare(pairs: Sequence[Pair]) -> Mapping[int, Comparison]:
     }
 
 
-def net_by_cell(pairs: Sequence[Pair]) -> dict[tuple[int, float], tuple[float, int]]:
+def net_by_cell(pairs: Sequence[Pair]) -> dict[tuple[int, float | None], tuple[float, int]]:
     """Per length and depth: how many prompts more the second arm found, and of how many."""
-    cells: dict[tuple[int, float], tuple[float, int]] = {}
+    cells: dict[tuple[int, float | None], tuple[float, int]] = {}
     for pair in pairs:
         net, count = cells.get((pair.length, pair.depth), (0.0, 0))
         cells[pair.length, pair.depth] = (net + pair.difference, count + 1)

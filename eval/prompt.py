@@ -1,4 +1,4 @@
-"""One prompt of exact length with the needle at its depth.
+"""One prompt of exact length with what a task hides at its depth.
 
 Text is built first and tokenised once as a whole, as a user's text would be; the needle is found
 again by character offsets. Splicing token ids instead would give sequences that no text has.
@@ -8,7 +8,8 @@ again by character offsets. Splicing token ids instead would give sequences that
     question                                                 with `exact`
     [assistant header] answer prefix
 
-Knows no model, no scoring and no files.
+A task that brings its own text (`fill`) gets as many units of it as fit. Knows no model, no
+scoring, no files, and no task by name.
 """
 
 from __future__ import annotations
@@ -16,22 +17,26 @@ from __future__ import annotations
 import bisect
 import hashlib
 from array import array
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from longctx.errors import UserError
+from longctx.eval import tasks
 from longctx.eval.chat import ChatEncoder, Conversation, Encoded
+from longctx.eval.exercise import Exercise, Filled, Span, weave
 from longctx.eval.haystack import Haystack, Slice, TokenMap
-from longctx.eval.needle import LANGUAGE, TASK, WORDING_SHA256, Needle, make_needle, seeded
-from longctx.eval.text import join
+from longctx.eval.needle import LANGUAGE, TASK, WORDING_SHA256, seeded
+from longctx.eval.scoring import Match
+from longctx.eval.tasks.qa import TooFewError
 
-_BREAK = "\n\n"
 # How far the nearest sentence end may lie from the depth asked for: 1.5 % of 4K, 0.2 % of 32K.
 # Where a sentence is longer than that, the needle goes between clauses or words.
 DEPTH_TOLERANCE_TOKENS = 60
 # Tokens kept back when a haystack's start is drawn: one long sentence, cut at the end of the text.
 _MARGIN_TOKENS = 256
 _EXACT_STARTS = 64
+# Units of a task's own text after which its tokens per unit are known well enough to go on from.
+_PROBE_UNITS = 16
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Recipe:
     """Everything that a prompt is a function of. Equal recipes give equal bytes."""
 
     length: int
-    depth: float
+    depth: float | None
     seed: int
     repeat: int
     answer_tokens: int
@@ -53,21 +58,29 @@ class Recipe:
     task: str = TASK
     language: str = LANGUAGE
     wording_sha256: str = WORDING_SHA256
+    options: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without options where there are none: recipes from before them keep their keys."""
+        fields = asdict(self)
+        return fields if self.options else {k: v for k, v in fields.items() if k != "options"}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """`needle_span` and `question_start` count tokens of `ids`; `depth_actual` is in percent."""
+    """Spans and `question_start` count tokens of `ids`; `depth_actual` is in percent.
+
+    `needle_span` is what depth speaks of. Where the evidence is spread (`depth_actual` is None) it
+    reaches from the first to the last of `evidence_spans`; None where the whole text is evidence.
+    """
 
     ids: list[int]
     conversation: Conversation
-    needle: Needle
+    exercise: Exercise
     slack: int
-    depth_actual: float
-    needle_span: tuple[int, int]
+    depth_actual: float | None
+    needle_span: tuple[int, int] | None
+    evidence_spans: list[tuple[int, int]]
     question_start: int
     haystack_offset: int
 
@@ -76,13 +89,14 @@ class Prompt:
         return hashlib.sha256(array("q", self.ids).tobytes()).hexdigest()
 
     @property
-    def distance_to_question(self) -> int:
-        return self.question_start - self.needle_span[1]
+    def distance_to_question(self) -> int | None:
+        return None if self.needle_span is None else self.question_start - self.needle_span[1]
 
 
 class ClosedBook(NamedTuple):
     ids: list[int]
     expected: tuple[str, ...]
+    match: Match
     conversation: Conversation
 
 
@@ -91,6 +105,7 @@ class Body(NamedTuple):
 
     conversation: Conversation
     encoded: Encoded
+    spans: list[Span]  # characters of the user's message
     start: int = 0
 
 
@@ -107,38 +122,31 @@ class PromptBuilder:
         return self._map.tokens
 
     def build(self, recipe: Recipe) -> Prompt:
-        needle = self._needle(recipe)
+        exercise = tasks.get(recipe.task).exercise(recipe, self.haystack)
         budget = recipe.length - recipe.answer_tokens
-        fitted = self._fit(recipe, needle, budget)
-        return _measure(fitted, needle, budget)
+        return _measure(self._fit(recipe, exercise, budget), exercise, budget)
 
     def build_closed_book(self, recipe: Recipe) -> ClosedBook:
-        """The same question over the same text without the needle: the control."""
-        needle = self._needle(recipe)
-        fitted = self._fit(
-            recipe, replace(needle, statement=""), recipe.length - recipe.answer_tokens
-        )
-        if needle.value in fitted.conversation.user:
-            raise AssertionError(f"the needle's value {needle.value} is in a closed-book prompt")
-        return ClosedBook(fitted.encoded.ids, needle.expected, fitted.conversation)
-
-    def _needle(self, recipe: Recipe) -> Needle:
-        return make_needle(
-            self.haystack,
-            seed=recipe.seed,
-            length=recipe.length,
-            repeat=recipe.repeat,
-            answer_prefix=recipe.answer_prefix,
+        """The same question over the same text without its evidence: the control."""
+        exercise = tasks.get(recipe.task).exercise(recipe, self.haystack).closed_book()
+        fitted = self._fit(recipe, exercise, recipe.length - recipe.answer_tokens)
+        for secret in exercise.secrets:
+            if secret in fitted.conversation.user:
+                raise AssertionError(f"the needle's value {secret} is in a closed-book prompt")
+        return ClosedBook(
+            fitted.encoded.ids, exercise.expected, exercise.match, fitted.conversation
         )
 
-    def _fit(self, recipe: Recipe, needle: Needle, budget: int) -> Body:
-        bare = len(self._encode(recipe, needle, "", 0)[1].ids)
-        wanted = budget - bare  # tokens of haystack, but for merges at its two seams
+    def _fit(self, recipe: Recipe, exercise: Exercise, budget: int) -> Body:
+        bare = len(self._encode(recipe, exercise, self._no_text(exercise)).encoded.ids)
+        wanted = budget - bare  # tokens of haystack, but for merges at its seams
         if wanted < 1:
             raise UserError(
                 f"--lengths {recipe.length}: template, question and answer alone take "
                 f"{bare + recipe.answer_tokens} tokens: give a larger length"
             )
+        if exercise.fill is not None:
+            return self._fit_units(recipe, exercise, budget)
         offset = self._offset(recipe, wanted)
         hay = self._map.slice(offset, wanted + _MARGIN_TOKENS)
         if len(hay.token_ends) < wanted:
@@ -148,38 +156,43 @@ class PromptBuilder:
                 "--lengths, or pass --allow-repeat"
             )
         fit = self._fit_exactly if recipe.exact else self._fit_sentences
-        body = fit(recipe, needle, hay, wanted, budget)
+        body = fit(recipe, exercise, hay, wanted, budget)
         return body._replace(start=offset + body.start)
+
+    def _no_text(self, exercise: Exercise) -> Filled:
+        if exercise.fill is not None:
+            return Filled("", [])
+        return weave("", [(0, statement) for statement in exercise.statements])
 
     def _offset(self, recipe: Recipe, wanted: int) -> int:
         rng = seeded("offset", recipe.seed, recipe.length, recipe.repeat)
         return self._map.start_for(wanted + _MARGIN_TOKENS, rng.random())
 
-    def _encode(
-        self, recipe: Recipe, needle: Needle, hay: str, place: int
-    ) -> tuple[Conversation, Encoded]:
-        before, after = hay[:place], hay[place:]
-        body = (
-            before
-            + join(before, needle.statement)
-            + needle.statement
-            + join(needle.statement, after)
-            + after
-        )
-        user = _BREAK.join((needle.introduction, body, needle.question))
-        conversation = Conversation(user, recipe.system, needle.answer_prefix)
-        return conversation, self._chat.encode(conversation)
+    def _encode(self, recipe: Recipe, exercise: Exercise, text: Filled) -> Body:
+        head = exercise.introduction + exercise.before
+        user = head + text.text + exercise.after + exercise.question
+        conversation = Conversation(user, recipe.system, exercise.answer_prefix)
+        spans = [
+            span._replace(start=len(head) + span.start, end=len(head) + span.end)
+            for span in text.spans
+        ]
+        return Body(conversation, self._chat.encode(conversation), spans)
+
+    def _with(self, recipe: Recipe, exercise: Exercise, hay: Slice, cut: int) -> Body:
+        """The prompt with the first `cut` characters of the slice and its statements in them."""
+        placed = [(_place(hay, cut, one.depth), one) for one in exercise.statements]
+        placed.sort(key=lambda pair: (pair[0], pair[1].depth))
+        return self._encode(recipe, exercise, weave(hay.text[:cut], placed))
 
     def _fit_sentences(
-        self, recipe: Recipe, needle: Needle, hay: Slice, wanted: int, budget: int
+        self, recipe: Recipe, exercise: Exercise, hay: Slice, wanted: int, budget: int
     ) -> Body:
         """Cut at the last sentence end that fits: what is left over is less than a sentence."""
         cut = hay.boundaries.last_sentence_end(hay.character_after(wanted + _MARGIN_TOKENS // 8))
         while cut:
-            place = _place(hay, cut, recipe.depth)
-            conversation, encoded = self._encode(recipe, needle, hay.text[:cut], place)
-            if len(encoded.ids) <= budget:
-                return Body(conversation, encoded)
+            body = self._with(recipe, exercise, hay, cut)
+            if len(body.encoded.ids) <= budget:
+                return body
             cut = hay.boundaries.last_sentence_end(cut - 1)
         raise UserError(
             f"--lengths {recipe.length}: not one sentence of {self.haystack.id} fits: "
@@ -187,7 +200,7 @@ class PromptBuilder:
         )
 
     def _fit_exactly(
-        self, recipe: Recipe, needle: Needle, hay: Slice, wanted: int, budget: int
+        self, recipe: Recipe, exercise: Exercise, hay: Slice, wanted: int, budget: int
     ) -> Body:
         """Cut anywhere so that not one token is left over.
 
@@ -199,24 +212,68 @@ class PromptBuilder:
             aim, tried = wanted, set[int]()
             while (cut := rest.character_after(aim)) not in tried and cut:
                 tried.add(cut)
-                place = _place(rest, cut, recipe.depth)
-                body = Body(*self._encode(recipe, needle, rest.text[:cut], place), skipped)
+                body = self._with(recipe, exercise, rest, cut)
                 missing = budget - len(body.encoded.ids)
                 if missing == 0:
-                    return body
+                    return body._replace(start=skipped)
                 aim += missing
         raise UserError(
             f"--exact: no cut of {self.haystack.id} gives exactly {recipe.length} tokens: "
             "leave --exact out"
         )
 
+    def _fit_units(self, recipe: Recipe, exercise: Exercise, budget: int) -> Body:
+        """As many units of the task's own text as fit: one more would not."""
+        fill = exercise.fill
+        assert fill is not None
+        if recipe.exact:
+            raise UserError(
+                f"--exact: {recipe.task} is made of whole words and lines: leave --exact out"
+            )
 
-def _measure(fitted: Body, needle: Needle, budget: int) -> Prompt:
-    """Find needle and question in the tokens, and check that the answer stands there once."""
+        def of(units: int) -> Body:
+            try:
+                return self._encode(recipe, exercise, fill(units, True))
+            except TooFewError:
+                raise UserError(
+                    f"--qa {self.haystack.id}: it has too few documents for {recipe.length} "
+                    "tokens: add some, lower --lengths, or pass --allow-repeat"
+                ) from None
+
+        low, best = exercise.fewest, of(exercise.fewest)
+        low_size = least = len(best.encoded.ids)
+        if least > budget:
+            raise UserError(
+                f"--lengths {recipe.length}: the shortest prompt of {recipe.task} takes "
+                f"{least + recipe.answer_tokens} tokens: give a larger length"
+            )
+        high: int | None = None
+        units, rate = low + _PROBE_UNITS, 0.0
+        while high is None or high - low > 1:
+            body = of(units)
+            size = len(body.encoded.ids)
+            if size <= least:
+                return best  # without its evidence such a task has no text at all
+            rate = max((size - least) / (units - exercise.fewest), 1e-3)
+            if size <= budget:
+                low, low_size, best = units, size, body
+            else:
+                high = units
+            units = low + max(1, int((budget - low_size) / rate))
+            if high is not None:
+                units = min(units, high - 1)
+        return best
+
+
+def _measure(fitted: Body, exercise: Exercise, budget: int) -> Prompt:
+    """Find statements and question in the tokens, and check that answers stand in them alone."""
     conversation, encoded = fitted.conversation, fitted.encoded
     user = conversation.user
-    if user.count(needle.value) != 1 or needle.value in conversation.answer_prefix:
-        raise AssertionError(f"the needle's value {needle.value} is not once in the prompt")
+    for secret in exercise.secrets:
+        hidden = sum(user[span.start : span.end].count(secret) for span in fitted.spans)
+        elsewhere = user.count(secret) - hidden
+        if not hidden or elsewhere or secret in conversation.answer_prefix:
+            raise AssertionError(f"the value {secret} is not in its needle alone")
     starts = [start for start, _ in encoded.user_offsets]
     ends = [end for _, end in encoded.user_offsets]
 
@@ -224,22 +281,36 @@ def _measure(fitted: Body, needle: Needle, budget: int) -> Prompt:
         """The first token that reaches past the character."""
         return bisect.bisect_right(ends, character)
 
-    body_start = len(needle.introduction) + len(_BREAK)
-    needle_start = user.index(needle.statement, body_start)
-    question_start = len(user) - len(needle.question)
-    first = token_at(needle_start)
-    last = bisect.bisect_left(starts, needle_start + len(needle.statement))
-    body_first = token_at(body_start)
-    body_last = token_at(question_start - len(_BREAK) - 1)
-    hay_tokens = body_last + 1 - body_first - (last - first)
-    depth = 100.0 * (first - body_first) / max(hay_tokens, 1)
+    def tokens_of(span: Span) -> tuple[int, int]:
+        return token_at(span.start), bisect.bisect_left(starts, span.end)
+
+    def in_prompt(first: int, last: int) -> tuple[int, int]:
+        return encoded.user_start + first, encoded.user_start + last
+
+    question_start = len(user) - len(exercise.question)
+    spans = [(span, *tokens_of(span)) for span in fitted.spans]
+    evidence = [in_prompt(first, last) for span, first, last in spans if span.evidence]
+    depth = needle_span = None
+    if evidence:
+        needle_span = (evidence[0][0], evidence[-1][1])
+    for asked, first, last in spans:
+        if asked.asked:
+            needle_span = in_prompt(first, last)
+            body_first = token_at(len(exercise.introduction) + len(exercise.before))
+            body_last = token_at(question_start - len(exercise.after) - 1)
+            statements = sum(end - start for _, start, end in spans)
+            before = sum(end - start for _, start, end in spans if start < first)
+            hay_tokens = body_last + 1 - body_first - statements
+            share = 100.0 * (first - body_first - before) / max(hay_tokens, 1)
+            depth = round(min(max(share, 0.0), 100.0), 3)
     return Prompt(
         ids=encoded.ids,
         conversation=conversation,
-        needle=needle,
+        exercise=exercise,
         slack=budget - len(encoded.ids),
-        depth_actual=round(min(max(depth, 0.0), 100.0), 3),
-        needle_span=(encoded.user_start + first, encoded.user_start + last),
+        depth_actual=depth,
+        needle_span=needle_span,
+        evidence_spans=evidence,
         question_start=encoded.user_start + token_at(question_start),
         haystack_offset=fitted.start,
     )

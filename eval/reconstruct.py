@@ -20,9 +20,10 @@ from longctx.eval import folder, prose, records
 from longctx.eval import haystack as haystacks
 from longctx.eval.chat import ChatEncoder
 from longctx.eval.haystack import Haystack
-from longctx.eval.needle import TASK, WORDING_SHA256
+from longctx.eval.needle import TASK
 from longctx.eval.prompt import Prompt, PromptBuilder, Recipe
 from longctx.eval.records import Record
+from longctx.eval.tasks import wording_sha256
 
 
 class Row(NamedTuple):
@@ -46,7 +47,7 @@ def read_row(path: Path, number: int) -> Row:
     record = found[number - 1]
     stored = record.get("recipe")
     names = {field.name for field in fields(Recipe)}
-    if not isinstance(stored, Mapping) or set(stored) != names:
+    if not isinstance(stored, Mapping) or {*stored, "options"} != names:
         raise UserError(
             f"--row {number}: its record holds no recipe that this version reads: use the version "
             f"that wrote it ({run['sessions'][-1].get('versions', {}).get('longctx', 'unknown')})"
@@ -79,7 +80,8 @@ def rebuild(row: Row, haystack: Haystack, tokenizer: Any, tokenizer_sha256: str)
     """The prompt, checked against every hash there is."""
     recipe, settings = row.recipe, row.run["settings"]
     checks = [("tokenizer", recipe.tokenizer_sha256, tokenizer_sha256, "pass the --model of then")]
-    checks += [("wording of the task", recipe.wording_sha256, WORDING_SHA256, "use that version")]
+    wording = wording_sha256(recipe.task, recipe.language, recipe.options)
+    checks += [("wording of the task", recipe.wording_sha256, wording, "use that version")]
     for name, then, now, remedy in checks:
         if then != now:
             _changed(name, then, now, remedy)

@@ -68,7 +68,7 @@ def judged_again(record: Record) -> Record | None:
     """The record with its verdict of today; None where that is the one it has."""
     # A control has no right answer: cut off or not, what is not right is wrong.
     finish = "stop" if record.get("control") else record["finish_reason"]
-    verdict = judge(record["response"], record["expected"], finish)
+    verdict = judge(record["response"], record["expected"], finish, record.get("match", "all"))
     if (verdict.status, verdict.score) == (record["status"], record["score"]):
         return None
     before = {"status": record["status"], "score": record["score"], "ts": timestamp()}

@@ -139,7 +139,7 @@ class Sweep:
             max_new_tokens=recipe.answer_tokens,
             request_length=recipe.length,
             conversation=prompt.conversation,
-            truth=Truth(prompt.needle.expected, cell.depth),
+            truth=Truth(prompt.exercise.expected, cell.depth),
         )
         began = time.perf_counter()
         completion: Completion | None = None
@@ -155,7 +155,12 @@ class Sweep:
             verdict, told = Verdict(None, "error"), f"{type(error).__name__}: {text}"
             lost = error if isinstance(error, TargetLostError) else None
         else:
-            verdict = judge(completion.text, prompt.needle.expected, completion.finish_reason)
+            verdict = judge(
+                completion.text,
+                prompt.exercise.expected,
+                completion.finish_reason,
+                prompt.exercise.match,
+            )
         answer = {
             "response": completion and completion.text,
             "finish_reason": completion and completion.finish_reason,
@@ -189,7 +194,8 @@ class Sweep:
             "slack": prompt.slack,
             "depth": cell.depth,
             "depth_actual": prompt.depth_actual,
-            "needle_span": list(prompt.needle_span),
+            "needle_span": None if prompt.needle_span is None else list(prompt.needle_span),
+            "evidence_spans": [list(span) for span in prompt.evidence_spans],
             "distance_to_question": prompt.distance_to_question,
             "seed": recipe.seed,
             "repeat": cell.repeat,
@@ -198,8 +204,9 @@ class Sweep:
                 "sha256": haystack.sha256,
                 "offset": prompt.haystack_offset,
             },
-            "question": prompt.needle.question,
-            "expected": list(prompt.needle.expected),
+            "question": prompt.exercise.question,
+            "expected": list(prompt.exercise.expected),
+            "match": prompt.exercise.match,
             "prompt_sha256": prompt.sha256,
             "recipe": recipe.to_dict(),
             "score": verdict.score,

@@ -11,6 +11,8 @@ Status = Literal["ok", "miss", "partial", "truncated_output", "overflow", "error
 # What a finished cell can be; `error` is run again, `not_run` is the absence of a record.
 SCORED: tuple[Status, ...] = ("ok", "miss", "partial")
 STATUSES: tuple[Status, ...] = (*SCORED, "truncated_output", "overflow", "error")
+# RULER's two measures: the share of the references that is found, or whether one of them is.
+Match = Literal["all", "part"]
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -22,8 +24,10 @@ class Verdict:
     status: Status
 
 
-def judge(response: str, expected: Sequence[str], finish_reason: str) -> Verdict:
-    """The share of expected strings that the response holds.
+def judge(
+    response: str, expected: Sequence[str], finish_reason: str, match: Match = "all"
+) -> Verdict:
+    """The share of expected strings that the response holds; with "part", 1 if it holds any.
 
     An answer that the token budget cut off is not a wrong answer: it has no score. It counts as
     cut off while thinking is still open, or where it ends in the beginning of what was expected and
@@ -31,7 +35,7 @@ def judge(response: str, expected: Sequence[str], finish_reason: str) -> Verdict
     """
     answer = strip_thinking(response)
     found = sum(contains(answer, value) for value in expected)
-    if found == len(expected):
+    if found == len(expected) or (found and match == "part"):
         return Verdict(1.0, "ok")
     if finish_reason == "length" and _cut_off(response, answer, expected):
         return Verdict(None, "truncated_output")
@@ -69,12 +73,14 @@ def _cut_off(response: str, answer: str, expected: Sequence[str]) -> bool:
     if response.count("<think>") > response.count("</think>"):
         return True
     tail = answer.casefold()
+    # Of several references one letter would often be enough by chance: half of one is asked for.
     return any(
         tail.endswith(value[:size].casefold())
         and not _glued(tail[-size - 1 : -size])
         and not _stated_wrong(answer[:-size], value)
         for value in expected
-        for size in range(1, len(value))
+        if len(expected) == 1 or not contains(answer, value)
+        for size in range(1 if len(expected) == 1 else _half(value), len(value))
     )
 
 
@@ -84,5 +90,8 @@ def _stated_wrong(text: str, value: str) -> bool:
     A model that says "158114. The text is: ... 15811" for 1581141 has answered, and wrongly: what
     the budget cut off is its second thought.
     """
-    shortest = max(1, (len(value) + 1) // 2)
-    return any(contains(text, value[:size]) for size in range(shortest, len(value)))
+    return any(contains(text, value[:size]) for size in range(_half(value), len(value)))
+
+
+def _half(value: str) -> int:
+    return max(1, (len(value) + 1) // 2)

@@ -19,7 +19,7 @@ from typing import Any
 
 from longctx.errors import UserError
 from longctx.eval import folder, records
-from longctx.eval.config import show_depth, show_length
+from longctx.eval.config import depth_name, show_depth, show_length
 from longctx.eval.effective import (
     MEANING,
     OTHER_RULES,
@@ -91,8 +91,12 @@ class Results:
         return list(self.run["grid"]["lengths"])
 
     @property
-    def depths(self) -> list[float]:
+    def depths(self) -> list[float | None]:
         return list(self.run["grid"]["depths"])
+
+    @property
+    def task(self) -> str:
+        return str(self.run["settings"].get("task", "needle"))
 
     @property
     def trained_length(self) -> int | None:
@@ -104,8 +108,8 @@ class Results:
         return self.run.get("stopping")
 
     @cached_property
-    def _by_cell(self) -> dict[tuple[str, int, float], list[Record]]:
-        found: dict[tuple[str, int, float], list[Record]] = {}
+    def _by_cell(self) -> dict[tuple[str, int, float | None], list[Record]]:
+        found: dict[tuple[str, int, float | None], list[Record]] = {}
         for record in self.records:
             place = (record["scheme"]["method"], record["length"], record["depth"])
             found.setdefault(place, []).append(record)
@@ -179,7 +183,7 @@ def summarize(results: Results) -> dict[str, Any]:
     methods = {}
     for method in results.methods:
         by_depth = {
-            f"{depth:g}": {
+            depth_name(depth): {
                 str(length): results.tally(method, length, depth).to_dict()
                 for length in results.lengths
             }
@@ -270,7 +274,7 @@ def _as_csv(results: Results) -> str:
                 row = tally.to_dict()
                 figures = [row[name] for name in ("n", "k", "score", "low", "high")]
                 states = [tally.states.get(state, 0) for state in others]
-                table.writerow([method, length, f"{depth:g}", *figures, *states, *lengths])
+                table.writerow([method, length, depth_name(depth), *figures, *states, *lengths])
     return stream.getvalue()
 
 
@@ -278,7 +282,7 @@ def as_markdown(results: Results, summary: Mapping[str, Any]) -> str:
     run = results.run
     grid = run["grid"]
     lines = [
-        f"# Needle in a haystack: {run['model']['name']}",
+        f"# {heading(results)}: {run['model']['name']}",
         "",
         f"Haystack {run['haystack']['id']}, depths "
         f"{', '.join(show_depth(depth) for depth in results.depths)}, "
@@ -304,6 +308,11 @@ def as_markdown(results: Results, summary: Mapping[str, Any]) -> str:
     for reason in summary["controls"]["reasons"]:
         lines.append(f"**Not discriminative**: the model {reason}.\n")
     return "\n".join(lines)
+
+
+def heading(results: Results) -> str:
+    """What was asked, for headings."""
+    return "Needle in a haystack" if results.task == "needle" else f"Task {results.task}"
 
 
 def show_tally(tally: Tally) -> str:

@@ -27,10 +27,13 @@ class TargetLostError(Exception):
 
 @dataclass(frozen=True)
 class Truth:
-    """What only a simulated model may look at: the answer, and where in the prompt it stands."""
+    """What only a simulated model may look at: the answer, and where in the prompt it stands.
+
+    `depth` is None where evidence lies all over the text: simulated models take the worst place.
+    """
 
     expected: Sequence[str]
-    depth: float
+    depth: float | None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from longctx.eval.chat import ChatEncoder, Conversation
 from longctx.eval.target import Arm, ContextOverflowError, Request, Target, TargetLostError
 from longctx.needle_cmd import NeedleOptions
 from longctx.options import refuse_local
-from longctx.subject import Subject, TokensOnly, bare_scheme
+from longctx.subject import Loaded, Subject, TokensOnly, bare_scheme
 
 METHOD = "unverified"
 _QUESTION = "Answer with the single word ready."
@@ -39,7 +39,7 @@ class EndpointSubject(Subject):
     def session(self) -> dict[str, Any]:
         return {"concurrency": self.concurrency, "timeout_s": self.timeout}
 
-    def arms(self) -> dict[str, Arm]:
+    def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
         """Asks once, so that a wrong address, key or name is told before the run begins."""
         target = EndpointTarget(
             self.base_url,

@@ -16,7 +16,7 @@ from longctx.eval import estimate
 from longctx.eval.target import Arm, Request
 from longctx.local_target import local_arm, matmul_rate, sharing_obstacle
 from longctx.needle_cmd import NeedleOptions
-from longctx.subject import Subject
+from longctx.subject import Loaded, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,13 @@ class LocalSubject(Subject):
         # A whole model reaches about a third of what its largest products reach.
         return 3 * matmul_rate(self.torch_dtype, self.device)
 
-    def arms(self) -> dict[str, Arm]:
-        options = self.options
-        model = models.load_model(
-            self.source, self.model_config, self.torch_dtype, options.device_map
-        )
+    def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
+        options, loaded = self.options, {} if loaded is None else loaded
+        if self.name not in loaded:
+            loaded[self.name] = models.load_model(
+                self.source, self.model_config, self.torch_dtype, options.device_map
+            )
+        model = loaded[self.name]
         stop = models.stop_ids(model, self.tokenizer)
 
         def decode(ids: list[int]) -> str:

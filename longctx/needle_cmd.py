@@ -6,12 +6,14 @@ Imports nothing heavy: `longctx --help` reads this file.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
 
 from longctx import options
+from longctx.errors import UserError
 from longctx.eval.config import (
     NeedleConfig,
     parse_depths,
@@ -19,6 +21,10 @@ from longctx.eval.config import (
     parse_methods,
     show_length,
 )
+from longctx.eval.needle import TASK
+from longctx.eval.presets import PRESETS, Preset
+from longctx.eval.tasks import parse_tasks
+from longctx.eval.tasks.styles import NAMES, read_style
 from longctx.tiny import EMBEDDED
 
 # What begins so is a simulated model's name.
@@ -36,7 +42,15 @@ class NeedleOptions(options.ModelOptions):
     """The command's arguments. None stands where a rule decides."""
 
     haystack: str | None = None
+    tasks: tuple[str, ...] = (TASK,)
+    language: str = "en"
+    # What tasks take beside the grid: needle, qa, distractors, hops. None stands for the default.
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    qa: str | None = None
+    preset: str | None = None
+    # Its task, language, options and answer budget are settled for each task in needle_prepare.
     config: NeedleConfig = field(default_factory=NeedleConfig)
+    answer_prefix: str | None = None
     prefill_chunk: int = 2048
     prefix_sharing: bool = True
     palette: str = "default"
@@ -60,6 +74,12 @@ def _lengths_words(config: NeedleConfig) -> str:
 
 
 _ADAPTIVE_REPEATS = 10
+
+
+def _preset_words() -> str:
+    return "; ".join(f"{name}: {preset.words}" for name, preset in PRESETS.items())
+
+
 _DEPTHS = ",".join(f"{depth:g}" for depth in _defaults.depths)
 _PREFILL_CHUNK = show_length(_options.prefill_chunk)
 
@@ -72,6 +92,20 @@ def needle_options(
             "it; or simulated: sim:perfect, sim:window=N, sim:lost-middle, sim:flaky. Default: the "
             "embedded tiny model, trained on 512 tokens for this task.",
             show_default=False,
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What to ask, with commas; `longctx tasks` lists them. Default: {TASK}.",
+            rich_help_panel=options.SWEEP,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Lengths, depths, repeats and tasks by name; flags win. {_preset_words()}.",
+            rich_help_panel=options.SWEEP,
         ),
     ] = None,
     methods: Annotated[
@@ -138,6 +172,30 @@ def needle_options(
             rich_help_panel=_PROMPT,
         ),
     ] = None,
+    language: Annotated[
+        str, typer.Option(help="Of needle and generated prose.", rich_help_panel=_PROMPT)
+    ] = _options.language,
+    needle: Annotated[
+        str,
+        typer.Option(
+            help=f"What the task needle hides: {', '.join(NAMES)}, or a .yaml file.",
+            rich_help_panel=_PROMPT,
+        ),
+    ] = NAMES[0],
+    qa: Annotated[
+        str | None,
+        typer.Option(
+            help="Questions and documents of qa_1 and qa_2, JSON: one file, or two with a comma.",
+            rich_help_panel=_PROMPT,
+        ),
+    ] = None,
+    distractors: Annotated[
+        int | None,
+        typer.Option(help="Look-alikes of the task distractors.", rich_help_panel=_PROMPT),
+    ] = None,
+    hops: Annotated[
+        int | None, typer.Option(help="Hops of the task uuid_chain.", rich_help_panel=_PROMPT)
+    ] = None,
     template: Annotated[
         str,
         typer.Option(
@@ -148,13 +206,13 @@ def needle_options(
         str | None, typer.Option(help="System message.", rich_help_panel=_PROMPT)
     ] = None,
     answer_prefix: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Put after the assistant's header, not scored; {key} is the needle's name, '' is "
-            "none.",
+            "none. Default: the task's.",
             rich_help_panel=_PROMPT,
         ),
-    ] = _defaults.answer_prefix,
+    ] = None,
     exact: Annotated[
         bool,
         typer.Option(
@@ -219,7 +277,9 @@ def needle_options(
     """Hide a number in a long text and ask for it: a map over lengths and depths, per method."""
     embedded = base_url is None and model in (None, EMBEDDED)
     simulated = base_url is None and model is not None and model.startswith(SIMULATED)
-    sweep = _EMBEDDED_SWEEP if embedded or simulated else _defaults
+    chosen_preset = _preset(preset)
+    sweep = chosen_preset or (_EMBEDDED_SWEEP if embedded or simulated else _defaults)
+    asked = parse_tasks(tasks) if tasks is not None else None
     most = _ADAPTIVE_REPEATS if adaptive else sweep.repeats
     chosen = None if methods is None else parse_methods(methods)
     config = NeedleConfig(
@@ -229,7 +289,6 @@ def needle_options(
         seed=seed,
         template=template,  # type: ignore[arg-type]  # checked by the config
         system=system,
-        answer_prefix=answer_prefix,
         exact=exact,
         allow_repeat=allow_repeat,
         limit=limit,
@@ -239,6 +298,16 @@ def needle_options(
     return NeedleOptions(
         model=model or ("" if base_url else EMBEDDED),
         haystack=haystack,
+        tasks=asked or (chosen_preset.tasks if chosen_preset else (TASK,)),
+        language=language,
+        task_options={
+            "needle": read_style(needle, language),
+            "distractors": distractors,
+            "hops": hops,
+        },
+        qa=qa,
+        preset=preset,
+        answer_prefix=answer_prefix,
         methods=_EMBEDDED_METHODS if embedded and chosen is None else chosen,
         config=config,
         output=output,
@@ -266,9 +335,15 @@ def needle_options(
 # The signature above is the command's as well: there is one list of options.
 @functools.wraps(needle_options)
 def needle(**arguments: Any) -> None:
-    from longctx.needle_run import run
+    from longctx.needle_tasks import run
 
     raise typer.Exit(run(needle_options(**arguments)))
 
 
 needle.__name__ = "needle"  # what the command is called
+
+
+def _preset(name: str | None) -> Preset | None:
+    if name is not None and name not in PRESETS:
+        raise UserError(f"--preset {name}: not known: use {', '.join(PRESETS)}")
+    return None if name is None else PRESETS[name]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from longctx.errors import UserError
-from longctx.eval import estimate, prose
+from longctx.eval import estimate, prose, tasks
 from longctx.eval import haystack as haystacks
 from longctx.eval.adaptive import next_round, stopping_rule
 from longctx.eval.chat import ChatEncoder
@@ -23,7 +23,8 @@ from longctx.eval.config import NeedleConfig
 from longctx.eval.estimate import Plan
 from longctx.eval.folder import describe_run
 from longctx.eval.grid import Cell, Identity
-from longctx.eval.needle import WORDING_SHA256
+from longctx.eval.haystack import Haystack
+from longctx.eval.needle import LANGUAGE, TASK
 from longctx.eval.prompt import PromptBuilder
 from longctx.eval.runner import Sweep
 from longctx.models import tokenizer_sha256
@@ -54,10 +55,23 @@ class Prepared:
             "haystack_sha256": identity.haystack_sha256,
             "tokenizer_sha256": identity.tokenizer_sha256,
             "template_sha256": identity.template_sha256,
-            "wording_sha256": WORDING_SHA256,
+            "wording_sha256": tasks.wording_sha256(config.task, config.language, config.options),
             "temperature": 0,
             "repetition_penalty": 1,
+            **self._task_settings(),
         }
+
+    def _task_settings(self) -> dict[str, Any]:
+        """What differs from the default task, so that its older folders go on."""
+        config = self.options.config
+        found: dict[str, Any] = {}
+        if config.task != TASK:
+            found["task"] = config.task
+        if config.language != LANGUAGE:
+            found["language"] = config.language
+        if config.options:
+            found["options"] = dict(config.options)
+        return found
 
     def describe(self) -> dict[str, Any]:
         """run.json for this run."""
@@ -84,6 +98,7 @@ class Prepared:
                 "command": shlex.join(["longctx", *sys.argv[1:]]),
                 "pid": os.getpid(),
                 "budget_minutes": config.budget_minutes,
+                "preset": self.options.preset,
                 **subject.session(),
             },
         )
@@ -125,9 +140,54 @@ class Prepared:
         )
 
 
+def settle_task(options: NeedleOptions) -> NeedleConfig:
+    """The sweep's settings for the one task that is asked for.
+
+    Raises:
+        UserError: the task is not in that language.
+    """
+    (name,) = options.tasks
+    task = tasks.get(name)
+    tasks.check_language(name, options.language)
+    settings = tasks.options_of(
+        name, {k: v for k, v in options.task_options.items() if v is not None}
+    )
+    prefix = options.answer_prefix
+    return replace(
+        options.config,
+        task=name,
+        language=options.language,
+        options=settings,
+        answer_tokens=task.about.answer_tokens,
+        answer_prefix=task.answer_prefix(options.language, settings) if prefix is None else prefix,
+        depths=options.config.depths if task.about.has_depth else (None,),
+    )
+
+
+def _haystack(options: NeedleOptions) -> Haystack:
+    config = options.config
+    if tasks.get(config.task).about.questions:
+        if options.qa is None:
+            raise UserError(
+                f"--tasks {config.task}: asks about documents of yours: give their file with --qa"
+            )
+        files = options.qa.split(",")
+        file = files[-1] if config.task == "qa_2" else files[0]
+        return haystacks.of_files([Path(file)], Path(file).name, f"--qa {file}")
+    if options.haystack is not None:
+        return haystacks.load(options.haystack)
+    if config.language not in prose.LANGUAGES:
+        raise UserError(
+            f"--language {config.language}: text is generated in {', '.join(prose.LANGUAGES)} "
+            "only: give one of your own with --haystack"
+        )
+    return prose.haystack(max(config.lengths), language=config.language)
+
+
 def prepare(options: NeedleOptions) -> Prepared:
     """Check every argument against model, tokenizer and haystack, without loading weights."""
 
+    options = replace(options, config=settle_task(options))
     config = options.config
     if options.prefill_chunk < 1:
         raise UserError(f"--prefill-chunk {options.prefill_chunk}: must be at least 1")
@@ -137,11 +197,7 @@ def prepare(options: NeedleOptions) -> Prepared:
     config = options.config
     subject = _subject(options)
     chat = ChatEncoder(subject.tokenizer, config.template)
-    haystack = (
-        prose.haystack(max(config.lengths))
-        if options.haystack is None
-        else haystacks.load(options.haystack)
-    )
+    haystack = _haystack(options)
     identity = Identity(
         model=subject.fingerprint,
         dtype=subject.dtype,
@@ -184,9 +240,9 @@ def _settle(options: NeedleOptions) -> NeedleOptions:
         )
     if options.api != "chat":
         return options
-    if config.answer_prefix not in ("", NeedleConfig().answer_prefix):
+    if options.answer_prefix:
         raise UserError(
-            f"--answer-prefix {config.answer_prefix}: a chat endpoint begins its answer itself: "
+            f"--answer-prefix {options.answer_prefix}: a chat endpoint begins its answer itself: "
             "leave it out, or use --api completions"
         )
     return replace(options, config=replace(config, answer_prefix=""))
@@ -218,4 +274,4 @@ def _default_output(options: NeedleOptions, sweep: Sweep) -> Path:
     probe = replace(sweep, config=config)
     scheme = next(iter(sweep.schemes))
     name = re.sub(r"[^\w.=-]+", "-", Path(options.model).name)
-    return Path("runs") / f"needle-{name}-{probe.key(Cell(scheme, 1, 0.0, 0))[:8]}"
+    return Path("runs") / f"{config.task}-{name}-{probe.key(Cell(scheme, 1, 0.0, 0))[:8]}"

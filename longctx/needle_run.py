@@ -27,12 +27,13 @@ from longctx.needle_report import print_banner, print_results, proof_words, say
 from longctx.plots import heatmap
 from longctx.plots.live import LiveMap
 from longctx.plots.look import Look
+from longctx.subject import Loaded
 
 DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
 
 
-def run(options: NeedleOptions) -> int:
-    """Run the sweep that the options describe; returns the exit code."""
+def run(options: NeedleOptions, loaded: Loaded | None = None) -> int:
+    """Run the sweep of one task; returns the exit code."""
     err = Console(stderr=True)
     out = err if options.json else Console()
     prepared = prepare(options)
@@ -44,7 +45,7 @@ def run(options: NeedleOptions) -> int:
         return DONE
 
     with RunFolder(prepared.output) as run_folder:
-        interrupted = _sweep(prepared, run_folder, err)
+        interrupted = _sweep(prepared, run_folder, err, {} if loaded is None else loaded)
         if folder.read_run(prepared.output) is None:
             return INTERRUPTED  # while loading: there is nothing to show yet
         figures = summary.write(prepared.output)
@@ -56,7 +57,7 @@ def run(options: NeedleOptions) -> int:
     return code
 
 
-def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
+def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console, loaded: Loaded) -> bool:
     """Run what is pending; True where the user interrupted it."""
     options, sweep, subject = prepared.options, prepared.sweep, prepared.subject
     description = prepared.describe()
@@ -68,7 +69,7 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console) -> bool:
         return False
     try:
         with err.status(f"loading {options.model}"):
-            arms = subject.arms()
+            arms = subject.arms(loaded)
             rate = subject.probe(arms)
         description["sessions"][0]["arms"] = {
             method: {"backend": arm.backend, "proof": dict(arm.proof)}

@@ -28,7 +28,7 @@ from longctx.eval.config import parse_lengths
 from longctx.eval.target import Arm, Completion, Request, Target, Truth
 from longctx.needle_cmd import SIMULATED, NeedleOptions
 from longctx.options import refuse_local
-from longctx.subject import Subject, TokensOnly, bare_scheme
+from longctx.subject import Loaded, Subject, TokensOnly, bare_scheme
 
 NAMES = ("sim:perfect", "sim:window=N", "sim:lost-middle", "sim:flaky", "sim:flaky=SHARE")
 METHOD = "sim"
@@ -61,7 +61,7 @@ class SimSubject(Subject):
     def banner(self) -> list[str]:
         return ["a simulated model: no weights, the embedded model's tokenizer"]
 
-    def arms(self) -> dict[str, Arm]:
+    def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
         @contextmanager
         def open_arm() -> Iterator[Target]:
             yield SimTarget(self.finds)
@@ -110,7 +110,7 @@ def _rule(model: str) -> tuple[Finds, int | None]:
 def _within(window: int) -> Finds:
     def finds(request: Request, truth: Truth) -> bool:
         # In integers of a thousandth of a percent, so that the frontier itself is found.
-        depth = round(truth.depth * 1000)
+        depth = round((truth.depth or 0.0) * 1000)
         return (100_000 - depth) * request.request_length <= 100_000 * window
 
     return finds
@@ -118,7 +118,9 @@ def _within(window: int) -> Finds:
 
 def _near_an_end(request: Request, truth: Truth) -> bool:
     lost = max(0.0, 1 - _MIDDLE_HOLDS / request.request_length)
-    return _chance(request) >= lost * math.sin(math.pi * truth.depth / 100)
+    return _chance(request) >= lost * math.sin(
+        math.pi * (50.0 if truth.depth is None else truth.depth) / 100
+    )
 
 
 def _chance(request: Request) -> float:

@@ -12,6 +12,8 @@ from typing import Any
 from longctx.eval.estimate import Shape
 from longctx.eval.target import Arm
 
+Loaded = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class TokensOnly:
@@ -65,8 +67,11 @@ class Subject:
         """Seconds per unit of work before anything was asked; None where nobody can know."""
         return None
 
-    def arms(self) -> dict[str, Arm]:
+    def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
         """Load, or call.
+
+        Args:
+            loaded: models by name, so that several tasks load one once; what is loaded joins it.
 
         Raises:
             UserError: what can be put right.

@@ -11,9 +11,10 @@ def tasks(json: options.Json = False) -> None:
 
     from longctx.eval.tasks import TASKS
 
+    told = {name: task.about.summary for name, task in TASKS.items()}
     if json:
-        print(json_module.dumps(TASKS))
+        print(json_module.dumps(told))
     else:
-        width = max(map(len, TASKS))
-        for name, words in TASKS.items():
+        width = max(map(len, told))
+        for name, words in told.items():
             print(f"{name:<{width}}  {words}")

@@ -32,7 +32,7 @@ class Difference:
     """An arm minus the first one, by cell and by length."""
 
     method: str
-    cells: dict[tuple[int, float], tuple[float, int]]  # net prompts, pairs
+    cells: dict[tuple[int, float | None], tuple[float, int]]  # net prompts, pairs
     lengths: dict[int, Comparison]
 
     @property
@@ -59,7 +59,7 @@ def show_net(net: float) -> str:
 def draw(
     axes: Axes,
     lengths: Sequence[int],
-    depths: Sequence[float],
+    depths: Sequence[float | None],
     difference: Difference,
     *,
     first: bool,

@@ -22,13 +22,19 @@ def border(lengths: Sequence[int], trained: int) -> float:
 
 
 def steps(
-    lengths: Sequence[int], depths: Sequence[float], trained: int
+    lengths: Sequence[int], depths: Sequence[float | None], trained: int
 ) -> list[tuple[float, float]]:
-    """The frontier as corners of a line, left and right end of each column beyond the border."""
+    """The frontier as corners of a line, left and right end of each column beyond the border.
+
+    None where the map has no depths: its one row stands for evidence all over the text.
+    """
     corners: list[tuple[float, float]] = []
+    rows = [depth for depth in depths if depth is not None]
+    if not rows:
+        return corners
     for x, length in enumerate(lengths):
         if length > trained:
-            level = row_of(100 * (1 - trained / length), depths)
+            level = row_of(100 * (1 - trained / length), rows)
             corners += [(x - 0.5, level), (x + 0.5, level)]
     return corners
 

@@ -31,7 +31,7 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.patches import Rectangle
 
 from longctx.eval.config import show_depth, show_length
-from longctx.eval.summary import Results, Tally, load
+from longctx.eval.summary import Results, Tally, heading, load
 from longctx.plots import difference, legend, lower_strip, overlays, words
 from longctx.plots.layout import NARROWEST, Layout, layout_for
 from longctx.plots.look import Look
@@ -181,7 +181,7 @@ def _draw_panel(
     axes.tick_params(length=0, labelcolor=INK.hex, labelsize=10, pad=5)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    if first:
+    if first and depths != [None]:
         axes.set_ylabel("needle depth", color=MUTED.hex, labelpad=6)
     room = layout.panel_width + 0.4 * layout.gap_x
     scheme = words.fitted(_scheme_words(results.run["schemes"][method]), room, 8.5)
@@ -282,7 +282,7 @@ def _draw_colour_bar(figure: FigureBase, layout: Layout, colours: Palette) -> No
 
 
 def headline(results: Results) -> str:
-    return f"Needle in a haystack: {Path(results.run['model']['name']).name}"
+    return f"{heading(results)}: {Path(results.run['model']['name']).name}"
 
 
 def subtitle(results: Results) -> str:

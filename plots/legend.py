@@ -43,7 +43,7 @@ def entries(
         label = f"longer than the target takes ({overflows})"
         handles.append(Line2D([], [], color=MUTED.hex, linestyle="", **cross, label=label))
     trained = results.trained_length
-    if trained is not None and results.lengths[-1] > trained:
+    if trained is not None and results.lengths[-1] > trained and results.depths != [None]:
         dashed = Line2D([], [], color=INK.hex, linewidth=1.5, linestyle=DASHES)
         dashed.set_label(f"needle {show_length(trained)} tokens before the question")
         handles.append(dashed)

@@ -40,7 +40,7 @@ def text_size(text: str, cell_width: float) -> float:
 def draw_trained(
     axes: Axes,
     lengths: Sequence[int],
-    depths: Sequence[float],
+    depths: Sequence[float | None],
     trained: int | None,
     *,
     top: float,

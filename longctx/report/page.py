@@ -22,7 +22,7 @@ import jinja2
 from markupsafe import Markup
 
 import longctx
-from longctx.eval.config import show_depth, show_length
+from longctx.eval.config import depth_name, show_depth, show_length
 from longctx.eval.effective import MEANING, show_effective
 from longctx.eval.paired import MEANING as STAR_MEANING
 from longctx.eval.ranking import Arm
@@ -148,7 +148,7 @@ def _samples(report: Report) -> Markup:
     for index, arm in enumerate(report.arms):
         run = report.runs[arm.run]
         for record in arm.results.chosen(arm.method):
-            place = f"{index}/{record['length']}/{record['depth']:g}"
+            place = f"{index}/{record['length']}/{depth_name(record['depth'])}"
             question = questions.setdefault(str(record.get("question") or ""), len(questions))
             cells.setdefault(place, []).append(_sample(run, record, question))
     shared = [run.shared_recipe for run in report.runs]

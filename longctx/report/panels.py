@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from longctx.eval.config import show_depth, show_length
+from longctx.eval.config import depth_name, show_depth, show_length
 from longctx.eval.effective import THRESHOLD
 from longctx.eval.ranking import Arm
 from longctx.eval.summary import Results, Tally
@@ -231,7 +231,7 @@ def _cell(arm: Arm, x: int, y: int, frame: _Frame, key: str, look: Look) -> Cell
         state="scored" if tally.n and state != "overflow" else state,
         hatched=hatched,
         dot=bool(tally.n) and high - low > WIDE,
-        place=f"{key}/{length}/{depth:g}",
+        place=f"{key}/{length}/{depth_name(depth)}",
         figures=_figures(tally),
     )
 

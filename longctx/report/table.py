@@ -38,7 +38,7 @@ def as_csv(report: Report) -> str:
         found = compared.get((arm.run, arm.method), {})
         effective = arm.effective.length
         for length in results.lengths:
-            for depth in (None, *results.depths):
+            for depth in dict.fromkeys((None, *results.depths)):  # a map of one row has no others
                 tally = results.tally(arm.method, length, depth)
                 row = tally.to_dict()
                 if depth is None and tally.n:

@@ -17,6 +17,7 @@ from longctx import cli
 from longctx.errors import UserError
 from longctx.eval import prose, records
 from longctx.eval.summary import load
+from longctx.eval.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -204,5 +205,6 @@ def test_bad_folders(tmp_path: Path, run: Path) -> None:
 
 def test_tasks_are_one_line_each() -> None:
     lines = invoke("tasks").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["needle"]
-    assert list(json.loads(invoke("tasks", "--json").stdout)) == ["needle"]
+    assert [line.split()[0] for line in lines] == list(TASKS)
+    assert all(len(line.split(maxsplit=1)[1]) > 20 for line in lines)
+    assert list(json.loads(invoke("tasks", "--json").stdout)) == list(TASKS)

@@ -1,0 +1,64 @@
+"""Several tasks of `longctx needle` in one command: a run folder each, one table over all.
+
+    OUTPUT/vt/, OUTPUT/cwe/ ...    run folders as of one task: resume, rescore, report work on each
+    OUTPUT/tasks.md, tasks.json    score by task and length, their mean, RULER's effective length
+    OUTPUT/report.html             all of them on one page
+
+The model is loaded once. Holds no algorithm.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from longctx import needle_run, report_cmd
+from longctx.eval import ruler_table, summary
+from longctx.eval.records import write_atomically
+from longctx.needle_cmd import NeedleOptions
+from longctx.needle_prepare import settle_task
+from longctx.needle_report import say
+from longctx.plots.look import Look
+from longctx.subject import Loaded
+
+
+def run(options: NeedleOptions) -> int:
+    """Run the tasks one after the other; the highest exit code of any."""
+    if len(options.tasks) == 1:
+        return needle_run.run(options)
+    for name in options.tasks:  # all arguments first: the last task must not fail after hours
+        settle_task(replace(options, tasks=(name,)))
+    output = options.output or Path("runs") / f"tasks-{Path(options.model).name}"
+    err = Console(stderr=True)
+    loaded: Loaded = {}
+    code = needle_run.DONE
+    for name in options.tasks:
+        say(err, f"task {name}")
+        one = replace(options, tasks=(name,), output=output / name, json=False)
+        code = max(code, needle_run.run(one, loaded))
+        if code == needle_run.INTERRUPTED:
+            return code
+    told: dict[str, Any] = {"output": str(output), "exit_code": code, "tasks": list(options.tasks)}
+    if not options.dry_run:
+        told |= _join(output, options, err if options.json else Console())
+    if options.json:
+        print(json.dumps(told, ensure_ascii=False, allow_nan=False), flush=True)
+    return code
+
+
+def _join(output: Path, options: NeedleOptions, out: Console) -> dict[str, Any]:
+    folders = tuple(output / name for name in options.tasks)
+    table = ruler_table.table({name: summary.load(output / name) for name in options.tasks})
+    write_atomically(output / "tasks.json", json.dumps(table, indent=2) + "\n")
+    text = ruler_table.as_markdown(table)
+    write_atomically(output / "tasks.md", text)
+    page = report_cmd.make(
+        report_cmd.ReportOptions(folders, output=output / "report.html", look=Look(options.palette))
+    )
+    out.print(text, highlight=False, markup=False)
+    say(out, f"wrote {output}/ with tasks.md, tasks.json and {page.name}")
+    return table
