@@ -148,7 +148,6 @@ def _write_picture(options: ReportOptions, found: Report, output: Path) -> None:
 
 def _maps(options: ReportOptions, found: Report) -> tuple[Figure, list[str]]:
     from longctx.plots import bars, heatmap
-    from longctx.report.perplexity import strips_for
 
     if not found.runs:
         raise UserError(
@@ -158,9 +157,15 @@ def _maps(options: ReportOptions, found: Report) -> tuple[Figure, list[str]]:
     runs = [run.results for run in found.runs]
     texts = heatmap.shown_texts(runs, options.look)
     if options.picture == "effective":
+        if found.perplexity:
+            raise UserError("--picture effective: it shows no perplexity: name needle runs alone")
         return bars.figure_of(runs, options.look), texts
-    strips = [strips_for(results, found.perplexity) for results in runs]
-    return heatmap.figure_of(runs, options.look, strips), texts
+    if found.perplexity and not any(found.strips):
+        typer.echo(
+            "no perplexity is shown: it was measured for another model, dtype, scheme or lengths",
+            err=True,
+        )
+    return heatmap.figure_of(runs, options.look, found.strips), texts
 
 
 def _curve(options: ReportOptions, found: Report) -> Figure:

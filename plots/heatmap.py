@@ -18,7 +18,7 @@ below each other. Reads records and draws; computes no score. Equal folders give
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from longctx.eval.summary import Results, Tally, heading, load
 from longctx.plots import difference, legend, lower_strip, overlays, words
 from longctx.plots.layout import NARROWEST, Layout, layout_for
 from longctx.plots.look import Look
+from longctx.plots.lower_strip import Scale, Strips
 from longctx.plots.palette import INK, MUTED, NOT_RUN, PALETTES, Palette
 
 DPI = 200
@@ -65,9 +66,6 @@ def shown_texts(runs: Sequence[Results], look: Look) -> list[str]:
     return [*names, look.title or ""]
 
 
-Strips = Mapping[str, Mapping[int, float]]  # perplexity by method and length
-
-
 def figure_of(
     runs: Sequence[Results], look: Look, perplexity: Sequence[Strips] | None = None
 ) -> Figure:
@@ -75,6 +73,7 @@ def figure_of(
     perplexity: of each run's model; empty where it was not measured.
     """
     strips = perplexity or [{} for _ in runs]
+    scale = lower_strip.scale_of(strips)
     with words.styled(shown_texts(runs, look)):
         both = list(zip(runs, strips, strict=True))
         layouts = [_layout_of(results, own, NARROWEST) for results, own in both]
@@ -86,7 +85,7 @@ def figure_of(
         figure = Figure(figsize=(width, whole), facecolor="white")
         FigureCanvasAgg(figure)
         if len(runs) == 1:
-            _draw_run(figure, layouts[0], runs[0], strips[0], look, look.title)
+            _draw_run(figure, layouts[0], runs[0], strips[0], scale, look, look.title)
             return figure
         ratios = [_TITLE, *heights] if titled else heights
         parts = figure.subfigures(len(ratios), 1, squeeze=False, height_ratios=ratios, hspace=0)
@@ -96,7 +95,7 @@ def figure_of(
                 layouts[0].left / width, 0.3, title, fontsize=17, fontweight="bold", color=INK.hex
             )
         for part, layout, (results, own) in zip(parts[titled:, 0], layouts, both, strict=True):
-            _draw_run(part, layout, results, own, look, None)
+            _draw_run(part, layout, results, own, scale, look, None)
         return figure
 
 
@@ -125,6 +124,7 @@ def _draw_run(
     layout: Layout,
     results: Results,
     strips: Strips,
+    scale: Scale | None,
     look: Look,
     title: str | None,
 ) -> None:
@@ -143,13 +143,13 @@ def _draw_run(
         axes = figure.add_axes(layout.strip_of(index))
         first = index % layout.columns == 0
         overlays.draw_strip(axes, results, method, first=first, threshold=layout.brackets)
-    if strips:
+    if strips and scale is not None:
         for index, method in enumerate(results.methods):
             lower_strip.draw(
                 figure.add_axes(layout.lower_strip_of(index)),
                 results.lengths,
-                method,
-                strips,
+                strips.get(method, {}),
+                scale,
                 first=index % layout.columns == 0,
                 cell_width=layout.cell_width,
                 trained=results.trained_length,

@@ -26,6 +26,7 @@ from longctx.eval.perplexity_files import show_perplexity
 from longctx.eval.perplexity_summary import Results, load
 from longctx.plots import words
 from longctx.plots.heatmap import DPI
+from longctx.plots.lower_strip import CAP
 from longctx.plots.overlays import DASHES
 from longctx.plots.palette import INK, MUTED, NOT_RUN, RGB
 
@@ -35,7 +36,6 @@ COLOURS = (
     *(RGB(204, 121, 167), RGB(150, 110, 0), RGB(86, 160, 210)),
 )
 _MARKERS = "osD^vPX"
-CAP = 30.0  # of the axis, in multiples of the best arm's worst point: a broken arm leaves the frame
 
 
 def draw(folder: Path) -> list[Path]:

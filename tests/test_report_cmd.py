@@ -85,15 +85,21 @@ def test_the_page_has_all_its_parts(runs: list[Path]) -> None:
     links = [str(attributes["href"]) for attributes in elements.having("a")]
     assert {link.removeprefix("#") for link in links} == set(sections)
     maps = [a for a in elements.having("svg", role="group") if "data-columns" in a]
-    assert len(maps) == 5
-    assert all(str(one["aria-label"]).startswith("Needle map of ") for one in maps)
+    kinds = [str(one["aria-label"])[:14] for one in maps]
+    assert kinds == ["Needle map of "] * 5 + ["Difference map"] * 4  # three within, one across
     cells = elements.having("g", role="button")
-    assert len(cells) == 5 * 66
+    assert len(cells) == 9 * 66
     # One stop of the Tab key per map; arrow keys go on from there.
-    assert sum(cell["tabindex"] == "0" for cell in cells) == 5
+    assert sum(cell["tabindex"] == "0" for cell in cells) == 9
     assert "2 of 2 found" in str(cells[0]["aria-label"])
-    places = samples_of(page)["cells"]
-    assert all(cell["data-place"] in places for cell in cells)
+    places = [str(cell["data-place"]).split() for cell in cells]
+    assert {len(place) for place in places[: 5 * 66]} == {1}
+    assert {len(place) for place in places[5 * 66 :]} == {2}  # a difference tells of both arms
+    assert places[5 * 66 + 1] == ["0/512/0", "1/512/0"]
+    assert cells[5 * 66 + 1]["aria-label"] == "512 at 0%: no difference of 2"
+    samples = samples_of(page)
+    assert all(place in samples["cells"] for both in places for place in both)
+    assert samples["labels"][1] == "small · yarn"
     assert page.count("<caption>") == 1 + 5 + 2  # summary, maps, comparisons within and across
     assert f"longctx report {runs[0]} {runs[1]}" in page
     assert "2026-11-25" in page
@@ -256,7 +262,7 @@ def write_perplexity(
         "settings": {"seed": 0, "longest": 1024, "dtype": "float32", "bos": "no BOS"},
         "view": {"metric": "prefix", "window": None, "stride": None},
         "by_length": [],
-        "schemes": {"none": {}, "dca": {}},
+        "schemes": {"none": {}, "dca": {"chunk_size": 448, "local_size": 64, "sources": {}}},
         "model": {"name": model, "fingerprint": fingerprint},
         "text": {"id": text, "documents": [{"sha256": "a"}, {"sha256": "b"}], "left_out": 0},
         "trained_length": 512,
@@ -334,8 +340,38 @@ def test_a_strip_lies_under_the_map_of_the_same_model_alone(tmp_path: Path) -> N
     strips = strips_for(runs.runs[0].results, runs.perplexity)
     assert strips["none"] == pytest.approx({512: 2.0, 1024: BROKEN})
     assert strips["dca"] == pytest.approx({512: 2.0, 1024: 2.0})
+    page = page_of(folder, tmp_path / "ppl", other)
+    assert page.count('<g class="lower">') == 2
+    assert f"Perplexity: 512 2.00, 1K {BROKEN:.2f}." in page
+    assert f">1K: perplexity {BROKEN:.2f}</title>" in page
+    assert '<g class="lower">' not in page_of(folder, other)
     nameless = write_run(tmp_path / "nameless", methods=["none"])
     assert strips_for(collect([nameless]).runs[0].results, runs.perplexity) == {}
+
+
+def test_another_scheme_is_another_measurement(tmp_path: Path) -> None:
+    """Same model and method, other chunks: no strip; the other method keeps its own."""
+    folder = same_model(write_run(tmp_path / "run", methods=["none", "dca"]))
+    predicted = write_perplexity(tmp_path / "ppl")
+    run = json.loads((predicted / "run.json").read_text())
+    run["schemes"]["dca"]["chunk_size"] = 256
+    (predicted / "run.json").write_text(json.dumps(run))
+    assert list(collect([folder, predicted]).strips[0]) == ["none"]
+    run["settings"]["dtype"] = "bfloat16"
+    (predicted / "run.json").write_text(json.dumps(run))
+    assert collect([folder, predicted]).strips == [{}]
+
+
+def test_perplexity_that_a_picture_cannot_show_is_said(tmp_path: Path) -> None:
+    folder = same_model(write_run(tmp_path / "run", methods=["none"]))
+    other = write_perplexity(tmp_path / "other", fingerprint="g")
+    result = invoke(folder, other, "--output", tmp_path / "a.svg")
+    assert result.exit_code == 0
+    assert "no perplexity is shown: it was measured for another model" in result.stderr
+    same = invoke(folder, write_perplexity(tmp_path / "ppl"), "--output", tmp_path / "b.svg")
+    assert same.stderr == ""
+    with pytest.raises(UserError, match="--picture effective: it shows no perplexity"):
+        picture_of(tmp_path, "effective", folder, other)
 
 
 def test_the_curve_is_a_picture_of_one_run(tmp_path: Path) -> None:
@@ -430,7 +466,14 @@ def test_bad_input_is_one_line(runs: list[Path], options: list[str], message: st
 
 def test_bad_folders_and_dates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no such folder" in str(invoke(tmp_path / "nowhere").exception)
-    assert "run.json" in str(invoke(tmp_path).exception)
+    assert f"{tmp_path}: no run.json in it: name the folder of a run" in str(
+        invoke(tmp_path).exception
+    )
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "run.json").write_text(json.dumps({"schema": 1, "task": "speed"}))
+    told = str(invoke(strange).exception)
+    assert told == f"{strange}: it holds a speed run: name runs of needle or perplexity"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
     folder = write_run(tmp_path / "run", methods=["none"])
     assert "SOURCE_DATE_EPOCH=soon: not a number" in str(invoke(folder).exception)

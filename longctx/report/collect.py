@@ -18,7 +18,7 @@ from longctx.eval.ranking import Arm, arms_of, ranked
 from longctx.eval.records import Record
 from longctx.eval.summary import Results
 from longctx.plots.difference import Difference
-from longctx.report.perplexity import PerplexityRun
+from longctx.report.perplexity import PerplexityRun, strips_for
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,11 @@ class Report:
         return f"{label} ({arm.run + 1})" if len(twins) > 1 else label
 
     @cached_property
+    def strips(self) -> list[dict[str, dict[int, float]]]:
+        """Per needle run the perplexity of its model, by method and length; empty: not measured."""
+        return [strips_for(run.results, self.perplexity) for run in self.runs]
+
+    @cached_property
     def within(self) -> list[Versus]:
         """Every method against the first of its run."""
         firsts = {arm.run: arm for arm in reversed(self.arms)}
@@ -151,8 +156,13 @@ def _read(path: Path) -> Run | PerplexityRun:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder: name the folder of a run")
     about = folder.read_run(path)
-    if about is not None and about["task"] == "perplexity":
+    if about is None:
+        raise UserError(f"{path}: no {folder.RUN} in it: name the folder of a run")
+    task = about.get("task")
+    if task == "perplexity":
         return PerplexityRun(path, perplexity_summary.load(path))
+    if task != "needle":
+        raise UserError(f"{path}: it holds a {task} run: name runs of needle or perplexity")
     results = summary.load(path)
     # A record that was run again stands in its last line.
     lines = {

@@ -22,10 +22,17 @@
   const fill = (cell) => {
     tip.replaceChildren();
     add(tip, "h4", cell.getAttribute("aria-label"));
-    const place = cell.dataset.place;
-    const samples = told.cells[place] || [];
+    // A map's cell has one place, a difference's the two that it compares.
+    const places = cell.dataset.place.split(" ").filter(Boolean);
+    for (const place of places) {
+      const arm = Number(place.split("/")[0]);
+      if (places.length > 1) add(tip, "h5", told.labels[arm]);
+      fillSamples(told.cells[place] || [], told.recipes[told.runs[arm]] || {});
+    }
+  };
+
+  const fillSamples = (samples, shared) => {
     if (!samples.length) add(tip, "div", "No sample was run here.");
-    const shared = told.recipes[told.runs[Number(place.split("/")[0])]] || {};
     for (const [repeat, status, answer, expected, question, span, depth, tokens, line, error, own]
       of samples) {
       const box = add(tip, "div");

@@ -30,6 +30,7 @@ from longctx.eval.records import Record
 from longctx.eval.summary import show_tally
 from longctx.plots.difference import show_net
 from longctx.plots.look import Look
+from longctx.plots.lower_strip import scale_of
 from longctx.plots.palette import difference_colour
 from longctx.report import panels, perplexity
 from longctx.report.collect import Report, Run, Versus
@@ -72,9 +73,10 @@ def render(report: Report, look: Look, *, date: str, command: str) -> str:
         maps=_maps(report, look),
         within=_within(report),
         across=[
-            _versus_view(one, f"{report.label(one.arm)} − {report.label(one.base)}")
+            _versus_view(report, one, f"{report.label(one.arm)} − {report.label(one.base)}")
             for one in report.across
         ],
+        strips=any(report.strips),
         unpaired=report.several_models and not report.across,
         failures=[_failures(run) for run in report.runs],
         perplexity=[perplexity.view(run) for run in report.perplexity],
@@ -153,7 +155,10 @@ def _samples(report: Report) -> Markup:
             cells.setdefault(place, []).append(_sample(run, record, question))
     shared = [run.shared_recipe for run in report.runs]
     runs = [arm.run for arm in report.arms]
-    told = {"cells": cells, "questions": list(questions), "recipes": shared, "runs": runs}
+    told = {
+        **{"cells": cells, "questions": list(questions), "recipes": shared, "runs": runs},
+        "labels": [report.label(arm) for arm in report.arms],
+    }
     text = json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028"))
 
@@ -219,7 +224,7 @@ def _bar(
 
 
 def _maps(report: Report, look: Look) -> list[dict[str, Any]]:
-    maps = []
+    maps, scale = [], scale_of(report.strips)
     for run_index, run in enumerate(report.runs):
         arms = [
             {
@@ -228,7 +233,11 @@ def _maps(report: Report, look: Look) -> list[dict[str, Any]]:
                 "label": report.label(arm),
                 "effective": ("effective length " if arm.effective.enough_samples else "")
                 + _effective(arm),
-                "panel": panels.map_panel(arm, report.label(arm), str(index), look),
+                "panel": panels.map_panel(
+                    *(arm, report.label(arm), str(index), look),
+                    report.strips[run_index].get(arm.method, {}),
+                    scale,
+                ),
             }
             for index, arm in enumerate(report.arms)
             if arm.run == run_index
@@ -242,7 +251,7 @@ def _within(report: Report) -> list[tuple[Run, list[dict[str, Any]]]]:
     found = []
     for index, run in enumerate(report.runs):
         views = [
-            _versus_view(one, f"{one.arm.method} − {one.base.method}")
+            _versus_view(report, one, f"{one.arm.method} − {one.base.method}")
             for one in report.within
             if one.arm.run == index and one.difference.cells
         ]
@@ -251,12 +260,13 @@ def _within(report: Report) -> list[tuple[Run, list[dict[str, Any]]]]:
     return found
 
 
-def _versus_view(one: Versus, words: str) -> dict[str, Any]:
+def _versus_view(report: Report, one: Versus, words: str) -> dict[str, Any]:
+    base, arm = (str(report.arms.index(side)) for side in (one.base, one.arm))
     stars = ", ".join(show_length(length) for length in one.difference.stars)
     return {
         "stars": f"differs at {stars}" if stars else "no length differs for certain",
         "words": words,
-        "panel": panels.difference_panel(one.arm.results, one.difference, words),
+        "panel": panels.difference_panel(one.arm.results, one.difference, words, (base, arm)),
         "lengths": one.difference.lengths,
     }
 

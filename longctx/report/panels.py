@@ -6,23 +6,27 @@ length, frontier, bracket. Text is text here; the template escapes it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from longctx.eval.config import depth_name, show_depth, show_length
 from longctx.eval.effective import THRESHOLD
+from longctx.eval.perplexity_files import show_perplexity
 from longctx.eval.ranking import Arm
 from longctx.eval.summary import Results, Tally
 from longctx.plots import frontier
 from longctx.plots.difference import Difference, show_net
 from longctx.plots.legend import WIDE
 from longctx.plots.look import Look
+from longctx.plots.lower_strip import Scale, labelled
 from longctx.plots.overlays import effective_words
 from longctx.plots.palette import difference_colour
 
 _LEFT, _RIGHT, _STRIP, _ABOVE, _UNDER = 46, 8, 40, 20, 22
 _BRACKET = 30
+_LOWER, _LOWER_GAP = 30, 24  # the strip of perplexity, and its figures above it
 _LETTER = 6.6  # pixels that a letter of 11 px takes, about
 _STATES = {
     "error": "error",
@@ -48,6 +52,17 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Lower:
+    """The strip of perplexity under a map."""
+
+    top: float
+    bottom: float
+    points: str
+    dots: list[tuple[float, float, str]]  # x, y and words
+    figures: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
 class Panel:
     width: float
     height: float
@@ -68,11 +83,15 @@ class Panel:
     bracket: str
     bracket_words: tuple[float, float, str, str] | None  # x, y, words, anchor
     stars: list[float]
+    lower: Lower | None
     alt: str
     all_lengths: list[str]
 
 
-def map_panel(arm: Arm, label: str, key: str, look: Look) -> Panel:
+def map_panel(
+    arm: Arm, label: str, key: str, look: Look, perplexity: Mapping[int, float], scale: Scale | None
+) -> Panel:
+    """`perplexity` by length, where it was measured, on a `scale` for all maps."""
     results = arm.results
     frame = _Frame.of(results, strip=True)
     cells = [
@@ -104,9 +123,14 @@ def map_panel(arm: Arm, label: str, key: str, look: Look) -> Panel:
         mark = (at, words, anchor)
         steps = frontier.steps(results.lengths, results.depths, trained)
         corners = " ".join(f"{frame.x(column)},{frame.y(row)}" for column, row in steps)
+    height = frame.bottom + _UNDER + (_BRACKET if told else 0)
+    lower = None
+    if perplexity and scale is not None:
+        lower = _lower(frame, results.lengths, perplexity, scale, height + _LOWER_GAP)
+        height = lower.bottom + 4
     return Panel(
         **frame.shared(results),
-        height=frame.bottom + _UNDER + (_BRACKET if told else 0),
+        height=height,
         cells=cells,
         bands=bands,
         scores=scores,
@@ -116,11 +140,15 @@ def map_panel(arm: Arm, label: str, key: str, look: Look) -> Panel:
         bracket=bracket,
         bracket_words=told,
         stars=[],
-        alt=_map_alt(arm, label),
+        lower=lower,
+        alt=_map_alt(arm, label, perplexity),
     )
 
 
-def difference_panel(results: Results, difference: Difference, words: str) -> Panel:
+def difference_panel(
+    results: Results, difference: Difference, words: str, keys: tuple[str, str]
+) -> Panel:
+    """`keys` of the two arms, for the samples of both."""
     frame = _Frame.of(results, strip=False)
     cells = []
     for y, depth in enumerate(results.depths):
@@ -139,7 +167,7 @@ def difference_panel(results: Results, difference: Difference, words: str) -> Pa
                     state="scored" if pairs else "not_run",
                     hatched=False,
                     dot=False,
-                    place="",
+                    place=" ".join(_place(key, length, depth) for key in keys) if pairs else "",
                     figures="",
                 )
             )
@@ -157,6 +185,7 @@ def difference_panel(results: Results, difference: Difference, words: str) -> Pa
         bracket="",
         bracket_words=None,
         stars=[frame.x(results.lengths.index(length)) for length in stars],
+        lower=None,
         alt=f"Difference map {words}; the paired test holds at {held}.",
     )
 
@@ -231,8 +260,32 @@ def _cell(arm: Arm, x: int, y: int, frame: _Frame, key: str, look: Look) -> Cell
         state="scored" if tally.n and state != "overflow" else state,
         hatched=hatched,
         dot=bool(tally.n) and high - low > WIDE,
-        place=f"{key}/{length}/{depth_name(depth)}",
+        place=_place(key, length, depth),
         figures=_figures(tally),
+    )
+
+
+def _place(key: str, length: int, depth: float | None) -> str:
+    return f"{key}/{length}/{depth_name(depth)}"
+
+
+def _lower(
+    frame: _Frame, lengths: list[int], found: Mapping[int, float], scale: Scale, top: float
+) -> Lower:
+    columns = [x for x, length in enumerate(lengths) if length in found]
+    values = {x: found[lengths[x]] for x in columns}
+    at = {x: (frame.x(x), round(top + (1 - scale.share(values[x])) * _LOWER, 1)) for x in columns}
+    widest = max(len(show_perplexity(value)) for value in values.values()) * _LETTER + 4
+    every = max(1, math.ceil(widest / frame.cell_width))
+    return Lower(
+        top=top,
+        bottom=top + _LOWER + 5,
+        points=" ".join(f"{x},{y}" for x, y in at.values()),
+        dots=[
+            (*at[x], f"{show_length(lengths[x])}: perplexity {show_perplexity(values[x])}")
+            for x in columns
+        ],
+        figures=[(frame.x(x), show_perplexity(values[x])) for x in labelled(columns, every)],
     )
 
 
@@ -272,10 +325,14 @@ def _bracket(
     return path, (x, line + 14, words, "middle" if centred else "start")
 
 
-def _map_alt(arm: Arm, label: str) -> str:
+def _map_alt(arm: Arm, label: str, perplexity: Mapping[int, float]) -> str:
     scores = []
     for length in arm.results.lengths:
         score = arm.results.tally(arm.method, length).score
         told = "no score" if score is None else f"{score:.0%}"
         scores.append(f"{show_length(length)} {told}")
-    return f"Needle map of {label}, found per length: {', '.join(scores)}."
+    told = f"Needle map of {label}, found per length: {', '.join(scores)}."
+    if not perplexity:
+        return told
+    figures = [f"{show_length(n)} {show_perplexity(perplexity[n])}" for n in sorted(perplexity)]
+    return f"{told} Perplexity: {', '.join(figures)}."

@@ -1,13 +1,13 @@
 """Perplexity runs in a report: figures, differences and a curve per run; strips for the maps.
 
 Reads figures that eval.perplexity_summary computed. A strip stands under the map of the same model
-alone: same fingerprint and dtype.
+in the same position scheme alone: names prove neither.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from longctx.eval.config import show_length
 from longctx.eval.perplexity_files import show_difference, show_figure, show_perplexity
 from longctx.eval.perplexity_summary import Results, meaning
 from longctx.eval.summary import Results as NeedleResults
-from longctx.plots.perplexity import CAP, COLOURS
+from longctx.plots.lower_strip import CAP
+from longctx.plots.perplexity import COLOURS
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 560, 240, 44, 128, 12, 26
 
@@ -50,14 +51,18 @@ class PerplexityRun:
 def strips_for(
     results: NeedleResults, runs: Sequence[PerplexityRun]
 ) -> dict[str, dict[int, float]]:
-    """What the first perplexity run of the same model says at the map's lengths."""
+    """What the first perplexity run of the same model says at the map's lengths.
+
+    A method whose scheme differs there (another factor, other chunks) is left out.
+    """
     for one in runs:
         if not _same_model(one.results.run, results.run):
             continue
+        theirs, ours = one.results.run["schemes"], results.run["schemes"]
         found = {
             method: {n: value for n, value in row.items() if n in results.lengths}
             for method, row in one.strips().items()
-            if method in results.methods
+            if method in ours and _positions(theirs[method]) == _positions(ours[method])
         }
         found = {method: row for method, row in found.items() if row}
         if found:
@@ -72,6 +77,11 @@ def _same_model(one: Any, other: Any) -> bool:
         return run["model"].get("fingerprint"), run["settings"].get("dtype")
 
     return identity(one)[0] is not None and identity(one) == identity(other)
+
+
+def _positions(scheme: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheme without where its numbers came from."""
+    return {name: value for name, value in scheme.items() if name != "sources"}
 
 
 def view(run: PerplexityRun) -> dict[str, Any]:
