@@ -1,6 +1,6 @@
 """The strip under a panel of the map: perplexity at the same lengths, on one scale for all panels.
 
-    perplexity  2.30  2.23  2.30  3.19     figures; of every so many lengths where columns are narrow
+    perplexity  2.30  2.23  2.30  3.19     figures; narrow columns: some of them
                 ----------------__-/       a line through them, logarithmic
 
 Draws figures that somebody else computed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,49 @@ def _asked(prompts: str, length: int, depth: float, repeat: int, answer: str) ->
 
 def hash_of(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
+
+
+def write_perplexity(
+    path: Path, *, model: str = "models/small", text: str = "book.txt", fingerprint: str = "f"
+) -> Path:
+    """A run of two methods at 512 and 1,024 tokens; every token of `none` costs ln 2, from the
+    512th on ln 8, and of `dca` ln 2."""
+    path.mkdir()
+    run = {
+        "schema": 1,
+        "task": "perplexity",
+        "grid": {"methods": ["none", "dca"], "lengths": [512, 1024]},
+        "settings": {"seed": 0, "longest": 1024, "dtype": "float32", "bos": "no BOS"},
+        "view": {"metric": "prefix", "window": None, "stride": None},
+        "by_length": [],
+        "schemes": {"none": {}, "dca": {"chunk_size": 448, "local_size": 64, "sources": {}}},
+        "model": {"name": model, "fingerprint": fingerprint},
+        "text": {"id": text, "documents": [{"sha256": "a"}, {"sha256": "b"}], "left_out": 0},
+        "trained_length": 512,
+        "sessions": [{"command": "longctx perplexity"}],
+    }
+    (path / "run.json").write_text(json.dumps(run))
+    with (path / "perplexity.jsonl").open("w") as stream:
+        for method, document in itertools.product(("none", "dca"), ("a", "b")):
+            broken = [math.log(8)] * 512 if method == "none" else [math.log(2)] * 512
+            record = {
+                "schema": 1,
+                "key": f"{method}/{document}",
+                "scheme": {"method": method},
+                "document": {"sha256": document},
+                **{"tokens": 1024, "window": 1024, "stride": None, "status": "ok"},
+                "nll": [math.log(2)] * 511 + broken,
+                "bytes": [4] * 1023,
+                "error": None,
+            }
+            stream.write(json.dumps(record) + "\n")
+    return path
+
+
+def same_model(folder: Path, fingerprint: str = "f") -> Path:
+    """The needle run's model gets that fingerprint."""
+    run = json.loads((folder / "run.json").read_text())
+    run["model"]["fingerprint"] = fingerprint
+    run["settings"]["dtype"] = "float32"
+    (folder / "run.json").write_text(json.dumps(run))
+    return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import browser
 import pytest
-from run_fakes import window, write_run
+from run_fakes import same_model, window, write_perplexity, write_run
 
 from longctx.plots.look import Look
 from longctx.report.collect import collect
@@ -25,10 +25,10 @@ HOSTILE = "</script><img src=http://localhost:9/x onerror=document.title='owned'
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
     folder = tmp_path_factory.mktemp("report")
-    first = write_run(folder / "a", answer=HOSTILE, text=HOSTILE, prompts="a")
+    first = same_model(write_run(folder / "a", answer=HOSTILE, text=HOSTILE, prompts="a"))
     second = write_run(folder / "b", window(1024), methods=["none"], model="m/b", prompts="a")
     file = folder / "report.html"
-    report = collect([first, second])
+    report = collect([first, second, write_perplexity(folder / "ppl", text=HOSTILE)])
     file.write_text(render(report, Look(), date="2026-11-25", command="longctx report a b"))
     assert PROGRAM is not None
     with browser.Browser(PROGRAM, folder / "profile") as opened:
@@ -97,6 +97,68 @@ def test_the_keyboard_walks_over_a_map(page: browser.Browser) -> None:
     assert shown is not None and shown.startswith("8K at 10%")
     page.press("Escape")
     assert tip(page) is None
+
+
+def test_the_keyboard_walks_over_a_difference(page: browser.Browser) -> None:
+    """A cell of `yarn - none` tells what both answered, each under its name."""
+    first = "#differences svg.map .cell"
+    page.evaluate(f"document.querySelector('{first}').focus()")
+    page.press("ArrowRight")
+    page.press("ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.place") == "0/1024/0 1/1024/0"
+    shown = tip(page)
+    assert shown is not None and shown.startswith("1K at 0%: +2 of 2")
+    arms = page.evaluate("[...document.querySelectorAll('#tip h5')].map(one => one.textContent)")
+    assert arms == ["small · none", "small · yarn"]
+    assert shown.count("sample 1: miss") == shown.count("sample 1: ok") == 1
+    assert HOSTILE in shown and page.evaluate("document.images.length") == 0
+    page.press("Escape")
+    assert tip(page) is None
+
+
+# The contrast of all text that is shown, with the first few characters; text on the colours of a
+# scale is not here: tests/plots/test_heatmap.py has it for every score.
+CONTRASTS = """
+(() => {
+  for (const one of document.querySelectorAll('details')) one.open = true;
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = (rgb) => {
+    const [r, g, b] = rgb.slice(0, 3).map((c) => c / 255).map(
+      (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const found = channels(getComputedStyle(one).backgroundColor);
+      if (found.length < 4 || found[3] === 1) return found;
+    }
+    return [255, 255, 255];
+  };
+  const told = [];
+  for (const one of document.querySelectorAll('body *')) {
+    const text = [...one.childNodes].filter((node) => node.nodeType === 3).map(
+      (node) => node.data).join('').trim();
+    if (!text || one.matches('script, style, title, tspan[fill]')) continue;
+    if (!one.checkVisibility()) continue;
+    const style = getComputedStyle(one);
+    const ink = channels(one instanceof SVGElement ? style.fill : style.color);
+    const pair = [luminance(ink), luminance(behind(one))].sort((a, b) => b - a);
+    told.push([(pair[0] + 0.05) / (pair[1] + 0.05), text.slice(0, 30)]);
+  }
+  return told;
+})()
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_text_can_be_read(page: browser.Browser, dark: bool) -> None:
+    page.evaluate("document.querySelector('#arm-0 .cell').focus()")  # with what it opens
+    page.media(dark=dark)
+    found = page.evaluate(CONTRASTS)
+    page.media()
+    page.press("Escape")
+    assert len(found) > 500
+    assert [(round(ratio, 2), text) for ratio, text in found if ratio < 4.5] == []
 
 
 def test_dark_and_paper(page: browser.Browser, tmp_path: Path) -> None:
