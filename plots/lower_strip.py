@@ -79,7 +79,7 @@ def draw(
     axes.set_ylim(-0.15, 1.6)  # the figures' room is on top
     xs = [x for x, length in enumerate(lengths) if length in found]
     ys = [scale.share(found[lengths[x]]) for x in xs]
-    if trained is not None and frontier.on_the_map(lengths, trained):
+    if xs and trained is not None and frontier.on_the_map(lengths, trained):
         border = frontier.border(lengths, trained)
         axes.plot([border] * 2, [-0.15, 1.0], color=INK.hex, linewidth=1.2, zorder=1)
     axes.plot(xs, ys, color=INK.hex, linewidth=1.6, marker="o", markersize=3, zorder=3)

@@ -171,6 +171,8 @@ def test_equal_input_gives_equal_bytes(
     tmp_path: Path, runs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1764000000")
+    same_model(runs[0])
+    runs = [*runs, write_perplexity(tmp_path / "ppl")]
     for form in ("html", "svg", "csv"):
         outputs = [tmp_path / name / f"report.{form}" for name in ("one", "two")]
         for output in outputs:
@@ -352,6 +354,17 @@ def test_numbers_of_both_kinds_and_no_formula(tmp_path: Path) -> None:
     assert [row["model"] for row in found] == ["'@sum"] * 4
     assert float(found[1]["perplexity"]) == pytest.approx(BROKEN, abs=1e-6)
     assert {row["model"] for row in rows if not row["perplexity"]} == {"'=cmd()"}
+
+
+def test_a_negative_number_stays_a_number(tmp_path: Path) -> None:
+    folder = write_run(
+        tmp_path / "run", lambda method, *_: "miss" if method == "dca" else "ok", prompts="a"
+    )
+    output = tmp_path / "out.csv"
+    assert invoke(folder, "--output", output).exit_code == 0
+    rows = list(csv.DictReader(io.StringIO(output.read_text())))
+    differences = {row["difference"] for row in rows if row["method"] == "dca" and row["pairs"]}
+    assert differences == {"-1.0"}
 
 
 def test_a_map_that_says_nothing_is_marked(tmp_path: Path) -> None:

@@ -146,7 +146,8 @@ def _curve(results: Results) -> dict[str, Any] | None:
             {
                 "method": method,
                 "index": index,
-                "colour": COLOURS[index % len(COLOURS)].hex,
+                # The first one's grey would drown in a dark page.
+                "colour": COLOURS[index % len(COLOURS)].hex if index else "currentColor",
                 "points": " ".join(f"{x(n)},{y(v)}" for n, v, _, _ in row),
                 "dots": [(x(n), y(v), f"{method}, {show_length(n)}: {show_perplexity(v)}")
                          for n, v, _, _ in row],
