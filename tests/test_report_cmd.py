@@ -353,6 +353,7 @@ def test_numbers_of_both_kinds_and_no_formula(tmp_path: Path) -> None:
     found = [row for row in rows if row["perplexity"]]
     assert [row["model"] for row in found] == ["'@sum"] * 4
     assert float(found[1]["perplexity"]) == pytest.approx(BROKEN, abs=1e-6)
+    assert len({len(line) for line in csv.reader(output.read_text().splitlines())}) == 1
     assert {row["model"] for row in rows if not row["perplexity"]} == {"'=cmd()"}
 
 

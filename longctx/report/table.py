@@ -1,15 +1,20 @@
 """The numbers of a report as CSV: a row per arm, length and depth, and one per length over all.
 
-A row without a depth is pooled; it carries the difference to the first arm of its run. Knows no
-picture.
+A row without a depth is pooled; it carries the difference to the first arm of its run. Perplexity
+runs come first, with columns of their own. Knows no picture.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from longctx.report.collect import Report
+from longctx.eval.paired import Comparison
+from longctx.eval.ranking import Arm
+from longctx.report.collect import Report, Run
+from longctx.report.perplexity import PerplexityRun
 
 _STATES = ("truncated_output", "overflow", "error", "not_run")
 COLUMNS = (
@@ -23,47 +28,54 @@ PERPLEXITY = ("perplexity", "perplexity_low", "perplexity_high")  # where such r
 def as_csv(report: Report) -> str:
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow([*COLUMNS, *PERPLEXITY] if report.perplexity else COLUMNS)
-    for one in report.perplexity:
-        for method in one.results.methods:
-            for length in one.results.lengths:
-                figure = one.results.figure(method, length)
-                told = [] if figure is None else [figure.perplexity, figure.low, figure.high]
-                names = map(_text, (one.path.name, one.model, method))
-                blank = [None] * (len(COLUMNS) - 4)
-                table.writerow([*names, length, *blank, *(round(value, 6) for value in told)])
+    wide = bool(report.perplexity)
+    table.writerow([*COLUMNS, *PERPLEXITY] if wide else COLUMNS)
+    for predicted in report.perplexity:
+        table.writerows(_perplexity_rows(predicted))
+    blank = [None] * len(PERPLEXITY) if wide else []
     compared = {(one.arm.run, one.arm.method): one.difference.lengths for one in report.within}
     for arm in report.arms:
-        run, results = report.runs[arm.run], arm.results
         found = compared.get((arm.run, arm.method), {})
-        effective = arm.effective.length
-        for length in results.lengths:
-            for depth in dict.fromkeys((None, *results.depths)):  # a map of one row has no others
-                tally = results.tally(arm.method, length, depth)
-                row = tally.to_dict()
-                if depth is None and tally.n:
-                    low, high = results.interval(arm.method, length)
-                    row |= {"low": round(low, 6), "high": round(high, 6)}
-                figures = [row[name] for name in ("n", "k", "score", "low", "high")]
-                states = [tally.states.get(state, 0) for state in _STATES]
-                one = found.get(length) if depth is None else None
-                difference = (
-                    [
-                        round(one.difference, 6),
-                        round(one.interval.low, 6),
-                        round(one.interval.high, 6),
-                        one.pairs,
-                        f"{one.p:.6g}",
-                    ]
-                    if one is not None
-                    else [None] * 5
-                )
-                place = [length, None if depth is None else f"{depth:g}"]
-                last = effective if depth is None else None
-                told = [*figures, *states, *difference, last]
-                names = map(_text, (run.path.name, run.model, arm.method))
-                table.writerow([*names, *place, *told])
+        for row in _needle_rows(report.runs[arm.run], arm, found):
+            table.writerow([*row, *blank])
     return stream.getvalue()
+
+
+def _perplexity_rows(run: PerplexityRun) -> Iterator[list[Any]]:
+    blank = [None] * (len(COLUMNS) - 4)
+    for method in run.results.methods:
+        names = [_text(name) for name in (run.path.name, run.model, method)]
+        for length in run.results.lengths:
+            figure = run.results.figure(method, length)
+            told: list[float | None] = [None] * len(PERPLEXITY)
+            if figure is not None:
+                told = [round(value, 6) for value in (figure.perplexity, figure.low, figure.high)]
+            yield [*names, length, *blank, *told]
+
+
+def _needle_rows(run: Run, arm: Arm, compared: Mapping[int, Comparison]) -> Iterator[list[Any]]:
+    results = arm.results
+    names = [_text(name) for name in (run.path.name, run.model, arm.method)]
+    for length in results.lengths:
+        for depth in dict.fromkeys((None, *results.depths)):  # a map of one row has no others
+            tally = results.tally(arm.method, length, depth)
+            row = tally.to_dict()
+            if depth is None and tally.n:
+                low, high = results.interval(arm.method, length)
+                row |= {"low": round(low, 6), "high": round(high, 6)}
+            figures = [row[name] for name in ("n", "k", "score", "low", "high")]
+            states = [tally.states.get(state, 0) for state in _STATES]
+            difference = _difference(compared.get(length) if depth is None else None)
+            last = arm.effective.length if depth is None else None
+            place = [length, None if depth is None else f"{depth:g}"]
+            yield [*names, *place, *figures, *states, *difference, last]
+
+
+def _difference(found: Comparison | None) -> list[Any]:
+    if found is None:
+        return [None] * 5
+    figures = (found.difference, found.interval.low, found.interval.high)
+    return [*(round(value, 6) for value in figures), found.pairs, f"{found.p:.6g}"]
 
 
 def _text(value: str) -> str:
