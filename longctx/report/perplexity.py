@@ -119,7 +119,8 @@ def _curve(results: Results) -> dict[str, Any] | None:
         share = math.log(value / low) / math.log(high / low)
         return round(bottom - (bottom - _TOP) * min(max(share, 0.0), 1.0), 1)
 
-    lines, taken = [], []
+    lines: list[dict[str, Any]] = []
+    taken: list[tuple[float, str]] = []
     ends = sorted(
         ((y(row[-1][1]), method) for method, row in points.items()), key=lambda end: end[0]
     )

@@ -24,14 +24,14 @@ def as_csv(report: Report) -> str:
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow([*COLUMNS, *PERPLEXITY] if report.perplexity else COLUMNS)
-    for one in report.perplexity:
-        for method in one.results.methods:
-            for length in one.results.lengths:
-                figure = one.results.figure(method, length)
-                told = [] if figure is None else [figure.perplexity, figure.low, figure.high]
-                names = map(_text, (one.path.name, one.model, method))
+    for ppl in report.perplexity:
+        for method in ppl.results.methods:
+            for length in ppl.results.lengths:
+                figure = ppl.results.figure(method, length)
+                values = [] if figure is None else [figure.perplexity, figure.low, figure.high]
+                names = map(_text, (ppl.path.name, ppl.model, method))
                 blank = [None] * (len(COLUMNS) - 4)
-                table.writerow([*names, length, *blank, *(round(value, 6) for value in told)])
+                table.writerow([*names, length, *blank, *(round(value, 6) for value in values)])
     compared = {(one.arm.run, one.arm.method): one.difference.lengths for one in report.within}
     for arm in report.arms:
         run, results = report.runs[arm.run], arm.results
