@@ -91,7 +91,7 @@ bench: $(READY) ## DCA against plain flash attention
 	$(PY) benchmarks/attention.py --lengths 16K,32K
 
 fuzz: $(READY) ## 2,000 random requests to the server
-	LONGCTX_FUZZ_CASES=2000 $(OFFLINE) $(BIN)/pytest -q tests/serve/test_fuzz.py
+	LONGCTX_FUZZ_CASES=2000 $(OFFLINE) $(BIN)/pytest -q --timeout 1800 tests/serve/test_fuzz.py
 
 clean: ## remove what was built; keeps .venv and models
 	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

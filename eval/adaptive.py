@@ -95,7 +95,7 @@ def _scores(found: Mapping[Cell, Record | None], repeats: Sequence[int]) -> list
 
 
 def _has_mixed(found: Mapping[Cell, Record | None]) -> bool:
-    by_depth: dict[float, list[float]] = {}
+    by_depth: dict[float | None, list[float]] = {}
     for cell, record in found.items():
         if record is not None and record["status"] in SCORED:
             by_depth.setdefault(cell.depth, []).append(record["score"])

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from longctx.eval.adaptive import stopping_rule
 from longctx.eval.config import show_depth, show_length
-from longctx.eval.effective import show_break, show_effective, show_other
+from longctx.eval.effective import Effective, show_break, show_effective, show_other
 from longctx.eval.summary import Results, others_sentence, show_tally
 from longctx.plots.terminal import TerminalMap
 
@@ -60,6 +60,10 @@ def proof_words(proof: Mapping[str, Any]) -> str:
     )
 
 
+def _broken(effective: Effective) -> str:
+    return "no break seen" if effective.first_fail is None else f"breaks {show_break(effective)}"
+
+
 def print_results(
     out: Console,
     output: Path,
@@ -84,7 +88,7 @@ def print_results(
         found = results.effective(method)
         say(
             out,
-            f"{method}: breaks {show_break(found)}; by RULER's rule {show_other(found.ruler)}, "
+            f"{method}: {_broken(found)}; by RULER's rule {show_other(found.ruler)}, "
             f"by NoLiMa's {show_other(found.nolima)}",
         )
     for reason in figures["controls"]["reasons"]:

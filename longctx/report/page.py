@@ -110,8 +110,8 @@ def _policy(style: str, script: str) -> str:
 
 
 def _title(report: Report) -> str:
-    asked, predicted = ([run.model for run in kind] for kind in (report.runs, report.perplexity))
-    models = dict.fromkeys([*asked, *predicted])
+    models = dict.fromkeys(run.model for run in report.runs)
+    models |= dict.fromkeys(run.model for run in report.perplexity)
     what = "Needle in a haystack" if report.runs else "Perplexity"
     return f"{what}: {', '.join(models)}"
 
