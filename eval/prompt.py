@@ -142,7 +142,7 @@ class PromptBuilder:
         wanted = budget - bare  # tokens of haystack, but for merges at its seams
         if wanted < 1:
             raise UserError(
-                f"--lengths {recipe.length}: template, question and answer alone take "
+                f"--lengths {recipe.length}: template, needles, question and answer alone take "
                 f"{bare + recipe.answer_tokens} tokens: give a larger length"
             )
         if exercise.fill is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,11 @@ Match = Literal["all", "part"]
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# 1.234.567 and 1 234 567 (also with unbreakable spaces) and 1'234'567: whole numbers in groups.
+_GROUPS = re.compile(r"(?<!\d)\d{1,3}([. '’\u00a0\u202f])\d{3}(?:\1\d{3})*(?!\d)")
+# Thai, Lao, Burmese and Khmer, and all from U+2E80 on (Chinese, Japanese, Korean): a number may
+# stand straight after a word.
+_NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,29 @@ def strip_thinking(response: str) -> str:
 
 
 def contains(text: str, value: str) -> bool:
-    """Whether `value` stands in `text` as a word of its own, whatever its case."""
-    folded, wanted = text.casefold(), value.casefold()
-    if wanted.isdigit():
-        folded = _THOUSANDS.sub("", folded)
+    """Whether `value` stands in `text` as a word of its own, whatever its case.
+
+    Numbers also in the digits of another script and in groups of thousands.
+    """
+    folded, wanted = _fold(text), _fold(value)
+    if not wanted.isdigit():
+        return _stands(folded, wanted)
+    folded = _THOUSANDS.sub("", folded)
+    return _stands(folded, wanted) or _stands(_GROUPS.sub(_ungrouped, folded), wanted)
+
+
+def _fold(text: str) -> str:
+    """Without case, and with all digits as 0-9: `١٢٣`, `๑๒๓` and `１２３` are 123."""
+    if not text.isascii():
+        text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+    return text.casefold()
+
+
+def _ungrouped(match: re.Match[str]) -> str:
+    return match.group().replace(match.group(1), "")
+
+
+def _stands(folded: str, wanted: str) -> bool:
     position = folded.find(wanted)
     while position >= 0:
         end = position + len(wanted)
@@ -65,17 +90,16 @@ def contains(text: str, value: str) -> bool:
 
 
 def _glued(neighbour: str) -> bool:
-    # Scripts without spaces (from U+2E80 on) write a number straight after a word.
-    return bool(neighbour) and (neighbour.isalnum() or neighbour == "_") and ord(neighbour) < 0x2E80
+    return (neighbour.isalnum() or neighbour == "_") and not _NO_SPACES.match(neighbour)
 
 
 def _cut_off(response: str, answer: str, expected: Sequence[str]) -> bool:
     if response.count("<think>") > response.count("</think>"):
         return True
-    tail = answer.casefold()
+    tail = _fold(answer)
     # Of several references one letter would often be enough by chance: half of one is asked for.
     return any(
-        tail.endswith(value[:size].casefold())
+        tail.endswith(_fold(value[:size]))
         and not _glued(tail[-size - 1 : -size])
         and not _stated_wrong(answer[:-size], value)
         for value in expected

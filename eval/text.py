@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 
 # Closing quotes and brackets stay with the sentence that they close.
 _CLOSERS = "\"'”’»)\\]」』）】"
+# Thai marks no sentence; a space between two of its letters parts phrases. Not so after the sign
+# of repetition (U+0E46), nor around numbers and foreign words.
+_THAI_PHRASE_END = r"(?<=[\u0e01-\u0e45\u0e47-\u0e4e])(?= +[\u0e01-\u0e45])"
 _SENTENCE_END = re.compile(
-    rf"[.!?؟।…]+[{_CLOSERS}]*(?=\s|$)|[。！？…]+[{_CLOSERS}]*|(?<=\S)(?=\n\s*\n)"
+    rf"[.!?؟।…]+[{_CLOSERS}]*(?=\s|$)|[。！？…]+[{_CLOSERS}]*|(?<=\S)(?=\n\s*\n)|{_THAI_PHRASE_END}"
 )
-_CLAUSE_END = re.compile(rf"[,;:—][{_CLOSERS}]*(?=\s|$)|—|[，；：、]")
+_CLAUSE_END = re.compile(rf"[,;:—،؛][{_CLOSERS}]*(?=\s|$)|—|[，；：、]")
 _GAP = re.compile(r"(?<=\S)(?=\s)")
 # "Mr. Knightley" and "J. Smith" are not ends of sentences.
 _ABBREVIATION = re.compile(

@@ -32,32 +32,37 @@ def compare(
     from longctx import compare_file
 
     comparison = compare_file.read(file, needle_options)
-    jobs: list[tuple[compare_file.Entry, NeedleOptions]] = []
+    jobs: list[tuple[str, str, NeedleOptions]] = []  # where in the file, name, options of one task
     for entry in comparison.entries:
         try:
             made = needle_options(**_typed(entry.arguments))
         except UserError as error:
             raise UserError(f"FILE {file}: {entry.path}: {error}") from error
-        output = comparison.output / entry.name
-        jobs.append((entry, replace(made, output=output, dry_run=dry_run)))
+        for task in made.tasks:
+            name = entry.name if len(made.tasks) == 1 else f"{entry.name}/{task}"
+            output = comparison.output / name
+            one = replace(made, tasks=(task,), output=output, dry_run=dry_run)
+            jobs.append((entry.path, name, one))
     from longctx.needle_run import run
 
     failed: dict[str, str] = {}
-    for entry, job in jobs:
-        typer.echo(f"{entry.path} {entry.name}: {job.model}", err=True)
+    loaded: dict[str, dict[str, Any]] = {}  # by entry: tasks of one model load it once
+    for path, name, job in jobs:
+        typer.echo(f"{path} {name}: {job.model}", err=True)
+        loaded = {path: loaded.get(path, {})}
         try:
-            code = run(job)
+            code = run(job, loaded[path])
         except UserError as error:
             # What one model lacks is no reason to leave out the others.
-            failed[entry.name] = str(error)
-            typer.echo(f"error: {entry.path}: {error}", err=True)
+            failed[name] = str(error)
+            typer.echo(f"error: {path}: {error}", err=True)
             continue
         if code == INTERRUPTED:
             raise typer.Exit(INTERRUPTED)
         if code != DONE:
-            failed[entry.name] = "cells failed"
+            failed[name] = "cells failed"
     if not dry_run:
-        _report(comparison.output, [job.output for _, job in jobs if job.output])
+        _report(comparison.output, [job.output for _, _, job in jobs if job.output])
     for name, reason in failed.items():
         typer.echo(f"failed: {name}: {reason}", err=True)
     raise typer.Exit(FAILED if failed else DONE)
@@ -107,5 +112,5 @@ def _report(output: Path, folders: list[Path]) -> None:
         return
     page = make(ReportOptions(finished, output=output / "report.html"))
     table = make(ReportOptions(finished, output=output / "report.csv"))
-    print_table(collect(finished), sys.stdout)
+    print_table(collect(finished), output, sys.stdout)
     typer.echo(f"wrote {page} and {table}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -12,8 +13,11 @@ from longctx.eval.effective import show_break, show_effective, show_other
 from longctx.report.collect import Report
 
 
-def print_table(report: Report, file: TextIO) -> None:
-    table = Table("model", "method", box=None, pad_edge=False, header_style="bold")
+def print_table(report: Report, root: Path, file: TextIO) -> None:
+    """A row for each method of each folder below `root`."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", no_wrap=True)
+    table.add_column("method", no_wrap=True)
     for title in ("effective length", "breaks", "RULER", "NoLiMa"):
         table.add_column(title, justify="right")
     for length in report.lengths:
@@ -25,7 +29,7 @@ def print_table(report: Report, file: TextIO) -> None:
             for length in report.lengths
         ]
         table.add_row(
-            report.runs[arm.run].path.name,
+            str(report.runs[arm.run].path.relative_to(root)),
             arm.method,
             *(show_effective(found), show_break(found)),
             *(show_other(found.ruler), show_other(found.nolima)),

@@ -223,13 +223,10 @@ def run(settings: ServeSettings) -> None:
 
     prepared = loading.prepare(settings)
     logs.configure(settings.log_format)
-    url: list[str] = []
+    service = Service(settings, prepared.name, prepared.load, about=prepared.about())
 
-    def load() -> Loaded:
-        loaded = prepared.load()
-        for line in loading.banner(prepared, loaded, url[0] if url else settings.url):
+    def tell(loaded: Loaded, url: str) -> None:
+        for line in loading.banner(prepared, loaded, url):
             print(line, file=sys.stderr, flush=True)
-        return loaded
 
-    service = Service(settings, prepared.name, load, about=prepared.about())
-    serve_until_signal(service, url.append)
+    serve_until_signal(service, tell)

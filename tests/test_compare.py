@@ -63,6 +63,18 @@ def test_models_in_one_report_sorted_by_effective_length(tmp_path: Path) -> None
     assert after == before
 
 
+def test_tasks_of_an_entry_have_a_folder_each(tmp_path: Path) -> None:
+    runs = "runs:\n  - {model: 'sim:perfect', tasks: [niah_single_1, vt], lengths: 512}\n"
+    file = write(tmp_path, DEFAULTS + runs)
+    done = invoke(file)
+    assert done.exit_code == 0, done.output
+    rows = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("sim-")}
+    assert rows == {"sim-perfect/niah_single_1", "sim-perfect/vt"}
+    for task in ("niah_single_1", "vt"):
+        record = (tmp_path / "out/sim-perfect" / task / "results.jsonl").read_text().splitlines()[0]
+        assert json.loads(record)["task"] == task
+
+
 def test_a_model_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     runs = "runs:\n  - model: ./nowhere\n  - {model: 'sim:perfect', lengths: 256}\n"
     done = invoke(write(tmp_path, DEFAULTS + runs))

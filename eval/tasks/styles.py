@@ -132,8 +132,10 @@ def _parse(file: Path) -> Style:
         missing = [word for word in style.expected if word not in statement]
         if missing:
             raise UserError(f"{where}: expected: {missing[0]!r} is not in {statement!r}: add it")
-    if "{value}" in style.question + style.answer_prefix + style.introduction:
-        raise UserError(f"{where}: {{value}} gives the answer away: use it in statements alone")
+    told = (style.introduction + style.question + style.answer_prefix).casefold()
+    for answer in ("{value}", *style.expected):
+        if answer.casefold() in told:
+            raise UserError(f"{where}: {answer} gives the answer away: use it in statements alone")
     return style
 
 

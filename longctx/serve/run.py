@@ -9,24 +9,21 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
 
 from longctx.errors import UserError
 from longctx.serve.app import create_app
-from longctx.serve.service import Service
+from longctx.serve.service import Loaded, Service
 from longctx.serve.settings import ServeSettings
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, with a drain in front of its end.
+    """uvicorn's, with a drain in front of its end."""
 
-    Args:
-        on_bound: told the URL once connections are taken.
-    """
-
-    def __init__(self, service: Service, on_bound: Callable[[str], None] | None = None) -> None:
+    def __init__(self, service: Service) -> None:
         settings = service.settings
         config = uvicorn.Config(
             create_app(service),
@@ -40,17 +37,8 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=65536,
         )
         super().__init__(config)
-        self._service, self._on_bound = service, on_bound
+        self._service = service
         self._drain: asyncio.Task[None] | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.should_exit or self._on_bound is None:
-            return
-        port = self.servers[0].sockets[0].getsockname()[1]
-        host = self._service.settings.host
-        shown = f"[{host}]" if ":" in host else host
-        self._on_bound(f"http://{shown}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._service.draining or self._service.state != "ready":
@@ -81,7 +69,8 @@ def _has_loop() -> bool:
 
 
 def listening_socket(settings: ServeSettings) -> socket.socket:
-    """Bound now, so that a port in use is one line and not a traceback.
+    """Bound now, so that a port in use is one line and not a traceback. Clients may connect: they
+    wait until the server takes them.
 
     Raises:
         UserError: the address cannot be had.
@@ -91,6 +80,7 @@ def listening_socket(settings: ServeSettings) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((settings.host, settings.port))
+        found.listen(2048)
     except OSError as error:
         found.close()
         raise UserError(
@@ -100,18 +90,24 @@ def listening_socket(settings: ServeSettings) -> socket.socket:
     return found
 
 
-def serve(service: Service, on_bound: Callable[[str], None] | None = None) -> None:
+def serve(service: Service, on_ready: Callable[[Loaded, str], None]) -> None:
     """Serve until a signal.
+
+    Args:
+        on_ready: told the URL once the model answers.
 
     Raises:
         UserError: the address is taken, or the model cannot be served.
     """
     bound = listening_socket(service.settings)
-    server = Server(service, on_bound)
+    server = Server(service)
+    url = replace(service.settings, port=bound.getsockname()[1]).url
 
     def ended() -> None:
         if service.failure is not None:
             server.should_exit = True
+        elif service.state == "ready":
+            on_ready(service.ready(), url)
 
     service.start(ended)
     try:

@@ -21,6 +21,33 @@ def test_not_found(text: str) -> None:
     assert not contains(text, "1234567")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("คือ1234567ค่ะ", "数は1234567です", "숫자는 1234567입니다"),  # no space between words
+        *("هو ١٢٣٤٥٦٧", "คือ ๑๒๓๔๕๖๗", "１２３４５６７です"),  # other digits
+        *("1.234.567.", "1 234 567", "1\u202f234\u202f567", "1\u00a0234\u00a0567", "1'234'567"),
+    ],
+)
+def test_numbers_as_languages_write_them(text: str) -> None:
+    assert contains(text, "1234567")
+    assert judge(text, ["1234567"], "stop").status == "ok"
+
+
+@pytest.mark.parametrize("text", ["1.234 567", "91.234.567", "1.234.5678", "1.23.4567"])
+def test_other_groups_are_other_numbers(text: str) -> None:
+    assert not contains(text, "1234567")
+
+
+def test_a_short_number_is_found_inside_a_group() -> None:
+    assert contains("in 1 234 parts", "234")
+
+
+def test_other_digits_may_be_cut_off_too() -> None:
+    assert judge("هو ١٢٣٤", ["1234567"], "length").status == "truncated_output"
+    assert judge("هو ١٢٣٤", ["1234567"], "stop").status == "miss"
+
+
 def test_words_match_whatever_their_case_but_whole() -> None:
     assert contains("The KETTLE.", "kettle")
     assert not contains("kettles", "kettle")

@@ -442,6 +442,10 @@ def test_styles_of_the_needle(chatml: Any, book: Haystack, tmp_path: Path) -> No
         ("introduction: a\nstatements: ['{value}']\nquestion: c\nvalue: x", "value: 'x': use"),
         ("introduction: a\nstatements: ['{value}']\nquestion: '{value}'", "gives the answer away"),
         ("introduction: a\nstatements: [b]\nquestion: c\nexpected: [x]", "'x' is not in 'b'"),
+        (
+            "introduction: a\nstatements: [The Cat]\nquestion: a cat?\nexpected: [Cat]",
+            "Cat gives the answer away",
+        ),
         ("!!python/object/apply:os.getcwd []", "not YAML"),
     ],
 )

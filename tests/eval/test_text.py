@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -91,3 +92,16 @@ def test_near_offers_weaker_borders_in_turn() -> None:
 def test_join() -> None:
     assert join("a.", "B") == " "
     assert join("a.\n", "B") == join("", "B") == join("山。", "水") == ""
+
+
+def test_thai_parts_phrases_by_spaces() -> None:
+    text = "แมวนอนบนหลังคา ฝนตกหนัก เด็กๆ เดินกลับบ้าน ปี 2547 ใน Bangkok เขา"
+    parts = [text[a:b].strip() for a, b in pairwise([0, *sentence_ends(text), len(text)])]
+    # Not behind the sign of repetition, not around numbers and foreign words.
+    assert parts == ["แมวนอนบนหลังคา", "ฝนตกหนัก", "เด็กๆ เดินกลับบ้าน", "ปี 2547 ใน Bangkok เขา"]
+
+
+def test_arabic_marks() -> None:
+    text = "أين السفينة؟ كانت هنا، ثم رحلت."
+    assert [text[:end][-1] for end in sentence_ends(text)] == ["؟", "."]
+    assert [text[:end][-1] for end in Boundaries(text).tier(1)] == ["،"]

@@ -1,0 +1,114 @@
+"""Prompts that exist stay what they are: runs go on, and stored recipes rebuild what was asked.
+
+A change that fails here makes finished cells of users' runs another experiment. What is meant to
+change needs a new task or a new wording, which has another key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from longctx import models, tiny
+from longctx.eval import prose, tasks
+from longctx.eval.chat import ChatEncoder
+from longctx.eval.haystack import Haystack
+from longctx.eval.prompt import PromptBuilder, Recipe
+
+QUESTIONS = [
+    {"question": f"Which colour has door {n}?", "answers": [f"blue{n}"],
+     "documents": [f"Door {n} of the house is blue{n}. It was painted long ago."]}
+    for n in range(300)
+]  # fmt: skip
+# sha256 of the first ids of each task, by the embedded model's tokenizer.
+FROZEN = {
+    "needle": "c8ef6c8bece4a7f0",
+    "niah_single_1": "e49c338e4dc46f74",
+    "niah_single_2": "99995ae8e4144725",
+    "niah_single_3": "458f1e4414f2b7dd",
+    "niah_multikey_1": "b124ec3551f38927",
+    "niah_multikey_2": "b39e8333200d1adb",
+    "niah_multikey_3": "3679004b993c804b",
+    "niah_multivalue": "1a40ad8c8b28a644",
+    "niah_multiquery": "ad157040ea5ed396",
+    "vt": "4496910d6cb29560",
+    "cwe": "e96b91ad92208cd0",
+    "fwe": "2e8bbac91be895c6",
+    "qa_1": "6df9564881046a5a",
+    "qa_2": "641902a2648ea0c5",
+    "distractors": "be13e3216e1c0edb",
+    "latent": "522bd160764be497",
+    "uuid_chain": "e41f8f58d0c3b5d3",
+    "ordered_recall": "f6564acf34bf57c9",
+}
+NEEDLES = {
+    (256, 0.0, False): "f62bc2f8d0e0cc58",
+    (1024, 30.0, False): "0cd6adf1d85e0421",
+    (2048, 100.0, False): "b9799fd3a2f7fbba",
+    (2048, 50.0, True): "ea65c6130ad282cf",
+}
+
+
+@pytest.fixture(scope="module")
+def chat() -> ChatEncoder:
+    return ChatEncoder(models.load_tokenizer(models.locate(tiny.EMBEDDED, weights=False)))
+
+
+@pytest.fixture(scope="module")
+def prose_builder(chat: ChatEncoder) -> PromptBuilder:
+    return PromptBuilder(prose.haystack(2048), chat, allow_repeat=False)
+
+
+def recipe(task: str, haystack: Haystack, **changes: Any) -> Recipe:
+    about = tasks.get(task).about
+    options = tasks.options_of(task, {})
+    values: dict[str, Any] = {
+        "length": 4096 if task == "cwe" else 2048,
+        "depth": 30.0 if about.has_depth else None,
+        "seed": 0,
+        "repeat": 1,
+        "answer_tokens": about.answer_tokens,
+        "answer_prefix": tasks.get(task).answer_prefix("en", options),
+        "system": None,
+        "exact": False,
+        "allow_repeat": False,
+        "haystack_sha256": haystack.sha256,
+        "tokenizer_sha256": "t",
+        "template_sha256": "c",
+        "wording_sha256": tasks.wording_sha256(task, "en", options),
+        "task": task,
+        "options": options,
+    }
+    return Recipe(**{**values, **changes})
+
+
+@pytest.mark.parametrize(("length", "depth", "exact"), NEEDLES)
+def test_the_needle_is_frozen(
+    prose_builder: PromptBuilder, length: int, depth: float, exact: bool
+) -> None:
+    one = recipe("needle", prose_builder.haystack, length=length, depth=depth, exact=exact)
+    assert prose_builder.build(one).sha256[:16] == NEEDLES[length, depth, exact]
+
+
+def test_recipes_of_the_needle_are_frozen() -> None:
+    """Keys hash them: one more field would make every finished cell of the default task missing."""
+    one = recipe("needle", Haystack.from_text("text"))
+    text = json.dumps(one.to_dict(), sort_keys=True)
+    assert sorted(one.to_dict()) == [
+        *("allow_repeat", "answer_prefix", "answer_tokens", "depth", "exact", "haystack_sha256"),
+        *("language", "length", "repeat", "seed", "system", "task", "template_sha256"),
+        *("tokenizer_sha256", "wording_sha256"),
+    ]
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "ed31cb7676ec5d00"
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_every_task_is_frozen(task: str, prose_builder: PromptBuilder, chat: ChatEncoder) -> None:
+    builder = prose_builder
+    if tasks.get(task).about.questions:
+        doors = Haystack.from_text(json.dumps(QUESTIONS), "doors.json")
+        builder = PromptBuilder(doors, chat, allow_repeat=False)
+    assert builder.build(recipe(task, builder.haystack)).sha256[:16] == FROZEN[task]
