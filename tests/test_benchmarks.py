@@ -13,6 +13,7 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPT, SHARING = SCRIPTS / "attention.py", SCRIPTS / "prefix_sharing.py"
 SERVING = SCRIPTS / "serving.py"
+PERPLEXITY_MEMORY = SCRIPTS / "perplexity_memory.py"
 
 
 def test_attention_benchmark_reports_both_arms(tmp_path: Path) -> None:
@@ -106,3 +107,10 @@ def test_an_arm_that_is_not_installed_is_refused_not_left_out() -> None:
         pytest.skip("vllm is installed here")
     done = subprocess.run([sys.executable, str(SERVING), "--vllm"], capture_output=True, text=True)
     assert done.returncode == 2 and "--vllm: vllm is not installed" in done.stderr
+
+
+def test_a_slope_needs_two_lengths() -> None:
+    done = subprocess.run(
+        [sys.executable, str(PERPLEXITY_MEMORY), "--lengths", "2K"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "two at least" in done.stderr
