@@ -11,6 +11,7 @@ Languages may be added, their text is apart. Knows nothing of tokens.
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ class _Language:
 _LANGUAGES = {"en": _Language(prose_en, " "), "zh": _Language(prose_zh, "")}
 
 
+@functools.lru_cache(maxsize=4)  # several tasks in one command search in the same text
 def haystack(
     longest: int, seed: int = 0, language: str = "en", *, numbers: bool = False
 ) -> Haystack:

@@ -34,9 +34,13 @@ DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
 
 def run(options: NeedleOptions, loaded: Loaded | None = None) -> int:
     """Run the sweep of one task; returns the exit code."""
+    return run_prepared(prepare(options), loaded)
+
+
+def run_prepared(prepared: Prepared, loaded: Loaded | None = None) -> int:
+    options = prepared.options
     err = Console(stderr=True)
     out = err if options.json else Console()
-    prepared = prepare(options)
     print_banner(err, prepared)
     if options.dry_run:
         plan = prepared.plan(_records_so_far(prepared.output))

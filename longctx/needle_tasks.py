@@ -20,7 +20,7 @@ from longctx import needle_run, report_cmd
 from longctx.eval import ruler_table, summary
 from longctx.eval.records import write_atomically
 from longctx.needle_cmd import NeedleOptions
-from longctx.needle_prepare import settle_task
+from longctx.needle_prepare import prepare, settle_task
 from longctx.needle_report import say
 from longctx.plots.look import Look
 from longctx.subject import Loaded
@@ -30,16 +30,20 @@ def run(options: NeedleOptions) -> int:
     """Run the tasks one after the other; the highest exit code of any."""
     if len(options.tasks) == 1:
         return needle_run.run(options)
-    for name in options.tasks:  # all arguments first: the last task must not fail after hours
-        settle_task(replace(options, tasks=(name,)))
     output = options.output or Path("runs") / f"tasks-{Path(options.model).name}"
+    for name in options.tasks:  # what the arguments alone tell, of any task
+        settle_task(replace(options, tasks=(name,)))
+    # Then all texts and a prompt of each length: the last task must not fail after hours.
+    prepared = [
+        prepare(replace(options, tasks=(name,), output=output / name, json=False))
+        for name in options.tasks
+    ]
     err = Console(stderr=True)
     loaded: Loaded = {}
     code = needle_run.DONE
-    for name in options.tasks:
+    for name, one in zip(options.tasks, prepared, strict=True):
         say(err, f"task {name}")
-        one = replace(options, tasks=(name,), output=output / name, json=False)
-        code = max(code, needle_run.run(one, loaded))
+        code = max(code, needle_run.run_prepared(one, loaded))
         if code == needle_run.INTERRUPTED:
             return code
     told: dict[str, Any] = {"output": str(output), "exit_code": code, "tasks": list(options.tasks)}

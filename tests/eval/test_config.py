@@ -59,3 +59,7 @@ def test_labels() -> None:
 def test_settings_are_checked(setting: dict[str, Any], flag: str) -> None:
     with pytest.raises(UserError, match=flag):
         NeedleConfig(**setting)
+
+
+def test_five_repeats_are_the_default() -> None:
+    assert NeedleConfig().repeats == 5

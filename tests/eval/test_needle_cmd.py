@@ -76,6 +76,8 @@ def test_a_run_leaves_everything_it_promises(command: list[str], tmp_path: Path)
     assert about["trained_length"] == 512
     assert about["sessions"][0]["arms"]["dca"]["proof"]["verified"] is True
     assert about["settings"]["model"].startswith("sha256:")
+    # Stated, as a model's own generation_config may sample and penalise.
+    assert (about["settings"]["temperature"], about["settings"]["repetition_penalty"]) == (0, 1)
     assert about["sessions"][0]["prefix_sharing"] is True
     shown = result.stderr
     assert "method dca" in shown

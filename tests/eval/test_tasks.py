@@ -16,7 +16,7 @@ from longctx.eval.chat import ChatEncoder
 from longctx.eval.haystack import Haystack
 from longctx.eval.prompt import Prompt, PromptBuilder, Recipe
 from longctx.eval.scoring import judge
-from longctx.eval.tasks import counting, latent, niah, qa, styles
+from longctx.eval.tasks import base, counting, latent, niah, qa, styles
 
 NUMBER = re.compile(r"(?<!\d)\d{7}(?!\d)")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -120,6 +120,20 @@ def test_unknown_tasks_are_told_with_the_nearest() -> None:
     assert tasks.parse_tasks("vt, cwe,vt") == ("vt", "cwe")
     with pytest.raises(UserError, match="--language zh: vt is in en"):
         tasks.check_language("vt", "zh")
+
+
+def test_values_that_stand_in_the_text_are_not_drawn() -> None:
+    draws = iter(["kettle", "1234567", "lantern"])
+    text = Haystack.from_text("A kettle, 1234567 times.", "kettles")
+    taken: set[str] = set()
+    assert base.fresh(lambda: next(draws), text, taken) == "lantern"
+    assert taken == {"lantern"}
+    with pytest.raises(UserError, match="--haystack kettles: it holds every value"):
+        base.fresh(lambda: "kettle", text, taken)
+    # Names may stand in a book, but not twice in a prompt.
+    assert base.fresh(lambda: "kettle", text, taken, strict=False) == "kettle"
+    with pytest.raises(UserError, match="--haystack kettles: it holds every value"):
+        base.fresh(lambda: "kettle", text, taken, strict=False)
 
 
 # -- RULER --------------------------------------------------------------------------------------

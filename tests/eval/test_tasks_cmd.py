@@ -72,7 +72,31 @@ def test_bad_arguments_are_told_before_anything_runs(tiny_model: Path, tmp_path:
     refused("--language es: vt is in en", *command, "--tasks", "needle,vt", "--language", "es")
     refused("--language es: text is generated in en, zh only", *command, "--language", "es")
     refused("--tasks qa_1: asks about documents of yours.*--qa", *command, "--tasks", "qa_1")
+    # Whichever comes first: hours of one task must not go before another's missing file.
+    refused("--tasks qa_1: asks about documents of yours", *command, "--tasks", "vt,qa_1")
+    refused("--exact: vt is made of whole", *command, "--exact", "--tasks", "needle,vt")
+    refused("--hops 0: must be", *command, "--tasks", "needle,uuid_chain", "--hops", "0")
+    too_many = ("--tasks", "needle,distractors", "--distractors", "3000")
+    refused("--lengths 2048: template, needles, question", *command, *too_many)
     assert not (tmp_path / "run").exists()
+
+
+def test_another_language_with_a_text_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:
+    """Thai: its text has no sentence marks, and its answers no spaces before and after a number."""
+    phrases = ("เรือเก่าจอดอยู่ริมแม่น้ำ", "ฝนตกหนักทั้งคืน", "เด็กๆ เดินกลับบ้านช้าๆ", "ไม่มีใครจำชื่อสะพานได้")
+    text = tmp_path / "thai.txt"
+    text.write_text(" ".join(phrases[n * n % 4] for n in range(400)), encoding="utf-8")
+    run = tmp_path / "run"
+    arguments = ("--language", "th", "--haystack", str(text), "--output", str(run))
+    result = invoke("needle", str(tiny_model), *GRID, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found = records.read(run / "results.jsonl")
+    assert [record["language"] for record in found] == ["th"] * 4
+    assert all(record["slack"] < 120 for record in found)
+    row = json.loads(invoke("reconstruct", str(run), "--row", "2", "--json").stdout)
+    assert row["checked"] is True
+    again = json.loads(invoke("rescore", str(run), "--json").stdout)
+    assert (again["changed"], again["answers"]) == (0, 5)
 
 
 def test_presets_are_frozen() -> None:
