@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from longctx.eval.config import show_length
+from longctx.eval.effective import RULER_AT_LEAST
 from longctx.eval.summary import Results
-
-THRESHOLD = 0.856
 
 
 def table(results: Mapping[str, Results]) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def _of_method(method: str, results: Mapping[str, Results], lengths: list[int]) 
     effective = None
     for length in lengths:
         mean = means[str(length)]
-        if mean is None or mean < THRESHOLD:
+        if mean is None or mean < RULER_AT_LEAST:
             break
         effective = length
     return {"tasks": scores, "mean": means, "ruler_effective_length": effective}
@@ -61,7 +60,7 @@ def as_markdown(found: Mapping[str, Any]) -> str:
         shown = f"below {show_length(lengths[0])}" if effective is None else show_length(effective)
         lines += [
             "",
-            f"Effective length by RULER's rule (mean >= {100 * THRESHOLD:g} %): {shown}.",
+            f"Effective length by RULER's rule (mean >= {100 * RULER_AT_LEAST:g} %): {shown}.",
             "",
         ]
     return "\n".join(lines)

@@ -46,12 +46,13 @@ def compare(
     from longctx.needle_run import run
 
     failed: dict[str, str] = {}
-    loaded: dict[str, dict[str, Any]] = {}  # by entry: tasks of one model load it once
+    entry_before, loaded = "", {}
     for path, name, job in jobs:
         typer.echo(f"{path} {name}: {job.model}", err=True)
-        loaded = {path: loaded.get(path, {})}
+        if path != entry_before:  # tasks of one entry share its model, which goes with them
+            entry_before, loaded = path, {}
         try:
-            code = run(job, loaded[path])
+            code = run(job, loaded)
         except UserError as error:
             # What one model lacks is no reason to leave out the others.
             failed[name] = str(error)

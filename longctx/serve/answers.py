@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from longctx.engine import EngineRequest, Finished, Progress, Usage
+from longctx.engine import ConstraintError, EngineRequest, Finished, Progress, Usage
 from longctx.serve.errors import ApiError, from_engine
 from longctx.serve.jobs import Heard, Job, Submitted
 from longctx.serve.schema import Body, Generate, parse
@@ -56,24 +56,32 @@ async def answer(
     shape: Shape,
     *,
     param: str,
+    schema_param: str = "response_format",
 ) -> Response:
     """Submit and answer, as a stream or in one piece.
 
     Args:
         requests: makes what is submitted.
-        param: the field that holds the prompt, for errors.
+        param, schema_param: the fields that hold the prompt and the schema, for errors.
     """
     headers = ignored_header(body)
     try:
         made = requests()
         submitted = service.submitted(job)
         await submitted.start(made)
+    except ConstraintError as error:
+        raise from_engine(error, param=schema_param) from error
     except Exception as error:
         raise _told(error, service, param) from error
     request.state.log.update(prompt_tokens=job.total)
     if body.stream:
         chunks = _stream(request, service, body, submitted, shape)
-        return SseResponse(chunks, keep_alive=service.settings.keep_alive, headers=headers)
+        return SseResponse(
+            chunks,
+            keep_alive=service.settings.keep_alive,
+            closed=submitted.close,
+            headers=headers,
+        )
     try:
         await unless_gone(request.receive, _drain(submitted, shape))
     except ClientGoneError:

@@ -130,15 +130,7 @@ def create_app(service: Service) -> FastAPI:
         """The text of token ids."""
         body = await read(request, DetokenizeRequest)
         service.check_model(body.model)
-        known = len(service.tokenizer)
-        if any(token >= known for token in body.tokens):
-            raise ApiError(
-                400,
-                f"tokens: ids of this model are 0 to {known - 1}.",
-                code="invalid_value",
-                param="tokens",
-            )
-        text = await asyncio.to_thread(service.tokenizer.decode, body.tokens)
+        text = await asyncio.to_thread(_text, service.tokenizer, body.tokens)
         return JSONResponse({"prompt": text}, headers=ignored_header(body))
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -169,6 +161,18 @@ def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
         verbose=False,
     )["input_ids"]
     return ids
+
+
+def _text(tokenizer: Any, ids: list[int]) -> str:
+    if max(ids, default=0) >= len(tokenizer):
+        raise ApiError(
+            400,
+            f"tokens: ids of this model are 0 to {len(tokenizer) - 1}.",
+            code="invalid_value",
+            param="tokens",
+        )
+    text: str = tokenizer.decode(ids)
+    return text
 
 
 def _model(service: Service) -> dict[str, Any]:

@@ -66,8 +66,13 @@ async def chat(request: Request, service: Service) -> Response:
         )
     if forced is not None:
         schema = forced.schema
-    job = Job(f"chatcmpl-{secrets.token_hex(12)}", "chat.completion", [len(ids)] * n, n)
-    job.alias = request.state.request_id
+    job = Job(
+        f"chatcmpl-{secrets.token_hex(12)}",
+        "chat.completion",
+        [len(ids)] * n,
+        n,
+        request.state.request_id,
+    )
     shape = ChatShape(
         job,
         service.name,
@@ -90,7 +95,17 @@ async def chat(request: Request, service: Service) -> Response:
             for index in range(n)
         ]
 
-    return await answer(request, service, body, job, requests, shape, param="messages")
+    schema_param = "response_format" if forced is None else "tools"
+    return await answer(
+        request,
+        service,
+        body,
+        job,
+        requests,
+        shape,
+        param="messages",
+        schema_param=schema_param,
+    )
 
 
 @dataclass

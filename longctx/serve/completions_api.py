@@ -55,8 +55,8 @@ async def completions(request: Request, service: Service) -> Response:
         "text_completion",
         [len(ids) for ids in prompts for _ in range(n)],
         n,
+        request.state.request_id,
     )
-    job.alias = request.state.request_id
     generations = [(ids, index) for ids in prompts for index in range(n)]
     text = None if body.logprobs is None else service.text
     echoed = None

@@ -71,7 +71,7 @@ def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.
     """What the client is told of an engine's refusal or failure.
 
     Args:
-        param: the field that holds the prompt.
+        param: the field that is to blame: the prompt's, or the schema's.
         wait_s: seconds that the backlog will take.
     """
     if isinstance(error, ApiError):
@@ -103,7 +103,7 @@ def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.
         message = f"{error.waiting} requests are waiting already: try again later."
         return overloaded(message, "queue_full", wait_s)
     if isinstance(error, ConstraintError):
-        return ApiError(400, str(error), code="invalid_json_schema", param="response_format")
+        return ApiError(400, str(error), code="invalid_json_schema", param=param)
     if isinstance(error, EngineClosedError):
         return unavailable("The server is shutting down.", "shutting_down")
     if isinstance(error, UserError):

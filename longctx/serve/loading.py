@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longctx import models, tiny
+from longctx import families, models, tiny
 from longctx.arms import check_kernel, device_of, settle_schemes
 from longctx.attention import Scheme, default_method
 from longctx.engine import Engine
@@ -108,6 +108,9 @@ def prepare(settings: ServeSettings) -> Prepared:
     wanted = settings.context
     if wanted is None and settings.model == tiny.EMBEDDED and method != "none":
         wanted = EMBEDDED_CONTEXT
+    known = families.find(Path(settings.model).name)
+    if wanted is None and known is not None and method == default_method(config):
+        wanted = known.context
     if wanted is None:
         trained = settle_schemes(options, config, 1)[method].trained_length
         longest = DCA_CONTEXT_FACTOR * trained  # a factor without a flag follows the context

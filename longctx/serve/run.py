@@ -45,11 +45,8 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self._service.draining = True
-        loop = asyncio.get_running_loop() if _has_loop() else None
-        if loop is None:  # pragma: no cover  (signals arrive in the loop's thread)
-            super().handle_exit(sig, frame)
-            return
-        self._drain = loop.create_task(self._finish())
+        # Signals arrive in the thread of the loop.
+        self._drain = asyncio.get_running_loop().create_task(self._finish())
 
     async def _finish(self) -> None:
         """End when nothing runs any more."""
@@ -58,14 +55,6 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.05)
             left -= 0.05
         self.should_exit = True
-
-
-def _has_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def listening_socket(settings: ServeSettings) -> socket.socket:
@@ -114,7 +103,6 @@ def serve(service: Service, on_ready: Callable[[Loaded, str], None]) -> None:
         server.run(sockets=[bound])
     finally:
         bound.close()
-        service.loaded.wait(0 if service.failure is None else None)
         service.close()
     if service.failure is not None:
         raise service.failure

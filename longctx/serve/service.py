@@ -42,7 +42,7 @@ class Service:
 
     Args:
         load: makes the engine; called once, in a thread.
-        on_failure: called in that thread when it could not.
+        about: what /v1/models adds.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -26,6 +26,8 @@ class SseResponse(Response):
 
     Args:
         keep_alive: seconds of silence after which a comment is sent, so that proxies stay.
+        closed: called at the end, whatever happened: an iterator that was never begun cannot
+            clean up after itself.
     """
 
     media_type = "text/event-stream"
@@ -35,11 +37,12 @@ class SseResponse(Response):
         chunks: AsyncIterator[dict[str, Any] | str],
         *,
         keep_alive: float,
+        closed: Callable[[], None],
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.background = None
         self.status_code = 200
-        self._chunks, self._keep_alive = chunks, keep_alive
+        self._chunks, self._keep_alive, self._closed = chunks, keep_alive, closed
         self.init_headers(
             {**(headers or {}), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         )
@@ -63,6 +66,7 @@ class SseResponse(Response):
             with contextlib.suppress(asyncio.CancelledError):
                 await gone
             await self._chunks.aclose()  # type: ignore[attr-defined]
+            self._closed()
 
     async def _send_all(self, send: Send, gone: asyncio.Future[None]) -> None:
         chunk = asyncio.ensure_future(_next(self._chunks))
@@ -84,10 +88,10 @@ class SseResponse(Response):
                     await _write(send, "", more=False)
                     return
                 except Exception as error:
-                    await _write(send, _data(from_engine(error).body))
-                    await _write(send, _data(DONE), more=False)
-                    if from_engine(error).status == 500:
-                        raise
+                    told = from_engine(error)
+                    await _write(send, _data(told.body) + _data(DONE), more=False)
+                    if told.status == 500:
+                        raise  # a defect, to be logged
                     return
                 await _write(send, _data(value))
                 chunk = asyncio.ensure_future(_next(self._chunks))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ import pytest
 from serve_helpers import json_bytes, long_text
 from typer.testing import CliRunner
 
-from longctx import serve_cmd
+from longctx import serve_cmd, tiny
 from longctx.cli import app
 from longctx.errors import UserError
+from longctx.serve.loading import prepare
 from longctx.serve.run import listening_socket
 from longctx.serve.settings import ServeSettings, parse_bytes
 
@@ -238,6 +240,18 @@ def test_unknown_methods_and_kernels_are_refused_before_anything_is_loaded() -> 
         done = invoke(*arguments, "--port", "0")
         assert isinstance(done.exception, UserError), done.output
         assert arguments[1] in str(done.exception)
+
+
+def test_a_member_of_the_family_gets_its_published_context(tmp_path: Path) -> None:
+    """By the directory's name; another name, or another method, goes by the rule."""
+    for name, method, context in (
+        ("Qwen2-57B-A14B-Instruct", None, 65536),
+        ("Qwen2-57B-A14B-Instruct", "none", 512),
+        ("mine", None, 2048),
+    ):
+        directory = tmp_path / name
+        shutil.copytree(tiny.WEIGHTS, directory, dirs_exist_ok=True)
+        assert prepare(ServeSettings(str(directory), method=method)).context == context
 
 
 @pytest.mark.parametrize(

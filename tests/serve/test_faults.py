@@ -324,7 +324,8 @@ def test_health_answers_while_a_million_tokens_are_tokenised(server: Served) -> 
     assert (status, value["error"]["code"]) == (400, "context_length_exceeded")
     assert value["error"]["prompt_tokens"] > 900_000
     assert count > 5
-    assert slowest < 0.5  # 0.1 on an idle machine
+    # Client and server share this process and its lock; from a process of its own 84 ms was seen.
+    assert slowest < 0.5
 
 
 def test_a_request_can_be_looked_up_by_the_clients_own_id() -> None:

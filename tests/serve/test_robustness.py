@@ -171,3 +171,26 @@ def test_every_option_can_come_from_the_environment(monkeypatch: Any) -> None:
     assert (settings.default_max_tokens, settings.limits.max_body) == (7, 2 << 20)
     assert (settings.drain_timeout, settings.factor, settings.api_key) == (1.5, 2.0, "k")
     assert settings.allowed_hosts == ("one", "two")
+
+
+def test_a_stream_that_could_not_begin_is_closed() -> None:
+    """An async generator that was never entered runs no `finally`."""
+    import asyncio
+
+    from longctx.serve.sse import SseResponse
+
+    closed: list[str] = []
+
+    async def chunks() -> Any:
+        yield {}
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        raise OSError("gone")
+
+    response = SseResponse(chunks(), keep_alive=1.0, closed=lambda: closed.append("closed"))
+    with pytest.raises(OSError, match="gone"):
+        asyncio.run(response({"type": "http"}, receive, send))
+    assert closed == ["closed"]

@@ -113,6 +113,13 @@ def test_tools_that_make_no_sense_are_refused(tooled: Served) -> None:
         assert (status, error["param"]) == (400, param)
 
 
+def test_a_schema_that_cannot_be_compiled_is_blamed_on_the_tools(tooled: Served) -> None:
+    broken = {"type": "function", "function": {"name": "x", "parameters": {"type": "nonsense"}}}
+    body = {"messages": ASK, "tools": [broken], "tool_choice": "required"}
+    status, error = tooled.error("/v1/chat/completions", body)
+    assert (status, error["code"], error["param"]) == (400, "invalid_json_schema", "tools")
+
+
 def test_a_model_without_a_template_serves_completions_only() -> None:
     def bare(load: Any) -> Any:
         loaded = load()
