@@ -109,6 +109,29 @@ def test_an_arm_that_is_not_installed_is_refused_not_left_out() -> None:
     assert done.returncode == 2 and "--vllm: vllm is not installed" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="resident size is read as Linux and glibc tell")
+def test_memory_of_a_perplexity_pass_is_linear_in_its_length(tmp_path: Path) -> None:
+    """A square of the length, or logits of the whole text, would double the slope each time."""
+    arguments = ["--lengths", "2K,4K,8K", "--methods", "none,yarn+dca", "--json"]
+    done = subprocess.run(
+        [sys.executable, str(PERPLEXITY_MEMORY), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    results = json.loads(done.stdout)["results"]
+    assert [found["method"] for found in results] == ["none", "yarn+dca"]
+    for found in results:
+        steps, least = found["bytes_per_token"], found["kv_bytes_per_token"]
+        assert least == 2 * 4 * 2 * 32 * 4  # keys and values, layers, key heads, head_dim, float32
+        assert len(steps) == 2 and min(steps) > 0.9 * least
+        assert max(steps) < 1.3 * min(steps), steps
+        # float32 logits of the whole text alone would be 8192 bytes per token.
+        assert max(steps) < 4 * least, steps
+
+
 def test_a_slope_needs_two_lengths() -> None:
     done = subprocess.run(
         [sys.executable, str(PERPLEXITY_MEMORY), "--lengths", "2K"], capture_output=True, text=True
