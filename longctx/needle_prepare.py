@@ -144,11 +144,13 @@ def settle_task(options: NeedleOptions) -> NeedleConfig:
     """The sweep's settings for the one task that is asked for.
 
     Raises:
-        UserError: the task is not in that language.
+        UserError: the task is not in that language, or lacks its file of questions.
     """
     (name,) = options.tasks
     task = tasks.get(name)
     tasks.check_language(name, options.language)
+    if task.about.questions and options.qa is None:
+        raise UserError(f"--tasks {name}: asks about documents of yours: give their file with --qa")
     settings = tasks.options_of(
         name, {k: v for k, v in options.task_options.items() if v is not None}
     )
@@ -167,10 +169,7 @@ def settle_task(options: NeedleOptions) -> NeedleConfig:
 def _haystack(options: NeedleOptions) -> Haystack:
     config = options.config
     if tasks.get(config.task).about.questions:
-        if options.qa is None:
-            raise UserError(
-                f"--tasks {config.task}: asks about documents of yours: give their file with --qa"
-            )
+        assert options.qa is not None  # settle_task
         files = options.qa.split(",")
         file = files[-1] if config.task == "qa_2" else files[0]
         return haystacks.of_files([Path(file)], Path(file).name, f"--qa {file}")
