@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import statistics
@@ -100,6 +101,18 @@ async def ask(
     return 200, first or time.perf_counter() - began, "".join(text), 0.0
 
 
+async def until_ready(client: httpx.AsyncClient, patience_s: float = 300) -> None:
+    """Wait for a server that has just been started."""
+    until = time.perf_counter() + patience_s
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if (await client.get("/ready")).status_code == 200:
+                return
+        if time.perf_counter() > until:
+            raise SystemExit(f"error: --url {client.base_url}: no server is ready there")
+        await asyncio.sleep(0.5)
+
+
 async def one_client(
     client: httpx.AsyncClient,
     draw: Any,
@@ -176,6 +189,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     async with httpx.AsyncClient(
         base_url=options.url, timeout=600, headers=key, limits=limits
     ) as client:
+        await until_ready(client)
         reference: dict[str, str] = {}
         for prompt in pool:
             status, _, text, _ = await ask(client, prompt.text, options.answer)

@@ -30,19 +30,21 @@ def compare(
 ) -> None:
     """Run every model of a file under its methods; one report and one table over all of them."""
     from longctx import compare_file
+    from longctx.needle_prepare import settle_task
 
     comparison = compare_file.read(file, needle_options)
     jobs: list[tuple[str, str, NeedleOptions]] = []  # where in the file, name, options of one task
     for entry in comparison.entries:
         try:
             made = needle_options(**_typed(entry.arguments))
+            for task in made.tasks:
+                name = entry.name if len(made.tasks) == 1 else f"{entry.name}/{task}"
+                output = comparison.output / name
+                one = replace(made, tasks=(task,), output=output, dry_run=dry_run)
+                settle_task(one)  # what it lacks is told before the first model runs
+                jobs.append((entry.path, name, one))
         except UserError as error:
             raise UserError(f"FILE {file}: {entry.path}: {error}") from error
-        for task in made.tasks:
-            name = entry.name if len(made.tasks) == 1 else f"{entry.name}/{task}"
-            output = comparison.output / name
-            one = replace(made, tasks=(task,), output=output, dry_run=dry_run)
-            jobs.append((entry.path, name, one))
     from longctx.needle_run import run
 
     failed: dict[str, str] = {}

@@ -124,6 +124,10 @@ BAD = {
     "flag for value": ("runs: [{model: m, seed: true}]\n", r"runs\[0\]: seed true: a value"),
     "bad name": ("runs: [{model: m, name: ../x}]\n", r"runs\[0\]\.name \.\./x: letters"),
     "twins": ("runs: [{model: a/m}, {model: b/m}]\n", r"runs\[0\]: another entry is called m"),
+    "second lacks a file": (
+        "runs: [{model: 'sim:perfect'}, {model: m, tasks: qa_1}]\n",
+        r"runs\[1\]: --tasks qa_1: asks about documents of yours: give their file with --qa",
+    ),
     "code": ("runs: !!python/object/apply:os.system [ls]\n", "no YAML"),
 }
 
