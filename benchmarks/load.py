@@ -168,6 +168,12 @@ def slope(points: list[tuple[float, float]]) -> float | None:
     return round(60 * statistics.linear_regression(*zip(*later, strict=True)).slope, 2)
 
 
+def by_minute(points: list[tuple[float, float]]) -> list[float]:
+    """MiB at the end of each minute."""
+    last = {int(when // 60): size for when, size in points}
+    return [round(size, 1) for size in last.values()]
+
+
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(options.seed)
     lengths = {"short": options.short, "long": options.long}
@@ -244,6 +250,7 @@ def report(options: argparse.Namespace, seen: Seen, seconds: float) -> dict[str,
                 "middle": round(points[len(points) // 2][1], 1),
                 "last": round(points[-1][1], 1),
                 "most": round(max(size for _, size in points), 1),
+                "by_minute": by_minute(points),
                 "per_minute_second_half": slope(points),
             }
             for name, points in (("rss", rss), ("keys_and_values", kv), ("rss_without_them", rest))
