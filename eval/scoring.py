@@ -17,11 +17,15 @@ Match = Literal["all", "part"]
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-# 1.234.567 and 1 234 567 (also with unbreakable spaces) and 1'234'567: whole numbers in groups.
-_GROUPS = re.compile(r"(?<!\d)\d{1,3}([. '’\u00a0\u202f])\d{3}(?:\1\d{3})*(?!\d)")
+# 1.234.567 and 1 234 567 (also with narrow and unbreakable spaces), 1'234'567 and the Arabic
+# ١٬٢٣٤٬٥٦٧: whole numbers in groups.
+_GROUPS = re.compile(r"(?<!\d)\d{1,3}([. '’\u00a0\u2009\u202f\u066c])\d{3}(?:\1\d{3})*(?!\d)")
 # Thai, Lao, Burmese and Khmer, and all from U+2E80 on (Chinese, Japanese, Korean): a number may
 # stand straight after a word.
 _NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\U0010ffff]")
+
+# Arabic writes "and", "in", "for" together with the number: `بـ1234567`.
+_ARABIC_PREFIX = re.compile(r"[\u0621-\u064a](?=\d)")
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,11 @@ def contains(text: str, value: str) -> bool:
 
 
 def _fold(text: str) -> str:
-    """Without case, and with all digits as 0-9: `١٢٣`, `๑๒๓` and `１２３` are 123."""
+    """Composed, without case, all digits as 0-9: `١٢٣`, `๑๒๓` and `１２３` are 123."""
     if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
         text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+        text = _ARABIC_PREFIX.sub(" ", text)
     return text.casefold()
 
 

@@ -15,20 +15,28 @@ from dataclasses import dataclass, field
 
 # Closing quotes and brackets stay with the sentence that they close.
 _CLOSERS = "\"'”’»)\\]」』）】"
-# Thai marks no sentence; a space between two of its letters parts phrases. Not so after the sign
-# of repetition (U+0E46), nor around numbers and foreign words.
-_THAI_PHRASE_END = r"(?<=[\u0e01-\u0e45\u0e47-\u0e4e])(?= +[\u0e01-\u0e45])"
-_SENTENCE_END = re.compile(
-    rf"[.!?؟।…]+[{_CLOSERS}]*(?=\s|$)|[。！？…]+[{_CLOSERS}]*|(?<=\S)(?=\n\s*\n)|{_THAI_PHRASE_END}"
-)
+# Thai marks no sentence; a space between two of its letters parts phrases. Not so at the signs of
+# repetition (U+0E46) and of shortening (U+0E2F), nor around numbers, abbreviations, foreign words.
+_THAI = r"\u0e01-\u0e2e\u0e30-\u0e45"
+_THAI_PHRASE_END = rf"(?<=[{_THAI}\u0e47-\u0e4e])(?= +(?![\u0e01-\u0e4e]+\.)[{_THAI}])"
+# German closes with “ or «, French puts a space before its ». Chinese opens with “.
+_END = rf"[.!?؟।…]+(?:[{_CLOSERS}“«]|[ \u00a0\u202f]»)*(?=\s|$)"
+# Japanese goes on behind a quotation with と or って: 「だれ？」と聞いた。
+_WIDE_END = rf"[。！？…]++[{_CLOSERS}]*+(?!と|って)"
+_SENTENCE_END = re.compile(rf"{_END}|{_WIDE_END}|(?<=\S)(?=\n\s*\n)|{_THAI_PHRASE_END}")
 _CLAUSE_END = re.compile(rf"[,;:—،؛][{_CLOSERS}]*(?=\s|$)|—|[，；：、]")
 _GAP = re.compile(r"(?<=\S)(?=\s)")
-# "Mr. Knightley" and "J. Smith" are not ends of sentences.
+# "Mr. Knightley" and "J. Smith" are not ends of sentences; nor "Sra. García", "z. B.", "т. е.",
+# "А. С. Пушкин", "د. محمد". Thai has the full stop in abbreviations alone.
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Messrs|Mme|Prof|Rev|Capt|Col|Gen|Lt|Jr|Sr|vs|etc|e\.g|i\.e|No|Vol)"
-    r"|\b[A-Z])\.$"
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Messrs|Mme|Prof|Rev|Capt|Col|Gen|Lt|Jr|Sr|vs|etc|e\.g|i\.e|No|Vol"
+    r"|Sra|Srta|Dra|Uds?|EE|Hr|Fr|Nr|bzw|ca|vgl|гг|им|тыс|ул|TP)"
+    r"|\b[A-ZÀ-ÖØ-ÞА-ЯЁ\u0621-\u064a]|(?<![\w'’])[duzhвгдекмнпрстчэ]|[\u0e01-\u0e4e])\.$"
 )
 _LONGEST_ABBREVIATION = 8
+# Punctuation that Chinese has in common with scripts that are not wide, and how much of it may
+# stand side by side.
+_SHARED, _MARKS = "\"'“”‘’«»()…—·", 8
 _WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u3040-\u30ff\U00020000-\U0003ffff]")
 
 
@@ -148,4 +156,5 @@ def join(left: str, right: str) -> str:
     """The space that two sentences need between them; none beside wide scripts or line ends."""
     if not left or not right or left[-1].isspace() or right[0].isspace():
         return ""
-    return "" if is_wide(left[-1]) and is_wide(right[0]) else " "
+    last, first = left[-_MARKS:].rstrip(_SHARED)[-1:], right[:_MARKS].lstrip(_SHARED)[:1]
+    return "" if is_wide(last) and is_wide(first) else " "

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from longctx.errors import UserError
+from longctx.eval.needle import LANGUAGE
 from longctx.eval.tasks import niah, qa
 from longctx.eval.tasks.base import Options, Task
 from longctx.eval.tasks.counting import CommonWords, FrequentWords
@@ -38,6 +39,9 @@ TASKS: Mapping[str, Task] = {
     )
 }
 LANGUAGES = TASKS["needle"].about.languages
+# Where a needle may stand in text that is not English, and the spaces around it (text.py). Another
+# rule is another number, so that no run goes on with prompts that differ from those it has.
+_PLACES = 2
 
 
 def get(name: str) -> Task:
@@ -50,7 +54,10 @@ def get(name: str) -> Task:
 
 
 def wording_sha256(name: str, language: str, options: Options) -> str:
-    return hashlib.sha256(get(name).wording(language, options).encode()).hexdigest()
+    wording = get(name).wording(language, options)
+    if language != LANGUAGE:
+        wording += f"\nplaces {_PLACES}"
+    return hashlib.sha256(wording.encode()).hexdigest()
 
 
 def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

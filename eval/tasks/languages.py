@@ -40,34 +40,34 @@ _WORDS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
         "Québec Rennes Strasbourg Toulouse Vannes",
     ),
     "de": (
-        "Im folgenden Text ist eine besondere magische Zahl versteckt. Merke sie dir gut, ich "
-        "werde danach nach ihr fragen.",
+        "Im folgenden Text ist eine besondere magische Zahl versteckt. Merke sie dir gut, denn ich "
+        "werde dich später danach fragen.",
         ("Die besondere magische Zahl für {key} ist {value}.",
-         "Merke dir, dass die besondere magische Zahl für {key} {value} ist.",
+         "Merke dir: Die besondere magische Zahl für {key} ist {value}.",
          "Übrigens ist {value} die besondere magische Zahl für {key}."),
-        "Wie lautet laut dem Text die besondere magische Zahl für {key}?",
-        "Laut dem Text lautet die besondere magische Zahl für {key}",
+        "Wie lautet dem Text zufolge die besondere magische Zahl für {key}?",
+        "Dem Text zufolge lautet die besondere magische Zahl für {key}",
         "Bamberg Celle Dresden Erfurt Freiburg Görlitz Husum Innsbruck Konstanz Lübeck Marburg "
         "Passau Quedlinburg Regensburg Stralsund Wismar",
     ),
     "ja": (
-        "次の文章の中に特別な魔法の数が隠されています。必ず覚えてください。あとでその数について質問します。",
+        "次の文章の中に特別な魔法の数が隠されています。必ず覚えておいてください。あとでその数について質問します。",
         ("{key}の特別な魔法の数は{value}です。",
          "{key}の特別な魔法の数は{value}だと覚えておいてください。",
          "ところで、{key}の特別な魔法の数は{value}です。"),
         "上の文章によると、{key}の特別な魔法の数はいくつですか？",
         "上の文章によると、{key}の特別な魔法の数は",
-        "金沢 倉敷 高山 函館 長崎 松江 鎌倉 仙台 別府 尾道 弘前 萩 奈良 小樽 熊本 飛騨",
+        "金沢 倉敷 盛岡 函館 長崎 松江 鎌倉 仙台 別府 尾道 弘前 津和野 奈良 小樽 熊本 飛騨",
     ),
     "ko": (
         "다음 글에 특별한 마법의 숫자가 숨겨져 있습니다. 꼭 기억해 두세요. 나중에 그 숫자에 대해 "
         "질문하겠습니다.",
-        ("{key}의 특별한 마법의 숫자는 {value} 입니다.",
-         "{key}의 특별한 마법의 숫자는 {value} 라는 것을 기억하세요.",
-         "그런데 {key}의 특별한 마법의 숫자는 {value} 입니다."),
+        ("{key}의 특별한 마법의 숫자는 {value}입니다.",
+         "{key}의 특별한 마법의 숫자가 {value}임을 기억하세요.",
+         "그런데 {key}의 특별한 마법의 숫자는 {value}입니다."),
         "글에 따르면 {key}의 특별한 마법의 숫자는 무엇입니까?",
         "글에 따르면 {key}의 특별한 마법의 숫자는",
-        "경주 전주 안동 강릉 통영 여수 춘천 제주 공주 목포 속초 수원 진주 순천 태백 남원",
+        "경주 전주 안동 강릉 통영 여수 춘천 제주 부산 목포 속초 수원 포항 순천 태백 남원",
     ),
     "ar": (
         "في النص التالي رقم سحري خاص مخفي. احفظه جيدا، فسوف أسألك عنه لاحقا.",
@@ -82,21 +82,23 @@ _WORDS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
     "ru": (
         "В следующем тексте спрятано особое магическое число. Обязательно запомни его, потом я о "
         "нём спрошу.",
-        ("Особое магическое число для города {key}: {value}.",
-         "Запомни: особое магическое число для города {key}: {value}.",
-         "Кстати, особое магическое число для города {key}: {value}."),
+        ("Особое магическое число для города {key} — {value}.",
+         "Запомни: особое магическое число для города {key} — {value}.",
+         "Кстати, особое магическое число для города {key} — {value}."),
         "Какое особое магическое число для города {key} названо в тексте?",
         "В тексте названо особое магическое число для города {key}:",
-        "Суздаль Псков Тобольск Иркутск Архангельск Казань Выборг Ярославль Тула Елабуга Кострома "
-        "Муром Томск Вологда Дербент Углич",
+        # Names without cases: `для города` asks for the genitive.
+        "Сочи Баку Батуми Тбилиси Осло Хельсинки Токио Монтевидео Чикаго Торонто Мехико Тарту "
+        "Глазго Нагасаки Бордо Кутаиси",
     ),
     "th": (
         "มีหมายเลขวิเศษซ่อนอยู่ในข้อความต่อไปนี้ โปรดจำให้ได้ แล้วฉันจะถามถึงหมายเลขนั้นภายหลัง",
-        ("หมายเลขวิเศษของ {key} คือ {value}", "โปรดจำไว้ว่าหมายเลขวิเศษของ {key} คือ {value}",
-         "อนึ่ง หมายเลขวิเศษของ {key} คือ {value}"),
-        "ตามข้อความข้างต้น หมายเลขวิเศษของ {key} คืออะไร",
-        "ตามข้อความข้างต้น หมายเลขวิเศษของ {key} คือ",
-        "เชียงใหม่ สุโขทัย อยุธยา ลำปาง ระยอง ภูเก็ต ตรัง น่าน เลย พัทลุง สงขลา ตาก ชุมพร พะเยา กระบี่ ยโสธร",
+        ("หมายเลขวิเศษของจังหวัด{key}คือ {value}",
+         "โปรดจำไว้ว่าหมายเลขวิเศษของจังหวัด{key}คือ {value}",
+         "อนึ่ง หมายเลขวิเศษของจังหวัด{key}คือ {value}"),
+        "ตามข้อความข้างต้น หมายเลขวิเศษของจังหวัด{key}คือหมายเลขอะไร",
+        "ตามข้อความข้างต้น หมายเลขวิเศษของจังหวัด{key}คือ",
+        "เชียงใหม่ สุโขทัย สุรินทร์ ลำปาง ระยอง ภูเก็ต ตรัง น่าน ลพบุรี พัทลุง สงขลา นครพนม ชุมพร พะเยา กระบี่ ยโสธร",
     ),
     "vi": (
         "Trong văn bản sau có giấu một con số kỳ diệu đặc biệt. Hãy ghi nhớ nó, sau đó tôi sẽ hỏi "

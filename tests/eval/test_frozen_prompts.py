@@ -50,6 +50,22 @@ NEEDLES = {
     (2048, 100.0, False): "b9799fd3a2f7fbba",
     (2048, 50.0, True): "ea65c6130ad282cf",
 }
+# sha256 of the needle's wording, and of the rules for texts in that language: part of every key.
+WORDINGS = {
+    "en": "22f569e6f0599f61",
+    "zh": "a6b1c6b4a5fec6db",
+    "es": "0425386321ac1c76",
+    "fr": "e5f29e9871c42442",
+    "de": "e8b8ae45c0032a01",
+    "ja": "224c2c3a7c3def66",
+    "ko": "9bb9646f3a07960e",
+    "ar": "9094c907c101bcb7",
+    "ru": "fd8c444071343b1a",
+    "th": "6e568b6a53f637ae",
+    "vi": "46c1745c3946fed9",
+    "pt": "7cbca530ea2dfd74",
+}
+CHINESE = {"needle": "2bd6ac1c28fdd0b7", "latent": "b8b617592024fd26"}
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +128,23 @@ def test_every_task_is_frozen(task: str, prose_builder: PromptBuilder, chat: Cha
         doors = Haystack.from_text(json.dumps(QUESTIONS), "doors.json")
         builder = PromptBuilder(doors, chat, allow_repeat=False)
     assert builder.build(recipe(task, builder.haystack)).sha256[:16] == FROZEN[task]
+
+
+def test_wordings_are_frozen() -> None:
+    found = {one: tasks.wording_sha256("needle", one, {})[:16] for one in tasks.LANGUAGES}
+    assert found == WORDINGS
+
+
+@pytest.mark.parametrize("task", CHINESE)
+def test_chinese_is_frozen(task: str, chat: ChatEncoder) -> None:
+    builder = PromptBuilder(prose.haystack(2048, language="zh"), chat, allow_repeat=False)
+    one = recipe(
+        task,
+        builder.haystack,
+        language="zh",
+        answer_prefix=tasks.get(task).answer_prefix("zh", {}),
+        wording_sha256=tasks.wording_sha256(task, "zh", {}),
+    )
+    prompt = builder.build(one)
+    assert " " not in prompt.conversation.user
+    assert prompt.sha256[:16] == CHINESE[task]

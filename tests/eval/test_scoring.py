@@ -27,6 +27,8 @@ def test_not_found(text: str) -> None:
         *("คือ1234567ค่ะ", "数は1234567です", "숫자는 1234567입니다"),  # no space between words
         *("هو ١٢٣٤٥٦٧", "คือ ๑๒๓๔๕๖๗", "１２３４５６７です"),  # other digits
         *("1.234.567.", "1 234 567", "1\u202f234\u202f567", "1\u00a0234\u00a0567", "1'234'567"),
+        *("الرقم ١٬٢٣٤٬٥٦٧", "1\u2009234\u2009567"),
+        *("يقدر بـ1234567", "وهو ل١٢٣٤٥٦٧", "و1234567"),  # words of one letter, written together
     ],
 )
 def test_numbers_as_languages_write_them(text: str) -> None:
@@ -46,6 +48,16 @@ def test_a_short_number_is_found_inside_a_group() -> None:
 def test_other_digits_may_be_cut_off_too() -> None:
     assert judge("هو ١٢٣٤", ["1234567"], "length").status == "truncated_output"
     assert judge("هو ١٢٣٤", ["1234567"], "stop").status == "miss"
+
+
+def test_words_match_however_they_are_composed() -> None:
+    assert contains("Ha\u0323 Long", "Hạ Long")
+    assert contains("café", "cafe\u0301")
+
+
+def test_arabic_words_match_whole() -> None:
+    assert contains("هو بيت.", "بيت")
+    assert not contains("هو بيتنا", "بيت")
 
 
 def test_words_match_whatever_their_case_but_whole() -> None:
