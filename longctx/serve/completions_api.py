@@ -44,12 +44,11 @@ async def completions(request: Request, service: Service) -> Response:
     if n * _count(body.prompt) > most:  # before they are tokenised
         raise too_many("n", n * _count(body.prompt), most)
     prompts = await asyncio.to_thread(_encode, service.tokenizer, body)
-    for ids in prompts:
-        if not ids:
-            raise ApiError(
-                400, "prompt is empty: give at least one token.", code="invalid_value",
-                param="prompt",
-            )  # fmt: skip
+    if not prompts or not all(prompts):
+        raise ApiError(
+            400, "prompt is empty: give at least one token.", code="invalid_value",
+            param="prompt",
+        )  # fmt: skip
     job = Job(
         f"cmpl-{secrets.token_hex(12)}",
         "text_completion",

@@ -107,7 +107,7 @@ def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.
     if isinstance(error, EngineClosedError):
         return unavailable("The server is shutting down.", "shutting_down")
     if isinstance(error, UserError):
-        return ApiError(400, str(error), param=param)
+        return ApiError(400, str(error), code="invalid_value", param=param)
     return ApiError(
         500, "The request failed in the server; its log says why.", code="internal_error"
     )

@@ -16,6 +16,8 @@ from longctx.serve.errors import ApiError
 Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# Beyond any model; an integer of thousands of digits can be parsed, but not printed in an error.
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class _Unread:
@@ -78,17 +80,17 @@ class Generate(Body):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     return_progress: bool | None = Field(False, description="As include_progress.")
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description="-1 and 0 keep all.")
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = Field(None, description="-1 and 0 keep all.")
     min_p: Unit | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | Texts | None = None
-    n: Annotated[int, Field(ge=1)] | None = 1
+    n: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = 1
     ignore_eos: bool | None = False
 
     @property
@@ -120,19 +122,19 @@ class ResponseFormat(Body):
 
 class ChatRequest(Generate):
     messages: Objects = Field(min_length=1)
-    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_completion_tokens: Count | None = None
     tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = False
-    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    top_logprobs: Count | None = None
 
 
 class CompletionRequest(Generate):
     prompt: str | Texts | TokenIds | Prompts
     echo: bool | None = False
-    logprobs: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Count | None = None
     suffix: str | None = None
 
 

@@ -20,7 +20,7 @@ from longctx.serve.chat import ChatRenderer
 from longctx.serve.errors import ApiError, unavailable
 from longctx.serve.jobs import Job, Registry, Submitted
 from longctx.serve.metrics import Metrics
-from longctx.serve.schema import Generate, ResponseFormat
+from longctx.serve.schema import CompletionRequest, Generate, ResponseFormat
 from longctx.serve.settings import ServeSettings
 from longctx.serve.tokens import TokenText
 
@@ -182,7 +182,8 @@ class Service:
         limits = self.settings.limits
         check_stop(body.stops, limits.max_stop, limits.max_stop_length)
         if logprobs is not None and logprobs > limits.max_top_logprobs:
-            raise too_many("top_logprobs", logprobs, limits.max_top_logprobs)
+            param = "logprobs" if isinstance(body, CompletionRequest) else "top_logprobs"
+            raise too_many(param, logprobs, limits.max_top_logprobs)
         if max_tokens is None:
             room = self.engine.max_context - len(ids)
             max_tokens = max(1, min(self.settings.default_max_tokens, room))

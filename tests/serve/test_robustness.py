@@ -94,6 +94,50 @@ def test_too_many_prompts_are_refused_before_they_are_tokenised(
         assert (status, error["param"]) == (400, "n")
 
 
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/chat/completions", "max_tokens"),
+        ("/v1/chat/completions", "max_completion_tokens"),
+        ("/v1/chat/completions", "top_k"),
+        ("/v1/completions", "n"),
+        ("/v1/completions", "logprobs"),
+    ],
+)
+def test_a_number_too_long_to_print_is_refused(server: Served, path: str, field: str) -> None:
+    prompt = '"messages": [{"role": "user", "content": "a"}], "temperature": 1, "top_p": 0.9'
+    if path == "/v1/completions":
+        prompt = '"prompt": ["a", "b"]'
+    status, error = server.error(path, f'{{{prompt}, "{field}": {"9" * 4300}}}'.encode())
+    assert (status, error["code"], error["param"]) == (400, "invalid_value", field)
+
+
+def test_a_tiny_temperature_is_greedy(server: Served) -> None:
+    def told(temperature: float) -> str:
+        body = {"prompt": "The special", "max_tokens": 4, "temperature": temperature}
+        text: str = server.call("/v1/completions", body)[2]["choices"][0]["text"]
+        return text
+
+    assert told(1e-50) == told(0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": []}, "prompt"),
+        ("/v1/completions", {"prompt": [10**8]}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "logprobs": 21}, "logprobs"),
+        # Logits divided by it are infinite.
+        ("/v1/completions", {"prompt": "a", "repetition_penalty": 1e-44}, "repetition_penalty"),
+    ],
+)
+def test_every_refusal_has_a_code_and_the_clients_own_field(
+    server: Served, path: str, body: Any, param: str
+) -> None:
+    status, error = server.error(path, body)
+    assert (status, error["code"], error["param"]) == (400, "invalid_value", param)
+
+
 def test_token_lists_are_the_json_that_one_call_would_make() -> None:
     for ids in ([], [7], list(range(10_000))):
         assert json.loads(token_list({"count": len(ids)}, ids)) == {
