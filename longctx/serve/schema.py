@@ -6,6 +6,7 @@ What depends on the model (context, tools of its template) is not checked here.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
@@ -52,7 +53,10 @@ Objects = Annotated[list[dict[str, Any]], _FirstError]
 
 
 # Harmless to leave out: they change nothing of an answer.
-_WITHOUT_EFFECT = {"user", "metadata", "store", "safety_identifier", "prompt_cache_key"}
+_WITHOUT_EFFECT = {
+    *("user", "metadata", "store", "safety_identifier", "prompt_cache_key"),
+    *("response_format.json_schema.description", "stream_options.include_obfuscation"),
+}
 
 
 class Body(BaseModel):
@@ -60,17 +64,22 @@ class Body(BaseModel):
     __pydantic_extra__: dict[str, _Unread]
 
     def ignored(self) -> list[str]:
-        """Fields that this server does not know."""
-        extra = self.model_extra or {}
-        return sorted(name for name in extra if name not in _WITHOUT_EFFECT)
+        """Fields that this server does not know, those of objects as `object.field`."""
+        return sorted(name for name in self._unknown() if name not in _WITHOUT_EFFECT)
+
+    def _unknown(self) -> Iterator[str]:
+        yield from self.model_extra or ()
+        for name, value in self:
+            if isinstance(value, Body):
+                yield from (f"{name}.{inner}" for inner in value._unknown())
 
 
 B = TypeVar("B", bound=Body)
 
 
 class StreamOptions(Body):
-    include_usage: bool = False
-    include_progress: bool = Field(False, description="Events with `prompt_progress`.")
+    include_usage: bool | None = False
+    include_progress: bool | None = Field(False, description="Events with `prompt_progress`.")
 
 
 class Generate(Body):
@@ -83,7 +92,9 @@ class Generate(Body):
     max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = Field(None, description="-1 and 0 keep all.")
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = Field(
+        None, description="-1 and 0 keep all."
+    )
     min_p: Unit | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None

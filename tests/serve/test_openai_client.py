@@ -235,3 +235,27 @@ def test_unknown_fields_are_told_not_refused(server: Served) -> None:
     status, headers, _ = server.call("/v1/chat/completions", body)
     assert status == 200
     assert headers["x-longctx-ignored-fields"] == "frobnicate, logit_bias"
+
+
+def test_unknown_fields_of_objects_are_told_too(server: Served) -> None:
+    options = {
+        "stream_options": {"include_usage": None, "chunk_size": 3, "include_obfuscation": False},
+        "response_format": {"type": "text", "json_schema": {"description": "x", "lax": True}},
+    }
+    body = {"messages": HELLO, "max_tokens": 1, **options}
+    status, headers, _ = server.call("/v1/chat/completions", body)
+    assert status == 200
+    told = headers["x-longctx-ignored-fields"]
+    assert told == "response_format.json_schema.lax, stream_options.chunk_size"
+
+
+@pytest.mark.parametrize(
+    "names", [[" frob "], ["\t"], [f"{n:04}x" for n in range(200)], ["x" * 998, "y"]]
+)
+def test_no_name_of_an_unknown_field_makes_a_header_that_cannot_be_sent(
+    server: Served, names: list[str]
+) -> None:
+    body = {"messages": HELLO, "max_tokens": 1, **dict.fromkeys(names, 1)}
+    status, headers, _ = server.call("/v1/chat/completions", body)
+    told = headers["x-longctx-ignored-fields"]
+    assert status == 200 and len(told) <= 1000 and told == told.strip()
