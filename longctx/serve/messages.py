@@ -137,6 +137,8 @@ def _arguments(written: Any, where: str) -> dict[str, Any]:
 
     try:
         found = json.loads(_string(written, where), parse_constant=refuse)
+        # Half a surrogate pair can be escaped, but no tokenizer takes it; 1e999 becomes infinite.
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is no JSON ({error}): pass a JSON object as text") from None
     if not isinstance(found, dict):
