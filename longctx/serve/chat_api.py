@@ -20,7 +20,7 @@ from longctx.serve.jobs import Heard, Job
 from longctx.serve.schema import ChatRequest
 from longctx.serve.service import Service, too_many
 from longctx.serve.tokens import TokenText, chat_logprobs
-from longctx.serve.tools import ContentPiece, Piece, ToolCallParser, ToolCallStart
+from longctx.serve.tools import CLOSE, ContentPiece, Piece, ToolCallParser, ToolCallStart
 
 
 async def chat(request: Request, service: Service) -> Response:
@@ -73,13 +73,17 @@ async def chat(request: Request, service: Service) -> Response:
         n,
         request.state.request_id,
     )
+    parse_tools = bool(body.tools) and body.tool_choice != "none"
     shape = ChatShape(
         job,
         service.name,
         service.text if body.logprobs else None,
-        parse_tools=bool(body.tools) and body.tool_choice != "none",
+        parse_tools=parse_tools,
         forced=forced,
     )
+    # A forced call is one by its schema.
+    single = parse_tools and forced is None and body.parallel_tool_calls is False
+    one_call = (CLOSE,) if single else ()
     most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
     def requests() -> list[EngineRequest]:
@@ -91,6 +95,7 @@ async def chat(request: Request, service: Service) -> Response:
                 max_tokens=most,
                 schema=schema,
                 logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+                stop=one_call,
             )
             for index in range(n)
         ]

@@ -171,6 +171,7 @@ class Service:
         schema: dict[str, Any] | None = None,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
+        stop: tuple[str, ...] = (),
     ) -> EngineRequest:
         """One generation of a body.
 
@@ -178,6 +179,7 @@ class Service:
             index: which of the body's n answers; each has a seed of its own.
             max_tokens: None is the default, as far as the context goes.
             logprobs: likeliest tokens to report, None for none at all.
+            stop: beside the body's own.
         """
         limits = self.settings.limits
         check_stop(body.stops, limits.max_stop, limits.max_stop_length)
@@ -191,7 +193,7 @@ class Service:
             ids,
             max_new_tokens=max_tokens,
             sampling=self._sampling(body, index),
-            stop=body.stops,
+            stop=(*body.stops, *stop),
             ignore_eos=bool(body.ignore_eos),
             logprobs=logprobs is not None,
             top_logprobs=logprobs or 0,
