@@ -369,3 +369,30 @@ def test_figures_for_prometheus_count_what_was_served() -> None:
         assert float(rows["longctx_cached_tokens_total"]) > 0
         assert rows["longctx_time_to_first_token_seconds_count"] == "2.0"
         assert float(rows["longctx_kv_budget_bytes"]) == 1 << 28
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("hurry", ["timeout", "second signal"])
+def test_what_a_drain_cuts_off_is_told_so(hurry: str, stream: bool, caplog: Any) -> None:
+    """A 503, or the event of one; not a broken connection, and no traceback in the log."""
+    timeout = 0.1 if hurry == "timeout" else 120.0
+    with served(drain_timeout=timeout) as server, concurrent.futures.ThreadPoolExecutor() as pool:
+        sent = body(max_tokens=16_000, ignore_eos=True, stream=stream)
+        asked = pool.submit(server.call, CHAT, sent)
+        wait_for(lambda: server.service.engine.stats().counts.completion_tokens > 3)
+        server.signal()
+        wait_for(lambda: server.service.draining)
+        if hurry == "second signal":
+            assert not asked.done()
+            server.signal()
+        status, headers, value = asked.result(30)
+        if stream:
+            events = [line.removeprefix("data: ") for line in value.split("\n\n") if line]
+            assert status == 200 and events[-1] == "[DONE]"
+            error = json.loads(events[-2])["error"]
+        else:
+            assert status == 503 and headers["retry-after"]
+            error = value["error"]
+        assert (error["type"], error["code"]) == ("server_error", "shutting_down")
+        wait_for(lambda: server.server.should_exit)
+    assert not [record for record in caplog.records if record.exc_info]
