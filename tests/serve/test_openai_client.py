@@ -89,6 +89,18 @@ def test_progress_is_told_while_a_long_prompt_is_read(client: openai.OpenAI) -> 
     assert all(each is None for each in seen[first_text:])  # all progress comes before the text
 
 
+def test_progress_counts_a_prompt_once_however_many_answers_it_gets(
+    client: openai.OpenAI,
+) -> None:
+    messages = [{"role": "user", "content": long_text(2000, seed=6)}]
+    options = {"include_progress": True, "include_usage": True}
+    chunks = list(chat(client, messages=messages, n=3, stream=True, stream_options=options))
+    told = [one.model_extra["prompt_progress"] for one in chunks if "prompt_progress" in
+            (one.model_extra or {})]  # fmt: skip
+    assert {each["total"] for each in told} == {chunks[-1].usage.prompt_tokens}
+    assert told[-1]["processed"] == told[-1]["total"]
+
+
 def test_log_probabilities_are_of_the_tokens_of_the_answer(client: openai.OpenAI) -> None:
     answer = chat(client, logprobs=True, top_logprobs=3)
     content = answer.choices[0].logprobs.content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from pydantic import ValidationError
 from serve_helpers import Served, served, wait_for
 
+from longctx.engine import Progress
 from longctx.serve import completions_api, logs
+from longctx.serve.jobs import Heard, Job
 from longctx.serve.schema import ChatRequest, CompletionRequest, parse
 from longctx.serve.tokens import token_list
 
@@ -238,3 +241,14 @@ def test_a_stream_that_could_not_begin_is_closed() -> None:
     with pytest.raises(OSError, match="gone"):
         asyncio.run(response({"type": "http"}, receive, send))
     assert closed == ["closed"]
+
+
+def test_the_speed_of_a_prompt_is_of_what_is_computed() -> None:
+    """Tokens of a second prompt that were found in the cache took no time."""
+    job = Job("x", "text_completion", [100, 100])
+    for at, progress in ((0, (0, 0)), (0, (0, 50)), (1, (90, 90))):
+        job.hear(Heard(at, Progress(100, *progress)))
+    assert (job.processed, job.cached) == (140, 90)
+    job._prefill_began = time.perf_counter() - 10
+    assert job.prefill_speed() == pytest.approx(5, rel=0.01)
+    assert job.prompt_progress()["eta_ms"] == pytest.approx(12_000, rel=0.01)
