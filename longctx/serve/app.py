@@ -22,7 +22,7 @@ from longctx.serve import metrics
 from longctx.serve.answers import ignored_header, read
 from longctx.serve.chat_api import chat
 from longctx.serve.completions_api import completions
-from longctx.serve.errors import ApiError
+from longctx.serve.errors import ApiError, of_conversation
 from longctx.serve.faults import Faults
 from longctx.serve.guard import Guard
 from longctx.serve.schema import (
@@ -146,6 +146,7 @@ def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
             400, "Give prompt or messages, one of them.", code="invalid_value", param="prompt"
         )
     if body.messages is not None:
+        service.check_conversation(body.messages, body.tools)
         try:
             return service.renderer.encode(
                 body.messages,
@@ -153,7 +154,7 @@ def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
                 add_generation_prompt=body.add_generation_prompt,
             )
         except UserError as error:
-            raise ApiError(400, str(error), code="invalid_value", param="messages") from error
+            raise of_conversation(error) from error
     ids: list[int] = service.tokenizer(
         body.prompt,
         add_special_tokens=body.add_special_tokens,

@@ -15,7 +15,7 @@ from longctx.engine import Delta, EngineRequest, Finished
 from longctx.errors import UserError
 from longctx.serve.answers import answer, read
 from longctx.serve.chat import ForcedCall
-from longctx.serve.errors import ApiError
+from longctx.serve.errors import ApiError, of_conversation
 from longctx.serve.jobs import Heard, Job
 from longctx.serve.schema import ChatRequest
 from longctx.serve.service import Service, too_many
@@ -32,8 +32,7 @@ async def chat(request: Request, service: Service) -> Response:
     n = body.n or 1
     if n > limits.max_n:
         raise too_many("n", n, limits.max_n)
-    if len(body.messages) > limits.max_messages:
-        raise too_many("messages", len(body.messages), limits.max_messages)
+    service.check_conversation(body.messages, body.tools)
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(
             400,
@@ -43,8 +42,6 @@ async def chat(request: Request, service: Service) -> Response:
         )
     renderer = service.renderer
     schema = service.schema_of(body.response_format)
-    if body.tools:
-        service.check_schema(body.tools, "tools")
 
     def render() -> tuple[list[int], ForcedCall | None]:
         choice = body.tool_choice
@@ -54,9 +51,7 @@ async def chat(request: Request, service: Service) -> Response:
     try:
         ids, forced = await asyncio.to_thread(render)
     except UserError as error:
-        param = str(error).split(":", 1)[0].split(".")[0].split("[")[0]
-        known = param if param in ("messages", "tools", "tool_choice") else "messages"
-        raise ApiError(400, str(error), code="invalid_value", param=known) from error
+        raise of_conversation(error) from error
     if forced is not None and schema is not None:
         raise ApiError(
             400,

@@ -185,6 +185,7 @@ def _refused(error: ValidationError) -> ApiError:
     given = first.get("input")
     shown = ""
     if isinstance(given, str | int | float | bool) and first["type"] != "missing":
+        given = given[:80] if isinstance(given, str) else given
         shown = f" (got {json.dumps(given, ensure_ascii=False)[:80]})"
     param = ".".join(place) or None
     where = f"{param}: " if param else ""

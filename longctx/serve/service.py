@@ -218,6 +218,16 @@ class Service:
         self.check_schema(schema, "response_format")
         return schema
 
+    def check_conversation(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None
+    ) -> None:
+        """Before anything walks through them."""
+        most = self.settings.limits.max_messages
+        if len(messages) > most:
+            raise too_many("messages", len(messages), most)
+        if tools:
+            self.check_schema(tools, "tools")
+
     def check_schema(self, schema: Any, param: str) -> None:
         size, most = len(json.dumps(schema)), self.settings.limits.max_schema
         if size > most:

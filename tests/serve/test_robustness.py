@@ -141,6 +141,40 @@ def test_every_refusal_has_a_code_and_the_clients_own_field(
     assert (status, error["code"], error["param"]) == (400, "invalid_value", param)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
+def test_a_conversation_has_the_same_limits_wherever_it_is_rendered(
+    server: Served, path: str
+) -> None:
+    hello = {"role": "user", "content": "Hi."}
+    tool = {"type": "function", "function": {"name": "x"}}
+    large = {"type": "function", "function": {"name": "x", "description": "y" * 70_000}}
+    for body, code, param in (
+        ({"messages": [hello] * 4097}, "invalid_value", "messages"),
+        ({"messages": [hello], "tools": [large]}, "schema_too_large", "tools"),
+        ({"messages": [hello], "tools": [tool]}, "invalid_value", "tools"),
+        ({"messages": [{"role": "robot"}]}, "invalid_value", "messages"),
+    ):
+        status, error = server.error(path, body)
+        assert (status, error["code"], error["param"]) == (400, code, param)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"messages": [{"role": "r" * MANY, "content": "x"}]},
+        {"messages": [{"role": "tool", "content": "x", "tool_call_id": "i" * MANY}]},
+        {"messages": [{"role": "user", "content": [{"type": "t" * MANY}]}]},
+        {"tool_choice": "c" * MANY},
+        {"model": "m" * MANY},
+        {"seed": "s" * MANY},
+    ],
+)
+def test_an_error_is_short_whatever_it_is_about(server: Served, options: dict[str, Any]) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi."}], **options}
+    _, error = server.error("/v1/chat/completions", body)
+    assert len(error["message"]) < 400
+
+
 def test_token_lists_are_the_json_that_one_call_would_make() -> None:
     for ids in ([], [7], list(range(10_000))):
         assert json.loads(token_list({"count": len(ids)}, ids)) == {
