@@ -88,6 +88,7 @@ async def chat(request: Request, service: Service) -> Response:
                 ids,
                 index,
                 max_tokens=most,
+                default=service.settings.default_max_tokens,
                 schema=schema,
                 logprobs=(body.top_logprobs or 0) if body.logprobs else None,
                 stop=one_call,

@@ -66,7 +66,6 @@ async def completions(request: Request, service: Service) -> Response:
             for _ in range(n)
         ]
     shape = CompletionShape(job, service.name, text, [ids for ids, _ in generations], echoed)
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
 
     def requests() -> list[EngineRequest]:
         return [
@@ -74,7 +73,8 @@ async def completions(request: Request, service: Service) -> Response:
                 body,
                 ids,
                 index,
-                max_tokens=max_tokens,
+                max_tokens=body.max_tokens,
+                default=DEFAULT_MAX_TOKENS,
                 logprobs=body.logprobs,
                 prompt_logprobs=bool(body.echo) and body.logprobs is not None,
             )

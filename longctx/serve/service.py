@@ -168,6 +168,7 @@ class Service:
         index: int,
         *,
         max_tokens: int | None,
+        default: int,
         schema: dict[str, Any] | None = None,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
@@ -178,6 +179,7 @@ class Service:
         Args:
             index: which of the body's n answers; each has a seed of its own.
             max_tokens: None is the default, as far as the context goes.
+            default: of the route.
             logprobs: likeliest tokens to report, None for none at all.
             stop: beside the body's own.
         """
@@ -188,7 +190,7 @@ class Service:
             raise too_many(param, logprobs, limits.max_top_logprobs)
         if max_tokens is None:
             room = self.engine.max_context - len(ids)
-            max_tokens = max(1, min(self.settings.default_max_tokens, room))
+            max_tokens = max(1, min(default, room))
         return EngineRequest(
             ids,
             max_new_tokens=max_tokens,
@@ -262,14 +264,14 @@ class Service:
 
 
 def defaults_of(generation_config: Any) -> Sampling:
-    """What the model's makers sample with; greedy where they do not sample."""
-    if generation_config is None or not getattr(generation_config, "do_sample", False):
-        return Sampling()
+    """What the model's makers sample with; greedy, penalised as they say, where they do not."""
 
     def of(name: str, default: float) -> float:
         value = getattr(generation_config, name, None)
         return default if value is None else value
 
+    if not of("do_sample", False):
+        return Sampling(repetition_penalty=of("repetition_penalty", 1.0))
     return Sampling(
         temperature=of("temperature", 1.0),
         top_k=int(of("top_k", 0)),
