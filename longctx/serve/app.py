@@ -201,9 +201,9 @@ def _add_errors(app: FastAPI) -> None:
     async def of_http(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
         if error.status_code == 404:
-            message, code = f"There is nothing at {request.url.path}.", "not_found"
+            message, code = f"There is nothing at {request.url.path[:80]}.", "not_found"
         elif error.status_code == 405:
-            message = f"{request.url.path} does not take {request.method}."
+            message = f"{request.url.path[:80]} does not take {request.method[:20]}."
             code = "method_not_allowed"
         else:
             message, code = str(error.detail), "http_error"

@@ -94,8 +94,9 @@ def serve(service: Service, on_ready: Callable[[Loaded, str], None]) -> None:
         UserError: the address is taken, or the model cannot be served.
     """
     bound = listening_socket(service.settings)
+    service.settings = replace(service.settings, port=bound.getsockname()[1])  # 0 was any
     server = Server(service)
-    url = replace(service.settings, port=bound.getsockname()[1]).url
+    url = service.settings.url
 
     def ended() -> None:
         if service.failure is not None:

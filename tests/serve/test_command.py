@@ -89,6 +89,10 @@ def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones() -> None:
         for fact in ("embedded", "yarn+dca", "chunk_size 512", "torch_cpu on cpu", "16K tokens",
                      "0.25 GiB"):  # fmt: skip
             assert fact in told
+        foreign = urllib.request.Request(f"{url}/ready", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError) as sent_away:
+            urllib.request.urlopen(foreign)
+        assert f"ask for {url}," in json.loads(sent_away.value.read())["error"]["message"]
         answers: list[Any] = []
 
         def ask() -> None:

@@ -175,6 +175,12 @@ def test_an_error_is_short_whatever_it_is_about(server: Served, options: dict[st
     assert len(error["message"]) < 400
 
 
+def test_an_error_about_a_long_path_is_short(server: Served) -> None:
+    for path, method in (("/" + "x" * 9000, "GET"), ("/v1/models/" + "x" * 9000, "DELETE")):
+        status, error = server.error(path, None, method=method)
+        assert status in (404, 405) and len(error["message"]) < 200
+
+
 def test_token_lists_are_the_json_that_one_call_would_make() -> None:
     for ids in ([], [7], list(range(10_000))):
         assert json.loads(token_list({"count": len(ids)}, ids)) == {
