@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 import time
@@ -30,6 +31,12 @@ ANSWER_PREFIX = "The special magic number for amber-anchor mentioned in the prov
 class Served:
     url: str
     service: Service
+    server: Server
+
+    def signal(self) -> None:
+        """SIGTERM, as it would arrive in a process of its own."""
+        loop = self.server.servers[0].get_loop()
+        loop.call_soon_threadsafe(self.server.handle_exit, signal.SIGTERM, None)
 
     @property
     def port(self) -> int:
@@ -100,7 +107,7 @@ def served(load: Callable[..., Any] | None = None, **options: Any) -> Iterator[S
             assert service.loaded.wait(120)
             assert service.failure is None
         wait_for(lambda: server.started)
-        yield Served(f"http://127.0.0.1:{bound.getsockname()[1]}", service)
+        yield Served(f"http://127.0.0.1:{bound.getsockname()[1]}", service, server)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -139,11 +139,15 @@ class SequenceKv:
             segment.buffer.refs += 1
         self.own = pool.allocate(origin, total - origin)
         start = origin
-        for segment in source:
-            stop = min(segment.stop, cached)
-            if stop > start:
-                self.own.copy_from(segment.buffer, start, stop)
-                start = stop
+        try:
+            for segment in source:
+                stop = min(segment.stop, cached)
+                if stop > start:
+                    self.own.copy_from(segment.buffer, start, stop)
+                    start = stop
+        except Exception:  # most likely no memory
+            self.release()
+            raise
 
     def segments(self, length: int) -> list[Segment]:
         """All of it, read up to `length`."""

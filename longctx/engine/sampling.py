@@ -123,9 +123,11 @@ def filtered(logits_RV: torch.Tensor, settings: Sequence[Sampling]) -> torch.Ten
         return torch.tensor(values, device=logits_RV.device, dtype=logits_RV.dtype)[:, None]
 
     vocabulary = logits_RV.shape[1]
-    # Against the largest logit, so that a tiny temperature cannot overflow.
+    # Against the largest logit, so that a tiny temperature cannot overflow; nor is it 0 in float32.
     shifted_RV = logits_RV - logits_RV.amax(-1, keepdim=True)
-    probs_RV = torch.softmax(shifted_RV / column([s.temperature for s in settings]), -1)
+    coldest = torch.finfo(logits_RV.dtype).tiny
+    temperature_R1 = column([max(s.temperature, coldest) for s in settings])
+    probs_RV = torch.softmax(shifted_RV / temperature_R1, -1)
     # Only the rows that ask for it: a neighbour's filter must not touch a row's last bits.
     sort = [row for row, s in enumerate(settings) if 0 < s.top_k < vocabulary or s.top_p < 1]
     if sort:

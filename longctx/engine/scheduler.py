@@ -9,6 +9,7 @@ Knows no model and no clock.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ import numpy as np
 from longctx.engine.kv import KvPool, Segment, SequenceKv
 from longctx.engine.prefix import Prefix, PrefixStore
 from longctx.engine.sequence import Sequence
+
+_log = logging.getLogger(__name__)
 
 # Prompts get so many tokens of a step even where decoding fills the budget.
 MIN_PREFILL = 16
@@ -115,14 +118,21 @@ class Scheduler:
 
     def _admit_one(self, sequence: Sequence) -> bool:
         source, entry, cached = self._find_prefix(sequence)
-        if not self._make_room(self._needs(sequence, source, cached), spared=entry):
-            if self.running:
-                return False
+        kv = None
+        if self._make_room(self._needs(sequence, source, cached), spared=entry):
+            try:
+                kv = SequenceKv(self.pool, source, cached, sequence.total)
+            except Exception as error:
+                _log.warning("a prefix could not be copied (%s), it is computed again", error)
+        elif self.running:
+            return False
+        if kv is None:
             # Alone it fits, as was checked at submission, if nothing at all is kept for it.
-            source, cached, entry = [], 0, None
+            cached, entry = 0, None
             if not self._make_room(sequence.total, spared=None):
                 return False
-        sequence.admitted(SequenceKv(self.pool, source, cached, sequence.total), cached)
+            kv = SequenceKv(self.pool, [], 0, sequence.total)
+        sequence.admitted(kv, cached)
         if entry is not None:
             self.prefixes.touch(entry)
         return True
@@ -194,8 +204,13 @@ class Scheduler:
             return
         tokens_N = np.asarray(sequence.tokens[: sequence.computed], dtype=np.int64)
         used = sequence.computed - kv.own.origin
-        if kv.own.capacity > used + used // 4:
-            kv.own.trim(used)
+        try:
+            if kv.own.capacity > used + used // 4:
+                kv.own.trim(used)
+        except Exception as error:  # most likely no memory; the request itself is complete
+            _log.warning("a prefix could not be kept (%s)", error)
+            kv.release()
+            return
         # The sequence's references become the entry's; segments() leaves out an unused own buffer.
         segments = kv.segments(sequence.computed)
         if all(segment.buffer is not kv.own for segment in segments):

@@ -146,7 +146,8 @@ def ignored_header(body: Body) -> dict[str, str]:
         return {}
     # Names come from the client: a header takes plain ASCII only.
     plain = ["".join(c if c.isascii() and c.isprintable() else "?" for c in n) for n in names]
-    return {IGNORED_HEADER: ", ".join(plain)[:1000]}
+    # Nor may it begin or end with a space.
+    return {IGNORED_HEADER: ", ".join(plain)[:1000].strip()}
 
 
 def _account(request: Request, service: Service, job: Job) -> None:

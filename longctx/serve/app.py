@@ -22,7 +22,7 @@ from longctx.serve import metrics
 from longctx.serve.answers import ignored_header, read
 from longctx.serve.chat_api import chat
 from longctx.serve.completions_api import completions
-from longctx.serve.errors import ApiError
+from longctx.serve.errors import ApiError, of_conversation
 from longctx.serve.faults import Faults
 from longctx.serve.guard import Guard
 from longctx.serve.schema import (
@@ -146,6 +146,7 @@ def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
             400, "Give prompt or messages, one of them.", code="invalid_value", param="prompt"
         )
     if body.messages is not None:
+        service.check_conversation(body.messages, body.tools)
         try:
             return service.renderer.encode(
                 body.messages,
@@ -153,7 +154,7 @@ def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
                 add_generation_prompt=body.add_generation_prompt,
             )
         except UserError as error:
-            raise ApiError(400, str(error), code="invalid_value", param="messages") from error
+            raise of_conversation(error) from error
     ids: list[int] = service.tokenizer(
         body.prompt,
         add_special_tokens=body.add_special_tokens,
@@ -200,9 +201,9 @@ def _add_errors(app: FastAPI) -> None:
     async def of_http(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
         if error.status_code == 404:
-            message, code = f"There is nothing at {request.url.path}.", "not_found"
+            message, code = f"There is nothing at {request.url.path[:80]}.", "not_found"
         elif error.status_code == 405:
-            message = f"{request.url.path} does not take {request.method}."
+            message = f"{request.url.path[:80]} does not take {request.method[:20]}."
             code = "method_not_allowed"
         else:
             message, code = str(error.detail), "http_error"

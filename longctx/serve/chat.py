@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from reprlib import repr as short
 from typing import Any, Literal, NamedTuple
 
 from longctx.errors import UserError
@@ -121,14 +122,14 @@ class ChatRenderer:
             return None
         if named is None and tool_choice != "required":
             raise UserError(
-                f"tool_choice: {tool_choice!r} is none of none, auto, required and "
+                f"tool_choice: {short(tool_choice)} is none of none, auto, required and "
                 '{"type": "function", "function": {"name": …}}: pass one of these'
             )
         if not functions:
-            raise UserError(f"tool_choice: {tool_choice!r} needs tools: pass some")
+            raise UserError(f"tool_choice: {short(tool_choice)} needs tools: pass some")
         if named is not None and named not in functions:
             raise UserError(
-                f"tool_choice: there is no tool {named!r}: name one of {', '.join(functions)}"
+                f"tool_choice: there is no tool {short(named)}: name one of {', '.join(functions)}"
             )
         chosen = list(functions) if named is None else [named]
         return ForcedCall(f"{OPEN}\n", _schema({name: functions[name] for name in chosen}))

@@ -15,12 +15,12 @@ from longctx.engine import Delta, EngineRequest, Finished
 from longctx.errors import UserError
 from longctx.serve.answers import answer, read
 from longctx.serve.chat import ForcedCall
-from longctx.serve.errors import ApiError
+from longctx.serve.errors import ApiError, of_conversation
 from longctx.serve.jobs import Heard, Job
 from longctx.serve.schema import ChatRequest
 from longctx.serve.service import Service, too_many
 from longctx.serve.tokens import TokenText, chat_logprobs
-from longctx.serve.tools import ContentPiece, Piece, ToolCallParser, ToolCallStart
+from longctx.serve.tools import CLOSE, ContentPiece, Piece, ToolCallParser, ToolCallStart
 
 
 async def chat(request: Request, service: Service) -> Response:
@@ -32,8 +32,7 @@ async def chat(request: Request, service: Service) -> Response:
     n = body.n or 1
     if n > limits.max_n:
         raise too_many("n", n, limits.max_n)
-    if len(body.messages) > limits.max_messages:
-        raise too_many("messages", len(body.messages), limits.max_messages)
+    service.check_conversation(body.messages, body.tools)
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(
             400,
@@ -43,8 +42,6 @@ async def chat(request: Request, service: Service) -> Response:
         )
     renderer = service.renderer
     schema = service.schema_of(body.response_format)
-    if body.tools:
-        service.check_schema(body.tools, "tools")
 
     def render() -> tuple[list[int], ForcedCall | None]:
         choice = body.tool_choice
@@ -54,9 +51,7 @@ async def chat(request: Request, service: Service) -> Response:
     try:
         ids, forced = await asyncio.to_thread(render)
     except UserError as error:
-        param = str(error).split(":", 1)[0].split(".")[0].split("[")[0]
-        known = param if param in ("messages", "tools", "tool_choice") else "messages"
-        raise ApiError(400, str(error), code="invalid_value", param=known) from error
+        raise of_conversation(error) from error
     if forced is not None and schema is not None:
         raise ApiError(
             400,
@@ -73,13 +68,17 @@ async def chat(request: Request, service: Service) -> Response:
         n,
         request.state.request_id,
     )
+    parse_tools = bool(body.tools) and body.tool_choice != "none"
     shape = ChatShape(
         job,
         service.name,
         service.text if body.logprobs else None,
-        parse_tools=bool(body.tools) and body.tool_choice != "none",
+        parse_tools=parse_tools,
         forced=forced,
     )
+    # A forced call is one by its schema.
+    single = parse_tools and forced is None and body.parallel_tool_calls is False
+    one_call = (CLOSE,) if single else ()
     most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
     def requests() -> list[EngineRequest]:
@@ -89,8 +88,10 @@ async def chat(request: Request, service: Service) -> Response:
                 ids,
                 index,
                 max_tokens=most,
+                default=service.settings.default_max_tokens,
                 schema=schema,
                 logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+                stop=one_call,
             )
             for index in range(n)
         ]

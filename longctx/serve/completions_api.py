@@ -44,12 +44,11 @@ async def completions(request: Request, service: Service) -> Response:
     if n * _count(body.prompt) > most:  # before they are tokenised
         raise too_many("n", n * _count(body.prompt), most)
     prompts = await asyncio.to_thread(_encode, service.tokenizer, body)
-    for ids in prompts:
-        if not ids:
-            raise ApiError(
-                400, "prompt is empty: give at least one token.", code="invalid_value",
-                param="prompt",
-            )  # fmt: skip
+    if not prompts or not all(prompts):
+        raise ApiError(
+            400, "prompt is empty: give at least one token.", code="invalid_value",
+            param="prompt",
+        )  # fmt: skip
     job = Job(
         f"cmpl-{secrets.token_hex(12)}",
         "text_completion",
@@ -67,7 +66,6 @@ async def completions(request: Request, service: Service) -> Response:
             for _ in range(n)
         ]
     shape = CompletionShape(job, service.name, text, [ids for ids, _ in generations], echoed)
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
 
     def requests() -> list[EngineRequest]:
         return [
@@ -75,7 +73,8 @@ async def completions(request: Request, service: Service) -> Response:
                 body,
                 ids,
                 index,
-                max_tokens=max_tokens,
+                max_tokens=body.max_tokens,
+                default=DEFAULT_MAX_TOKENS,
                 logprobs=body.logprobs,
                 prompt_logprobs=bool(body.echo) and body.logprobs is not None,
             )

@@ -67,6 +67,13 @@ def unavailable(message: str, code: str, wait_s: int = 5) -> ApiError:
     return ApiError(503, message, code=code, headers={"Retry-After": str(wait_s)})
 
 
+def of_conversation(error: UserError) -> ApiError:
+    """What is wrong with messages or tools; the message begins with the field."""
+    param = str(error).split(":", 1)[0].split(".")[0].split("[")[0]
+    known = param if param in ("messages", "tools", "tool_choice") else "messages"
+    return ApiError(400, str(error), code="invalid_value", param=known)
+
+
 def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.0) -> ApiError:
     """What the client is told of an engine's refusal or failure.
 
@@ -107,7 +114,7 @@ def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.
     if isinstance(error, EngineClosedError):
         return unavailable("The server is shutting down.", "shutting_down")
     if isinstance(error, UserError):
-        return ApiError(400, str(error), param=param)
+        return ApiError(400, str(error), code="invalid_value", param=param)
     return ApiError(
         500, "The request failed in the server; its log says why.", code="internal_error"
     )

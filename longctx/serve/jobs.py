@@ -52,7 +52,6 @@ class Job:
     completion_tokens: int = 0
     first_token_s: float | None = None
     _prefill_began: float | None = None
-    _prefill_from: int = 0
     ended: float | None = None
 
     @property
@@ -62,15 +61,22 @@ class Job:
 
     @property
     def total(self) -> int:
-        return sum(self.prompts)
+        """Prompt tokens. Those of a prompt count once: its other answers find them computed."""
+        return sum(self.prompt_sizes)
 
     @property
     def processed(self) -> int:
-        return sum(each.processed for each in self.progress.values())
+        return sum(each.processed for each in self._first_answers)
 
     @property
     def cached(self) -> int:
-        return sum(each.cached for each in self.progress.values())
+        return sum(each.cached for each in self._first_answers)
+
+    @property
+    def _first_answers(self) -> list[Progress]:
+        """Of each prompt that was begun."""
+        firsts = range(0, len(self.prompts), max(1, self.answers_per_prompt))
+        return [self.progress[at] for at in firsts if at in self.progress]
 
     @property
     def elapsed_s(self) -> float:
@@ -86,7 +92,6 @@ class Job:
         if isinstance(event, Progress):
             if self._prefill_began is None:
                 self._prefill_began = time.perf_counter()
-                self._prefill_from = event.processed
             self.progress[heard.at] = event
             if self.state == "queued":
                 self.state = "prefill"
@@ -108,7 +113,7 @@ class Job:
         if self._prefill_began is None:
             return None
         seconds = time.perf_counter() - self._prefill_began
-        done = self.processed - self._prefill_from
+        done = self.processed - self.cached
         return done / seconds if done > 0 and seconds > 0 else None
 
     def prompt_progress(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ settings -> Prepared (config, scheme, dtype; no weights) -> Loaded (weights, mem
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Prepared:
     @property
     def name(self) -> str:
         """What clients call the model."""
-        return self.settings.served_name or Path(self.settings.model).name
+        return self.settings.served_name or _last_part(self.settings.model)
 
     def about(self) -> dict[str, Any]:
         """For /v1/models."""
@@ -88,6 +89,11 @@ class Prepared:
         return Loaded(engine, self.tokenizer, model.generation_config, tuple(notes))
 
 
+def _last_part(model: str) -> str:
+    """Of a path or hub id. `.` has one as well; a link keeps the name that it was given."""
+    return Path(os.path.abspath(model)).name
+
+
 def prepare(settings: ServeSettings) -> Prepared:
     """Check every argument against the model's files.
 
@@ -108,7 +114,7 @@ def prepare(settings: ServeSettings) -> Prepared:
     wanted = settings.context
     if wanted is None and settings.model == tiny.EMBEDDED and method != "none":
         wanted = EMBEDDED_CONTEXT
-    known = families.find(Path(settings.model).name)
+    known = families.find(_last_part(settings.model))
     if wanted is None and known is not None and method == default_method(config):
         wanted = known.context
     if wanted is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from reprlib import repr as short  # a client's value may be megabytes
 from typing import Any, Literal, NamedTuple
 
 from longctx.errors import UserError
@@ -75,7 +76,7 @@ def normalise(messages: Any) -> list[dict[str, Any]]:
         where = f"messages[{index}]"
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ROLES:
-            raise UserError(f"{where}.role: {role!r} is none of {', '.join(ROLES)}: pass one")
+            raise UserError(f"{where}.role: {short(role)} is none of {', '.join(ROLES)}: pass one")
         made: dict[str, Any] = {
             "role": "system" if role == "developer" else role,
             "content": _content(message.get("content"), f"{where}.content"),
@@ -137,6 +138,8 @@ def _arguments(written: Any, where: str) -> dict[str, Any]:
 
     try:
         found = json.loads(_string(written, where), parse_constant=refuse)
+        # Half a surrogate pair can be escaped, but no tokenizer takes it; 1e999 becomes infinite.
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is no JSON ({error}): pass a JSON object as text") from None
     if not isinstance(found, dict):
@@ -161,7 +164,7 @@ def _part(part: Any, where: str) -> str:
         return _string(part.get(kind), f"{where}.{kind}")
     if kind in ("image_url", "image", "input_image"):
         raise UserError(f"{where}: images are not served: pass text alone")
-    raise UserError(f"{where}.type: {kind!r} is not served: pass parts of type text")
+    raise UserError(f"{where}.type: {short(kind)} is not served: pass parts of type text")
 
 
 def _string(value: Any, where: str) -> str:
@@ -182,7 +185,7 @@ def _check_depth(value: Any, where: str, left: int = _DEEPEST) -> None:
 
 def _identifier(value: Any, where: str) -> str:
     if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
-        raise UserError(f"{where}: {value!r} must be 1 to 64 letters, digits, _ and -")
+        raise UserError(f"{where}: {short(value)} must be 1 to 64 letters, digits, _ and -")
     return value
 
 

@@ -1,7 +1,7 @@
 """The server's life: bind, load, serve, drain.
 
 SIGTERM or SIGINT: no new requests (503, and /ready says so), what runs is finished, then the end; a
-second signal, or --drain-timeout, ends at once.
+second signal, or --drain-timeout, ends what runs within a step, with the same 503.
 """
 
 from __future__ import annotations
@@ -39,21 +39,26 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._drain: asyncio.Task[None] | None = None
+        self._hurried = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._service.draining or self._service.state != "ready":
+        if self._service.state == "ready":
+            self._service.draining = True
+            # Signals arrive in the thread of the loop.
+            self._drain = asyncio.get_running_loop().create_task(self._finish())
+        elif self._drain is not None and not self._hurried:
+            self._hurried = True
+        else:
             super().handle_exit(sig, frame)
-            return
-        self._service.draining = True
-        # Signals arrive in the thread of the loop.
-        self._drain = asyncio.get_running_loop().create_task(self._finish())
 
     async def _finish(self) -> None:
-        """End when nothing runs any more."""
-        left = self._service.settings.drain_timeout
-        while self._service.registry.active and left > 0:
+        """End when nothing runs any more, or when it has to."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._service.settings.drain_timeout
+        while self._service.registry.active and loop.time() < end and not self._hurried:
             await asyncio.sleep(0.05)
-            left -= 0.05
+        # While the loop runs: clients of what is left are told, instead of cut off.
+        await asyncio.to_thread(self._service.close)
         self.should_exit = True
 
 
@@ -89,8 +94,9 @@ def serve(service: Service, on_ready: Callable[[Loaded, str], None]) -> None:
         UserError: the address is taken, or the model cannot be served.
     """
     bound = listening_socket(service.settings)
+    service.settings = replace(service.settings, port=bound.getsockname()[1])  # 0 was any
     server = Server(service)
-    url = replace(service.settings, port=bound.getsockname()[1]).url
+    url = service.settings.url
 
     def ended() -> None:
         if service.failure is not None:

@@ -6,6 +6,7 @@ What depends on the model (context, tools of its template) is not checked here.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
@@ -16,6 +17,8 @@ from longctx.serve.errors import ApiError
 Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# Beyond any model; an integer of thousands of digits can be parsed, but not printed in an error.
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class _Unread:
@@ -50,7 +53,10 @@ Objects = Annotated[list[dict[str, Any]], _FirstError]
 
 
 # Harmless to leave out: they change nothing of an answer.
-_WITHOUT_EFFECT = {"user", "metadata", "store", "safety_identifier", "prompt_cache_key"}
+_WITHOUT_EFFECT = {
+    *("user", "metadata", "store", "safety_identifier", "prompt_cache_key"),
+    *("response_format.json_schema.description", "stream_options.include_obfuscation"),
+}
 
 
 class Body(BaseModel):
@@ -58,17 +64,22 @@ class Body(BaseModel):
     __pydantic_extra__: dict[str, _Unread]
 
     def ignored(self) -> list[str]:
-        """Fields that this server does not know."""
-        extra = self.model_extra or {}
-        return sorted(name for name in extra if name not in _WITHOUT_EFFECT)
+        """Fields that this server does not know, those of objects as `object.field`."""
+        return sorted(name for name in self._unknown() if name not in _WITHOUT_EFFECT)
+
+    def _unknown(self) -> Iterator[str]:
+        yield from self.model_extra or ()
+        for name, value in self:
+            if isinstance(value, Body):
+                yield from (f"{name}.{inner}" for inner in value._unknown())
 
 
 B = TypeVar("B", bound=Body)
 
 
 class StreamOptions(Body):
-    include_usage: bool = False
-    include_progress: bool = Field(False, description="Events with `prompt_progress`.")
+    include_usage: bool | None = False
+    include_progress: bool | None = Field(False, description="Events with `prompt_progress`.")
 
 
 class Generate(Body):
@@ -78,17 +89,19 @@ class Generate(Body):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     return_progress: bool | None = Field(False, description="As include_progress.")
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description="-1 and 0 keep all.")
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = Field(
+        None, description="-1 and 0 keep all."
+    )
     min_p: Unit | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | Texts | None = None
-    n: Annotated[int, Field(ge=1)] | None = 1
+    n: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = 1
     ignore_eos: bool | None = False
 
     @property
@@ -120,19 +133,19 @@ class ResponseFormat(Body):
 
 class ChatRequest(Generate):
     messages: Objects = Field(min_length=1)
-    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_completion_tokens: Count | None = None
     tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = False
-    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    top_logprobs: Count | None = None
 
 
 class CompletionRequest(Generate):
     prompt: str | Texts | TokenIds | Prompts
     echo: bool | None = False
-    logprobs: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Count | None = None
     suffix: str | None = None
 
 
@@ -172,6 +185,7 @@ def _refused(error: ValidationError) -> ApiError:
     given = first.get("input")
     shown = ""
     if isinstance(given, str | int | float | bool) and first["type"] != "missing":
+        given = given[:80] if isinstance(given, str) else given
         shown = f" (got {json.dumps(given, ensure_ascii=False)[:80]})"
     param = ".".join(place) or None
     where = f"{param}: " if param else ""

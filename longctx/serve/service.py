@@ -20,7 +20,7 @@ from longctx.serve.chat import ChatRenderer
 from longctx.serve.errors import ApiError, unavailable
 from longctx.serve.jobs import Job, Registry, Submitted
 from longctx.serve.metrics import Metrics
-from longctx.serve.schema import Generate, ResponseFormat
+from longctx.serve.schema import CompletionRequest, Generate, ResponseFormat
 from longctx.serve.settings import ServeSettings
 from longctx.serve.tokens import TokenText
 
@@ -168,29 +168,34 @@ class Service:
         index: int,
         *,
         max_tokens: int | None,
+        default: int,
         schema: dict[str, Any] | None = None,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
+        stop: tuple[str, ...] = (),
     ) -> EngineRequest:
         """One generation of a body.
 
         Args:
             index: which of the body's n answers; each has a seed of its own.
             max_tokens: None is the default, as far as the context goes.
+            default: of the route.
             logprobs: likeliest tokens to report, None for none at all.
+            stop: beside the body's own.
         """
         limits = self.settings.limits
         check_stop(body.stops, limits.max_stop, limits.max_stop_length)
         if logprobs is not None and logprobs > limits.max_top_logprobs:
-            raise too_many("top_logprobs", logprobs, limits.max_top_logprobs)
+            param = "logprobs" if isinstance(body, CompletionRequest) else "top_logprobs"
+            raise too_many(param, logprobs, limits.max_top_logprobs)
         if max_tokens is None:
             room = self.engine.max_context - len(ids)
-            max_tokens = max(1, min(self.settings.default_max_tokens, room))
+            max_tokens = max(1, min(default, room))
         return EngineRequest(
             ids,
             max_new_tokens=max_tokens,
             sampling=self._sampling(body, index),
-            stop=body.stops,
+            stop=(*body.stops, *stop),
             ignore_eos=bool(body.ignore_eos),
             logprobs=logprobs is not None,
             top_logprobs=logprobs or 0,
@@ -214,6 +219,16 @@ class Service:
             )
         self.check_schema(schema, "response_format")
         return schema
+
+    def check_conversation(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None
+    ) -> None:
+        """Before anything walks through them."""
+        most = self.settings.limits.max_messages
+        if len(messages) > most:
+            raise too_many("messages", len(messages), most)
+        if tools:
+            self.check_schema(tools, "tools")
 
     def check_schema(self, schema: Any, param: str) -> None:
         size, most = len(json.dumps(schema)), self.settings.limits.max_schema
@@ -249,14 +264,14 @@ class Service:
 
 
 def defaults_of(generation_config: Any) -> Sampling:
-    """What the model's makers sample with; greedy where they do not sample."""
-    if generation_config is None or not getattr(generation_config, "do_sample", False):
-        return Sampling()
+    """What the model's makers sample with; greedy, penalised as they say, where they do not."""
 
     def of(name: str, default: float) -> float:
         value = getattr(generation_config, name, None)
         return default if value is None else value
 
+    if not of("do_sample", False):
+        return Sampling(repetition_penalty=of("repetition_penalty", 1.0))
     return Sampling(
         temperature=of("temperature", 1.0),
         top_k=int(of("top_k", 0)),

@@ -89,6 +89,11 @@ class ServeSettings:
             raise UserError(f"--log-format {self.log_format}: use {' or '.join(LOG_FORMATS)}")
         if self.api_key is not None and not self.api_key.strip():
             raise UserError("--api-key is empty: give one, or leave it out")
+        if self.api_key is not None and not _fits_a_header(self.api_key):
+            raise UserError(
+                "--api-key begins or ends with white space, or holds characters that a header "
+                "cannot carry: give plain ASCII, for instance of `openssl rand -hex 32`"
+            )
 
     @property
     def on_loopback(self) -> bool:
@@ -98,6 +103,11 @@ class ServeSettings:
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
+
+
+def _fits_a_header(key: str) -> bool:
+    """Otherwise no client could ever send it: white space around a header's value is dropped."""
+    return key.isascii() and key.isprintable() and key == key.strip()
 
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

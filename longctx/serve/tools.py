@@ -154,7 +154,18 @@ def parse_call(text: str) -> Call | None:
         written, value = value, _loaded(value)
     if not isinstance(name, str) or not name or not isinstance(value, dict):
         return None
+    if not _is_unicode(name) or not _is_unicode(written):
+        return None
     return Call(name, written)
+
+
+def _is_unicode(text: str) -> bool:
+    """Half a surrogate pair, which JSON can escape, cannot be sent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse(constant: str) -> None:

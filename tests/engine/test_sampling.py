@@ -53,6 +53,8 @@ def test_draws_follow_the_distribution() -> None:
         (Sampling(temperature=1.0, min_p=0.2), [5 / 9, 2.5 / 9, 1.5 / 9, 0, 0]),
         (Sampling(temperature=0.5, top_k=2), [0.8, 0.2, 0, 0, 0]),
         (Sampling(temperature=1e-6), [1, 0, 0, 0, 0]),
+        # 0 in float32, where the softmax of 0 / 0 would be no number
+        (Sampling(temperature=1e-50), [1, 0, 0, 0, 0]),
     ],
 )
 def test_filters_keep_what_they_say(sampling: Sampling, kept: list[float]) -> None:

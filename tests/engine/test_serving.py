@@ -25,7 +25,7 @@ from longctx.engine import (
     memory,
     sampling,
 )
-from longctx.engine.kv import KvPool
+from longctx.engine.kv import KvBuffer, KvPool
 from longctx.engine.prefix import Prefix, PrefixStore, common_prefix
 from longctx.errors import UserError
 
@@ -368,6 +368,58 @@ def test_a_passing_shortage_of_memory_fails_nobody(
         assert engine.stats().retained_prefixes == 1
         handle = engine.submit(EngineRequest(prompt_of(30), max_new_tokens=12))
         assert drain(engine, handle).token_ids == want
+
+
+def test_no_memory_to_copy_a_prefix_costs_its_reuse_only(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine_for(model) as engine:
+        document = prompt_of(60)
+        want = [greedy(engine, [*document, n]) for n in (1, 2)]
+        engine._scheduler.prefixes.clear()
+        greedy(engine, [*document, 1])
+        used = engine.stats().kv_used_bytes
+        copy, copied = KvBuffer.copy_from, []
+
+        def failing(buffer: KvBuffer, *arguments: Any) -> None:
+            copied.append(arguments)
+            raise torch.OutOfMemoryError("too much")
+
+        monkeypatch.setattr(KvBuffer, "copy_from", failing)
+        other = engine.submit(EngineRequest(prompt_of(30, 9), max_new_tokens=12))
+        second = engine.submit(EngineRequest([*document, 2], max_new_tokens=12))
+        answer = drain(engine, second)
+        assert copied and answer.token_ids == want[1] and answer.usage.cached_tokens == 0
+        assert other.result(timeout=0).finish_reason == "length"
+        monkeypatch.setattr(KvBuffer, "copy_from", copy)
+        engine._scheduler.prefixes.clear()
+        assert used > 0 and engine.stats().kv_used_bytes == 0
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["answered", "cancelled"])
+def test_no_memory_to_keep_a_prefix_costs_that_prefix_only(
+    model: Any, cancelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is complete when its keys are put by."""
+
+    def failing(*_: Any) -> None:
+        raise torch.OutOfMemoryError("too much")
+
+    with engine_for(model) as engine:
+        monkeypatch.setattr(KvBuffer, "trim", failing)
+        other = engine.submit(EngineRequest(prompt_of(30, 9), max_new_tokens=12))
+        # Much less than what was set aside is used: the rest would be given back.
+        stops = frozenset() if cancelled else frozenset(range(97))
+        first = engine.submit(EngineRequest(prompt_of(30), max_new_tokens=300, stop_ids=stops))
+        while not engine.stats().counts.completion_tokens:
+            engine.step()
+        if cancelled:
+            first.cancel()
+        reason = "cancelled" if cancelled else "stop"
+        assert drain(engine, first).finish_reason == reason
+        assert other.result(timeout=0).finish_reason == "length"
+        engine._scheduler.prefixes.clear()
+        assert engine.stats().kv_used_bytes == 0 and engine.stats().counts.failed == 0
 
 
 def test_a_failing_listener_costs_itself_only(model: Any, caplog: Any) -> None:

@@ -398,6 +398,9 @@ def _user(content: Any) -> list[dict[str, Any]]:
         ([call("{")], r"arguments: is no JSON"),
         ([call('{"a": NaN}')], r"arguments: is no JSON \(NaN"),
         ([call('{"a": ' + "[" * 200_000)], r"arguments: is no JSON"),
+        ([call('{"a": "\\ud800"}')], r"arguments: is no JSON .*surrogates"),
+        ([call('{"\\udfff": 1}')], r"arguments: is no JSON .*surrogates"),
+        ([call('{"a": 1e999}')], r"arguments: is no JSON \(Out of range"),
         ([call('{"a": ' + "[" * 100 + "]" * 100 + "}")], "arguments: is nested more than 100"),
         ([call(name="<|im_end|>")], r"function.name: .* must be 1 to 64"),
         (

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 from serve_helpers import Served, json_bytes, long_text, raw_request, served, wait_for
+from transformers import GenerationConfig
 
 from longctx import tiny
+from longctx.engine import Sampling
 from longctx.errors import UserError
 from longctx.serve.loading import prepare
+from longctx.serve.service import defaults_of
 from longctx.serve.settings import ServeSettings
 
 CHAT = "/v1/chat/completions"
@@ -105,6 +108,46 @@ def test_the_default_length_is_clipped_to_the_context_a_wish_is_not() -> None:
         assert status == 200 and answer["usage"]["total_tokens"] == 100
         status, error = server.error("/v1/completions", {"prompt": ids, "max_tokens": 4})
         assert (status, error["code"], error["param"]) == (400, "context_length_exceeded", "prompt")
+        status, _, answer = server.call("/v1/completions", {"prompt": ids, "ignore_eos": True})
+        assert status == 200 and answer["usage"]["total_tokens"] == 100
+
+
+def test_a_silent_stream_sends_comments(monkeypatch: Any) -> None:
+    """A proxy would cut it otherwise; they are no events to any client."""
+    with served(keep_alive=0.05) as server:
+        forward = server.service.engine._runner.forward
+
+        def slow(*arguments: Any) -> Any:
+            time.sleep(0.3)
+            return forward(*arguments)
+
+        monkeypatch.setattr(server.service.engine._runner, "forward", slow)
+        text = server.call(CHAT, body(stream=True, max_tokens=1))[2]
+        assert text.startswith(": keep-alive\n\n")
+        with server.client() as client:
+            stream = client.chat.completions.create(
+                model="embedded", messages=HELLO, max_tokens=1, stream=True
+            )
+            assert [one.choices[0].finish_reason for one in stream][-1] == "length"
+
+
+@pytest.mark.parametrize(
+    ("config", "sampling"),
+    [
+        (None, Sampling()),
+        (GenerationConfig(temperature=0.6), Sampling()),
+        (GenerationConfig(repetition_penalty=1.1), Sampling(repetition_penalty=1.1)),
+        (
+            GenerationConfig(
+                do_sample=True, temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05
+            ),
+            Sampling(temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05),
+        ),
+    ],
+    ids=["none", "greedy", "greedy-penalised", "qwen2"],
+)
+def test_the_models_own_sampling_is_the_default(config: Any, sampling: Sampling) -> None:
+    assert defaults_of(config) == sampling
 
 
 def test_a_failing_step_is_one_clients_500(server: Served, monkeypatch: Any) -> None:
@@ -369,3 +412,30 @@ def test_figures_for_prometheus_count_what_was_served() -> None:
         assert float(rows["longctx_cached_tokens_total"]) > 0
         assert rows["longctx_time_to_first_token_seconds_count"] == "2.0"
         assert float(rows["longctx_kv_budget_bytes"]) == 1 << 28
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("hurry", ["timeout", "second signal"])
+def test_what_a_drain_cuts_off_is_told_so(hurry: str, stream: bool, caplog: Any) -> None:
+    """A 503, or the event of one; not a broken connection, and no traceback in the log."""
+    timeout = 0.1 if hurry == "timeout" else 120.0
+    with served(drain_timeout=timeout) as server, concurrent.futures.ThreadPoolExecutor() as pool:
+        sent = body(max_tokens=16_000, ignore_eos=True, stream=stream)
+        asked = pool.submit(server.call, CHAT, sent)
+        wait_for(lambda: server.service.engine.stats().counts.completion_tokens > 3)
+        server.signal()
+        wait_for(lambda: server.service.draining)
+        if hurry == "second signal":
+            assert not asked.done()
+            server.signal()
+        status, headers, value = asked.result(30)
+        if stream:
+            events = [line.removeprefix("data: ") for line in value.split("\n\n") if line]
+            assert status == 200 and events[-1] == "[DONE]"
+            error = json.loads(events[-2])["error"]
+        else:
+            assert status == 503 and headers["retry-after"]
+            error = value["error"]
+        assert (error["type"], error["code"]) == ("server_error", "shutting_down")
+        wait_for(lambda: server.server.should_exit)
+    assert not [record for record in caplog.records if record.exc_info]

@@ -89,6 +89,18 @@ def test_progress_is_told_while_a_long_prompt_is_read(client: openai.OpenAI) -> 
     assert all(each is None for each in seen[first_text:])  # all progress comes before the text
 
 
+def test_progress_counts_a_prompt_once_however_many_answers_it_gets(
+    client: openai.OpenAI,
+) -> None:
+    messages = [{"role": "user", "content": long_text(2000, seed=6)}]
+    options = {"include_progress": True, "include_usage": True}
+    chunks = list(chat(client, messages=messages, n=3, stream=True, stream_options=options))
+    told = [one.model_extra["prompt_progress"] for one in chunks if "prompt_progress" in
+            (one.model_extra or {})]  # fmt: skip
+    assert {each["total"] for each in told} == {chunks[-1].usage.prompt_tokens}
+    assert told[-1]["processed"] == told[-1]["total"]
+
+
 def test_log_probabilities_are_of_the_tokens_of_the_answer(client: openai.OpenAI) -> None:
     answer = chat(client, logprobs=True, top_logprobs=3)
     content = answer.choices[0].logprobs.content
@@ -235,3 +247,27 @@ def test_unknown_fields_are_told_not_refused(server: Served) -> None:
     status, headers, _ = server.call("/v1/chat/completions", body)
     assert status == 200
     assert headers["x-longctx-ignored-fields"] == "frobnicate, logit_bias"
+
+
+def test_unknown_fields_of_objects_are_told_too(server: Served) -> None:
+    options = {
+        "stream_options": {"include_usage": None, "chunk_size": 3, "include_obfuscation": False},
+        "response_format": {"type": "text", "json_schema": {"description": "x", "lax": True}},
+    }
+    body = {"messages": HELLO, "max_tokens": 1, **options}
+    status, headers, _ = server.call("/v1/chat/completions", body)
+    assert status == 200
+    told = headers["x-longctx-ignored-fields"]
+    assert told == "response_format.json_schema.lax, stream_options.chunk_size"
+
+
+@pytest.mark.parametrize(
+    "names", [[" frob "], ["\t"], [f"{n:04}x" for n in range(200)], ["x" * 998, "y"]]
+)
+def test_no_name_of_an_unknown_field_makes_a_header_that_cannot_be_sent(
+    server: Served, names: list[str]
+) -> None:
+    body = {"messages": HELLO, "max_tokens": 1, **dict.fromkeys(names, 1)}
+    status, headers, _ = server.call("/v1/chat/completions", body)
+    told = headers["x-longctx-ignored-fields"]
+    assert status == 200 and len(told) <= 1000 and told == told.strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from pydantic import ValidationError
 from serve_helpers import Served, served, wait_for
 
+from longctx.engine import Progress
 from longctx.serve import completions_api, logs
+from longctx.serve.jobs import Heard, Job
 from longctx.serve.schema import ChatRequest, CompletionRequest, parse
 from longctx.serve.tokens import token_list
 
@@ -92,6 +95,90 @@ def test_too_many_prompts_are_refused_before_they_are_tokenised(
     for prompt in (["a"] * 17, [[1]] * 17):
         status, error = server.error("/v1/completions", {"prompt": prompt})
         assert (status, error["param"]) == (400, "n")
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/chat/completions", "max_tokens"),
+        ("/v1/chat/completions", "max_completion_tokens"),
+        ("/v1/chat/completions", "top_k"),
+        ("/v1/completions", "n"),
+        ("/v1/completions", "logprobs"),
+    ],
+)
+def test_a_number_too_long_to_print_is_refused(server: Served, path: str, field: str) -> None:
+    prompt = '"messages": [{"role": "user", "content": "a"}], "temperature": 1, "top_p": 0.9'
+    if path == "/v1/completions":
+        prompt = '"prompt": ["a", "b"]'
+    status, error = server.error(path, f'{{{prompt}, "{field}": {"9" * 4300}}}'.encode())
+    assert (status, error["code"], error["param"]) == (400, "invalid_value", field)
+
+
+def test_a_tiny_temperature_is_greedy(server: Served) -> None:
+    def told(temperature: float) -> str:
+        body = {"prompt": "The special", "max_tokens": 4, "temperature": temperature}
+        text: str = server.call("/v1/completions", body)[2]["choices"][0]["text"]
+        return text
+
+    assert told(1e-50) == told(0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": []}, "prompt"),
+        ("/v1/completions", {"prompt": [10**8]}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "logprobs": 21}, "logprobs"),
+        # Logits divided by it are infinite.
+        ("/v1/completions", {"prompt": "a", "repetition_penalty": 1e-44}, "repetition_penalty"),
+    ],
+)
+def test_every_refusal_has_a_code_and_the_clients_own_field(
+    server: Served, path: str, body: Any, param: str
+) -> None:
+    status, error = server.error(path, body)
+    assert (status, error["code"], error["param"]) == (400, "invalid_value", param)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
+def test_a_conversation_has_the_same_limits_wherever_it_is_rendered(
+    server: Served, path: str
+) -> None:
+    hello = {"role": "user", "content": "Hi."}
+    tool = {"type": "function", "function": {"name": "x"}}
+    large = {"type": "function", "function": {"name": "x", "description": "y" * 70_000}}
+    for body, code, param in (
+        ({"messages": [hello] * 4097}, "invalid_value", "messages"),
+        ({"messages": [hello], "tools": [large]}, "schema_too_large", "tools"),
+        ({"messages": [hello], "tools": [tool]}, "invalid_value", "tools"),
+        ({"messages": [{"role": "robot"}]}, "invalid_value", "messages"),
+    ):
+        status, error = server.error(path, body)
+        assert (status, error["code"], error["param"]) == (400, code, param)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"messages": [{"role": "r" * MANY, "content": "x"}]},
+        {"messages": [{"role": "tool", "content": "x", "tool_call_id": "i" * MANY}]},
+        {"messages": [{"role": "user", "content": [{"type": "t" * MANY}]}]},
+        {"tool_choice": "c" * MANY},
+        {"model": "m" * MANY},
+        {"seed": "s" * MANY},
+    ],
+)
+def test_an_error_is_short_whatever_it_is_about(server: Served, options: dict[str, Any]) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi."}], **options}
+    _, error = server.error("/v1/chat/completions", body)
+    assert len(error["message"]) < 400
+
+
+def test_an_error_about_a_long_path_is_short(server: Served) -> None:
+    for path, method in (("/" + "x" * 9000, "GET"), ("/v1/models/" + "x" * 9000, "DELETE")):
+        status, error = server.error(path, None, method=method)
+        assert status in (404, 405) and len(error["message"]) < 200
 
 
 def test_token_lists_are_the_json_that_one_call_would_make() -> None:
@@ -194,3 +281,14 @@ def test_a_stream_that_could_not_begin_is_closed() -> None:
     with pytest.raises(OSError, match="gone"):
         asyncio.run(response({"type": "http"}, receive, send))
     assert closed == ["closed"]
+
+
+def test_the_speed_of_a_prompt_is_of_what_is_computed() -> None:
+    """Tokens of a second prompt that were found in the cache took no time."""
+    job = Job("x", "text_completion", [100, 100])
+    for at, progress in ((0, (0, 0)), (0, (0, 50)), (1, (90, 90))):
+        job.hear(Heard(at, Progress(100, *progress)))
+    assert (job.processed, job.cached) == (140, 90)
+    job._prefill_began = time.perf_counter() - 10
+    assert job.prefill_speed() == pytest.approx(5, rel=0.01)
+    assert job.prompt_progress()["eta_ms"] == pytest.approx(12_000, rel=0.01)

@@ -91,6 +91,8 @@ def test_arguments_are_as_the_model_wrote_them() -> None:
         ('{"name": "f", "arguments": {"a": NaN}}', None),
         ('{"name": "f", "argument": {}}', None),
         ('{"name": "", "arguments": {}}', None),
+        ('{"name": "\\ud800", "arguments": {}}', None),
+        ('{"name": "f", "arguments": "{\\"a\\": \\"\\ud800\\"}"}', None),
         ('{"name": 1, "arguments": {}}', None),
         ('{"arguments": {}}', None),
         ("{}", None),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -77,6 +78,54 @@ def test_a_streamed_call_is_the_same_call(tooled: Served) -> None:
                     name += part.function.name or ""
                     arguments += part.function.arguments or ""
     assert (name, arguments, finish) == ("weather", whole.function.arguments, "tool_calls")
+
+
+def write(server: Served, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the model write this text and end its answer."""
+    engine = server.service.engine
+    ids = [*server.service.tokenizer(text)["input_ids"], server.service.tokenizer.eos_token_id]
+    forward, script = engine._runner.forward, iter(ids)
+
+    def scripted(*arguments: Any) -> Any:
+        logits = forward(*arguments)
+        if len(logits):
+            logits.fill_(-50.0)
+            logits[-1, next(script)] = 50.0
+        return logits
+
+    monkeypatch.setattr(engine._runner, "forward", scripted)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("parallel", "count"), [(None, 2), (True, 2), (False, 1)])
+def test_one_call_at_a_time_where_the_client_asks_for_that(
+    tooled: Served,
+    parallel: bool | None,
+    count: int,
+    stream: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    call = '<tool_call>\n{"name": "weather", "arguments": {"place": "Oslo"}}\n</tool_call>'
+    write(tooled, f"Let me see.\n{call}\n{call}", monkeypatch)
+    options = {} if parallel is None else {"parallel_tool_calls": parallel}
+    with (
+        tooled.client() as client,
+        client.chat.completions.stream(
+            model="embedded", messages=ASK, tools=[WEATHER], max_tokens=200, **options
+        ) if stream else nullcontext() as events,
+    ):  # fmt: skip
+        if events is None:
+            answer = client.chat.completions.create(
+                model="embedded", messages=ASK, tools=[WEATHER], max_tokens=200, **options
+            )
+        else:
+            answer = events.get_final_completion()
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls" and choice.message.content == "Let me see."
+    made = [each.function for each in choice.message.tool_calls]
+    assert [(each.name, each.arguments) for each in made] == [
+        ("weather", '{"place": "Oslo"}')
+    ] * count
 
 
 def test_the_conversation_goes_on_with_a_tools_answer(tooled: Served) -> None:
