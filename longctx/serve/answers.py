@@ -5,7 +5,6 @@ Knows the order of things and who cancels what; the shapes of answers are the ro
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -36,15 +35,18 @@ class Shape(Protocol):
         """A chunk without choices."""
 
 
-async def read(request: Request, kind: type[B]) -> B:
-    """The body of a request; a large one is parsed in a worker thread."""
+async def read(request: Request, service: Service, kind: type[B]) -> B:
+    """The body of a request, and in `request.state.size` its bytes; a large one is parsed in a
+    worker thread.
+    """
     try:
         raw = await request.body()
     except ClientDisconnect as error:
         raise ClientGoneError from error
-    if len(raw) < 65536:
+    size = request.state.size = len(raw)
+    if size < 65536:
         return parse(kind, raw)
-    return await asyncio.to_thread(parse, kind, raw)
+    return await service.workers.run(size, parse, kind, raw)
 
 
 async def answer(

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import FastAPI
@@ -118,19 +117,21 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/tokenize", tags=["tokens"], **_takes(TokenizeRequest, generates=False))
     async def tokenize(request: Request) -> Response:
         """Token ids of a text or of a conversation under the template."""
-        body = await read(request, TokenizeRequest)
-        ids = await asyncio.to_thread(_token_ids, service, body)
+        body = await read(request, service, TokenizeRequest)
+        size, run = request.state.size, service.workers.run
+        ids = await run(size, _token_ids, service, body)
         numbers = {"count": len(ids), "max_model_len": service.engine.max_context}
-        raw = await asyncio.to_thread(token_list, numbers, ids)
+        raw = await run(size, token_list, numbers, ids)
         headers = ignored_header(body)
         return Response(raw, media_type="application/json", headers=headers)
 
     @app.post("/detokenize", tags=["tokens"], **_takes(DetokenizeRequest, generates=False))
     async def detokenize(request: Request) -> Response:
         """The text of token ids."""
-        body = await read(request, DetokenizeRequest)
+        body = await read(request, service, DetokenizeRequest)
         service.check_model(body.model)
-        text = await asyncio.to_thread(_text, service.tokenizer, body.tokens)
+        size = request.state.size
+        text = await service.workers.run(size, _text, service.tokenizer, body.tokens)
         return JSONResponse({"prompt": text}, headers=ignored_header(body))
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

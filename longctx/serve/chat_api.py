@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from longctx.serve.tools import CLOSE, ContentPiece, Piece, ToolCallParser, Tool
 async def chat(request: Request, service: Service) -> Response:
     """Answer a conversation."""
     service.ready()
-    body = await read(request, ChatRequest)
+    body = await read(request, service, ChatRequest)
     service.check_model(body.model)
     limits = service.settings.limits
     n = body.n or 1
@@ -49,7 +48,7 @@ async def chat(request: Request, service: Service) -> Response:
         return renderer.encode(body.messages, tools=body.tools, tool_choice=choice), forced
 
     try:
-        ids, forced = await asyncio.to_thread(render)
+        ids, forced = await service.workers.run(request.state.size, render)
     except UserError as error:
         raise of_conversation(error) from error
     if forced is not None and schema is not None:

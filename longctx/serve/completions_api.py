@@ -5,7 +5,6 @@ Special tokens that a prompt spells are special tokens here: this is the route w
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +26,7 @@ DEFAULT_MAX_TOKENS = 16  # the API's own
 async def completions(request: Request, service: Service) -> Response:
     """Continue prompts."""
     service.ready()
-    body = await read(request, CompletionRequest)
+    body = await read(request, service, CompletionRequest)
     service.check_model(body.model)
     if body.suffix:
         raise ApiError(
@@ -43,7 +42,8 @@ async def completions(request: Request, service: Service) -> Response:
     n, most = body.n or 1, service.settings.limits.max_n
     if n * _count(body.prompt) > most:  # before they are tokenised
         raise too_many("n", n * _count(body.prompt), most)
-    prompts = await asyncio.to_thread(_encode, service.tokenizer, body)
+    size, run = request.state.size, service.workers.run
+    prompts = await run(size, _encode, service.tokenizer, body)
     if not prompts or not all(prompts):
         raise ApiError(
             400, "prompt is empty: give at least one token.", code="invalid_value",
@@ -61,9 +61,7 @@ async def completions(request: Request, service: Service) -> Response:
     echoed = None
     if body.echo:
         echoed = [
-            await asyncio.to_thread(service.tokenizer.decode, ids, skip_special_tokens=False)
-            for ids in prompts
-            for _ in range(n)
+            await run(size, _decode, service.tokenizer, ids) for ids in prompts for _ in range(n)
         ]
     shape = CompletionShape(job, service.name, text, [ids for ids, _ in generations], echoed)
 
@@ -100,6 +98,11 @@ def _encode(tokenizer: Any, body: CompletionRequest) -> list[list[int]]:
         else list(one)  # type: ignore[arg-type]
         for one in texts
     ]
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=False)
+    return text
 
 
 class CompletionShape:

@@ -24,6 +24,7 @@ from longctx.engine import (
     Progress,
     Usage,
 )
+from longctx.serve.workers import Workers
 
 State = Literal["queued", "prefill", "decoding", "done", "cancelled", "failed"]
 KEPT = 1000  # finished jobs whose figures can still be asked for
@@ -186,8 +187,8 @@ class Registry:
 class Submitted:
     """The engine's side of a job. Close it, whatever happens: that cancels what still runs."""
 
-    def __init__(self, engine: Engine, registry: Registry, job: Job) -> None:
-        self._engine, self._registry, self.job = engine, registry, job
+    def __init__(self, engine: Engine, registry: Registry, workers: Workers, job: Job) -> None:
+        self._engine, self._registry, self._workers, self.job = engine, registry, workers, job
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Heard] = asyncio.Queue()
         self._generations: list[Generation] = []
@@ -204,7 +205,12 @@ class Submitted:
             for index, request in enumerate(requests):
                 # A schema is compiled here, and a million ids are looked at.
                 self._generations.append(
-                    await asyncio.to_thread(self._engine.submit, request, self._listener(index))
+                    await self._workers.run(
+                        4 * len(request.prompt_ids),
+                        self._engine.submit,
+                        request,
+                        self._listener(index),
+                    )
                 )
                 self._open += 1
         except BaseException:

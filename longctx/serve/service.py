@@ -23,6 +23,7 @@ from longctx.serve.metrics import Metrics
 from longctx.serve.schema import CompletionRequest, Generate, ResponseFormat
 from longctx.serve.settings import ServeSettings
 from longctx.serve.tokens import TokenText
+from longctx.serve.workers import Workers
 
 _log = logging.getLogger("longctx.serve")
 
@@ -57,6 +58,7 @@ class Service:
         self.created = int(time.time())
         self.registry = Registry()
         self.metrics = Metrics(self._stats)
+        self.workers = Workers()
         self.draining = False
         self.failure: Exception | None = None
         self.loaded = threading.Event()  # set when loading ended, well or not
@@ -159,7 +161,7 @@ class Service:
             )
 
     def submitted(self, job: Job) -> Submitted:
-        return Submitted(self.engine, self.registry, job)
+        return Submitted(self.engine, self.registry, self.workers, job)
 
     def request(
         self,

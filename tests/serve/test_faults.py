@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import json
+import os
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from transformers import GenerationConfig
 from longctx import tiny
 from longctx.engine import Sampling
 from longctx.errors import UserError
+from longctx.serve import app as serve_app
 from longctx.serve.loading import prepare
 from longctx.serve.service import defaults_of
 from longctx.serve.settings import ServeSettings
@@ -369,6 +371,35 @@ def test_health_answers_while_a_million_tokens_are_tokenised(server: Served) -> 
     assert count > 5
     # Client and server share this process and its lock; from a process of its own 84 ms was seen.
     assert slowest < 0.5
+
+
+def test_many_large_bodies_hold_up_no_small_one(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than a pool of threads has, and none gets on before the small one is served."""
+    served_small = threading.Event()
+    token_ids = serve_app._token_ids
+    begun: list[int] = []
+
+    def slow(service: Any, request: Any) -> list[int]:
+        if len(request.prompt) < 500_000:
+            return token_ids(service, request)
+        begun.append(len(request.prompt))
+        assert served_small.wait(60)
+        return [1]
+
+    monkeypatch.setattr(serve_app, "_token_ids", slow)
+    large = {"prompt": "word " * 200_000}
+    many = 2 * ((os.cpu_count() or 1) + 4)
+    with concurrent.futures.ThreadPoolExecutor(many) as pool:
+        asked = [pool.submit(server.call, "/tokenize", large) for _ in range(many)]
+        wait_for(lambda: len(begun) == 2)
+        assert server.call("/tokenize", {"prompt": "small"})[2]["count"] > 0
+        status, _, value = server.call(CHAT, body(max_tokens=2))
+        assert status == 200 and value["usage"]["completion_tokens"] == 2
+        assert len(begun) == 2
+        served_small.set()
+        assert {each.result(60)[0] for each in asked} == {200}
 
 
 def test_a_request_can_be_looked_up_by_the_clients_own_id() -> None:

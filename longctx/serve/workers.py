@@ -1,0 +1,30 @@
+"""Threads beside the event loop: few for large bodies, so that these hold up nobody's small one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Bytes from which on work takes a while: some 50K tokens.
+LARGE = 1 << 18
+_LARGE_AT_ONCE = 2
+
+
+class Workers:
+    """Large work waits for large work; small work has asyncio's own threads for itself."""
+
+    def __init__(self) -> None:
+        self._large = ThreadPoolExecutor(_LARGE_AT_ONCE, thread_name_prefix="longctx-large")
+
+    async def run(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in a thread.
+
+        Args:
+            size: bytes of what it works on.
+        """
+        executor = self._large if size >= LARGE else None
+        return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
