@@ -46,7 +46,8 @@ def compare(
     from longctx.needle_run import run
 
     failed: dict[str, str] = {}
-    entry_before, loaded = "", {}
+    entry_before = ""
+    loaded: dict[str, Any] = {}
     for path, name, job in jobs:
         typer.echo(f"{path} {name}: {job.model}", err=True)
         if path != entry_before:  # tasks of one entry share its model, which goes with them
