@@ -20,12 +20,18 @@ def device_of(device_map: str) -> str:
     return "cpu" if device_map == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
-def settle_schemes(options: ModelOptions, model_config: Any, longest: int) -> dict[str, Scheme]:
-    """One scheme per method, for the longest length of the run; flags go where they have a use."""
+def settle_schemes(
+    options: ModelOptions, model_config: Any, longest: int, named: str = "--methods"
+) -> dict[str, Scheme]:
+    """One scheme per method, for the longest length of the run; flags go where they have a use.
+
+    Args:
+        named: the flag that errors name, where the command calls it otherwise.
+    """
     methods = options.methods or ("none", default_method(model_config))
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
-        raise UserError(f"--methods {unknown[0]}: not known: choose from {', '.join(METHODS)}")
+        raise UserError(f"{named} {unknown[0]}: not known: choose from {', '.join(METHODS)}")
     flags: dict[str, tuple[Any, tuple[str, ...]]] = {
         "chunk_size": (options.chunk_size, DCA_METHODS),
         "local_size": (options.local_size, DCA_METHODS),
@@ -37,7 +43,7 @@ def settle_schemes(options: ModelOptions, model_config: Any, longest: int) -> di
             flag = f"--{name.replace('_', '-')}"
             raise UserError(
                 f"{flag} {value}: no method of this run reads it: leave it out, or add one of "
-                f"{', '.join(users)} to --methods"
+                f"{', '.join(users)} to {named}"
             )
     schemes = {}
     for method in methods:
@@ -55,17 +61,19 @@ def settle_schemes(options: ModelOptions, model_config: Any, longest: int) -> di
                 **given,
             )
         except ValueError as error:
-            raise UserError(f"--methods {method}: {error}") from error
+            raise UserError(f"{named} {method}: {error}") from error
     return schemes
 
 
-def check_kernel(name: str, methods: Sequence[str], device: str, dtype: torch.dtype) -> None:
+def check_kernel(
+    name: str, methods: Sequence[str], device: str, dtype: torch.dtype, named: str = "--methods"
+) -> None:
     if name == "auto":
         return
     if not set(methods) & set(DCA_METHODS):
         raise UserError(
             f"--kernel {name}: no method of this run reads it: leave it out, or add one of "
-            f"{', '.join(DCA_METHODS)} to --methods"
+            f"{', '.join(DCA_METHODS)} to {named}"
         )
     try:
         kernels.resolve(name, torch.device(device), dtype)

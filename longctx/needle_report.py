@@ -16,7 +16,7 @@ from rich.table import Table
 from longctx.eval.adaptive import stopping_rule
 from longctx.eval.config import show_depth, show_length
 from longctx.eval.effective import Effective, show_break, show_effective, show_other
-from longctx.eval.summary import Results, others_sentence, show_tally
+from longctx.eval.summary import Results, Tally, others_sentence
 from longctx.plots.terminal import TerminalMap
 
 if TYPE_CHECKING:
@@ -61,7 +61,17 @@ def proof_words(proof: Mapping[str, Any]) -> str:
 
 
 def _broken(effective: Effective) -> str:
-    return "no break seen" if effective.first_fail is None else f"breaks {show_break(effective)}"
+    if effective.first_fail is not None:
+        return f"breaks {show_break(effective)}"
+    return "no break seen" if effective.enough_samples else "too few samples to see a break"
+
+
+def _stacked(tally: Tally) -> str:
+    """`show_tally` with a part a line: six lengths stand side by side in 80 columns."""
+    low, high = tally.interval
+    scored = [f"{tally.total:g}/{tally.n}", f"{100 * low:.0f}-{100 * high:.0f}%"]
+    others = [f"+{count} {state}" for state, count in tally.others().items()]
+    return "\n".join([*(scored if tally.n else ["–"]), *others])
 
 
 def print_results(
@@ -80,10 +90,10 @@ def print_results(
         table.add_column(show_length(length), justify="right")
     table.add_column("effective length", justify="right")
     for method in results.methods:
-        cells = [show_tally(results.tally(method, length)) for length in results.lengths]
+        cells = [_stacked(results.tally(method, length)) for length in results.lengths]
         table.add_row(method, *cells, show_effective(results.effective(method)))
     out.print(table, highlight=False)
-    out.print(f"found/asked (95 % interval). {others_sentence(figures)}", style="dim")
+    out.print(f"found/asked, below it the 95 % interval. {others_sentence(figures)}", style="dim")
     for method in results.methods:
         found = results.effective(method)
         say(

@@ -52,7 +52,7 @@ _options = ReportOptions(())
 def report(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR...", help="Run folders: methods and models to compare."),
+        typer.Argument(metavar="DIR", help="Run folders: methods and models to compare."),
     ],
     output: Annotated[
         Path | None,

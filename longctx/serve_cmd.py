@@ -27,7 +27,7 @@ def serve(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             envvar="LONGCTX_MODEL",  # arguments get none by themselves
             help="A directory, hub id or GGUF file. Default: the small model in the package.",
         ),
@@ -216,7 +216,7 @@ def settings_of(given: Mapping[str, Any]) -> ServeSettings:
 
 
 def run(settings: ServeSettings) -> None:
-    """Serve until a signal; the banner goes to stderr once the model answers."""
+    """Serve until a signal; stderr says at once what is loaded, and the banner that it answers."""
     from longctx.serve import loading, logs
     from longctx.serve.run import serve as serve_until_signal
     from longctx.serve.service import Loaded, Service
@@ -229,4 +229,7 @@ def run(settings: ServeSettings) -> None:
         for line in loading.banner(prepared, loaded, url):
             print(line, file=sys.stderr, flush=True)
 
-    serve_until_signal(service, tell)
+    def tell_loading(url: str) -> None:
+        print(f"loading {prepared.name}, for {url}", file=sys.stderr, flush=True)
+
+    serve_until_signal(service, tell, tell_loading)

@@ -66,7 +66,7 @@ class SimSubject(Subject):
         def open_arm() -> Iterator[Target]:
             yield SimTarget(self.finds)
 
-        proof = {"verified": None, "by": "simulated"}
+        proof = {"verified": None, "by": "no attention is at work"}
         return {METHOD: Arm(METHOD, self.schemes[METHOD], open_arm, "simulated", proof)}
 
 

@@ -24,11 +24,12 @@ class TerminalMap:
     def __init__(self, results: Results, palette_name: str = "default") -> None:
         self._results = results
         self._palette = palette(palette_name)
+        self._width = max([_WIDTH * len(results.lengths), *map(len, results.methods)])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         results = self._results
         margin = max(len(show_depth(depth)) for depth in results.depths) + 1
-        panel = margin + _WIDTH * len(results.lengths) + 2
+        panel = margin + self._width + 2
         per_row = max(1, options.max_width // panel)
         for first in range(0, len(results.methods), per_row):
             methods = results.methods[first : first + per_row]
@@ -41,9 +42,9 @@ class TerminalMap:
 
     def _panel(self, method: str, margin: int) -> list[list[tuple[str, Style | None]]]:
         results = self._results
-        width = _WIDTH * len(results.lengths)
+        rest = " " * (self._width - _WIDTH * len(results.lengths))  # under a long method's name
         lines: list[list[tuple[str, Style | None]]] = [
-            [(" " * margin + f"{method:<{width}}"[:width], Style(bold=True))]
+            [(" " * margin + f"{method:<{self._width}}", Style(bold=True))]
         ]
         for depth in results.depths:
             line: list[tuple[str, Style | None]] = [(f"{show_depth(depth):>{margin - 1}} ", None)]
@@ -51,13 +52,14 @@ class TerminalMap:
                 text, colour = self._cell(results.tally(method, length, depth))
                 style = Style(color=_css(colour.ink), bgcolor=_css(colour))
                 line.append((f"{text:^{_WIDTH}}", style))
+            line.append((rest, None))
             lines.append(line)
         labels = "".join(f"{show_length(length):^{_WIDTH}}" for length in results.lengths)
         trained = results.trained_length
         beyond = [trained is not None and length > trained for length in results.lengths]
         ruler = "".join(("·" if is_beyond else "─") * _WIDTH for is_beyond in beyond)
-        lines.append([(" " * margin + ruler, Style(dim=True))])
-        lines.append([(" " * margin + labels, None)])
+        lines.append([(" " * margin + ruler + rest, Style(dim=True))])
+        lines.append([(" " * margin + labels + rest, None)])
         return lines
 
     def _cell(self, tally: Tally) -> tuple[str, RGB]:

@@ -123,7 +123,15 @@ def test_the_summary_is_sorted_by_effective_length(runs: list[Path]) -> None:
         ("small · none", "512"),
     ]
     assert [(arm.run, arm.method) for arm in ranked(arms_of([]))] == []
-    assert "small · dca holds furthest: ≥ 8K (max tested)." in page
+    assert "small · dca and small · yarn+dca hold furthest: ≥ 8K (max tested)." in page
+
+
+def test_equal_methods_without_samples_enough_are_ahead_together(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "few", depths=(0, 100), repeats=1, lengths=(256, 8192))
+    page = page_of(run)
+    assert "dca and yarn+dca are ahead with 4 of 4 needles found each; for an effective" in page
+    alone = write_run(tmp_path / "one", methods=("dca",), depths=(0,), repeats=1, lengths=(256,))
+    assert "dca is ahead with 1 of 1 needles found; for an effective" in page_of(alone)
 
 
 def test_colours_are_those_of_the_pictures(runs: list[Path]) -> None:

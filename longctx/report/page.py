@@ -14,7 +14,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -121,18 +121,31 @@ def _lead(report: Report) -> str:
     if not report.runs:
         return "How well each method predicts the same texts, by length."
     best, last = report.ranked[0], report.ranked[-1]
+    say = _effective if best.effective.enough_samples else _found
+    equals = [
+        arm
+        for arm in report.ranked
+        if arm.effective.enough_samples == best.effective.enough_samples and say(arm) == say(best)
+    ]
+    names, alone = _names([report.label(arm) for arm in equals]), len(equals) == 1
     if best.effective.enough_samples:
-        told = f"{report.label(best)} holds furthest: {_effective(best)}."
+        told = f"{names} {'holds' if alone else 'hold'} furthest: {_effective(best)}."
     else:
         told = (
-            f"{report.label(best)} is ahead with {_found(best)}; "
-            "for an effective length samples are lacking."
+            f"{names} {'is' if alone else 'are'} ahead with {_found(best)}"
+            f"{'' if alone else ' each'}; for an effective length samples are lacking."
         )
-    if last is best:
+    if last in equals:
         return told
     if last.effective.enough_samples:
         return f"{told} {report.label(last)} comes last: {_effective(last)}."
     return f"{told} {report.label(last)} comes last with {_found(last)}."
+
+
+def _names(labels: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *others, last = labels
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _found(arm: Arm) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from longctx.serve.settings import ServeSettings
 
 # Measured to find needles far beyond (the model's card); more would only cost patience.
 EMBEDDED_CONTEXT = 16384
+_METHOD_FLAG = "--method"  # one method, where the evaluation takes several
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,28 @@ class Prepared:
         if fits < self.context:
             if settings.context is not None or fits < 1:
                 engine.close()
-                raise UserError(
-                    f"--context {self.context}: this machine has memory for {fits} tokens of keys "
-                    "and values: lower it, or raise --kv-budget"
-                )
+                raise UserError(self._too_big(fits))
             engine.max_context = fits
             notes.append(
                 f"context lowered from {show_length(self.context)} to {fits} tokens: that is what "
                 "the memory for keys and values holds"
             )
         return Loaded(engine, self.tokenizer, model.generation_config, tuple(notes))
+
+    def _too_big(self, fits: int) -> str:
+        """Blames what was given: a context, else the budget, else the machine."""
+        settings = self.settings
+        if settings.context is not None:
+            return (
+                f"--context {self.context}: this machine has memory for {fits} tokens of keys "
+                "and values: lower it, or raise --kv-budget"
+            )
+        if settings.kv_budget is not None:
+            return f"--kv-budget {settings.kv_budget}: no token's keys and values fit: raise it"
+        return (
+            f"MODEL {settings.model}: no memory is left for keys and values: free some, or say "
+            "with --kv-budget how much to take"
+        )
 
 
 def _last_part(model: str) -> str:
@@ -111,6 +125,7 @@ def prepare(settings: ServeSettings) -> Prepared:
             "device_map",
         )},
     )  # fmt: skip
+    settle = partial(settle_schemes, named=_METHOD_FLAG)
     wanted = settings.context
     if wanted is None and settings.model == tiny.EMBEDDED and method != "none":
         wanted = EMBEDDED_CONTEXT
@@ -118,14 +133,14 @@ def prepare(settings: ServeSettings) -> Prepared:
     if wanted is None and known is not None and method == default_method(config):
         wanted = known.context
     if wanted is None:
-        trained = settle_schemes(options, config, 1)[method].trained_length
+        trained = settle(options, config, 1)[method].trained_length
         longest = DCA_CONTEXT_FACTOR * trained  # a factor without a flag follows the context
-        wanted = default_context(settle_schemes(options, config, longest)[method], config)
-    scheme = settle_schemes(options, config, wanted)[method]
+        wanted = default_context(settle(options, config, longest)[method], config)
+    scheme = settle(options, config, wanted)[method]
     tokenizer = models.load_tokenizer(source)
     device = device_of(settings.device_map)
     dtype = models.resolve_dtype(settings.dtype, source, config, device)
-    check_kernel(settings.kernel, [method], device, dtype)
+    check_kernel(settings.kernel, [method], device, dtype, named=_METHOD_FLAG)
     return Prepared(settings, source, config, tokenizer, dtype, scheme, wanted)
 
 

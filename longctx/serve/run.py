@@ -84,11 +84,16 @@ def listening_socket(settings: ServeSettings) -> socket.socket:
     return found
 
 
-def serve(service: Service, on_ready: Callable[[Loaded, str], None]) -> None:
+def serve(
+    service: Service,
+    on_ready: Callable[[Loaded, str], None],
+    on_bound: Callable[[str], None] = lambda url: None,
+) -> None:
     """Serve until a signal.
 
     Args:
         on_ready: told the URL once the model answers.
+        on_bound: told the URL before the model is loaded.
 
     Raises:
         UserError: the address is taken, or the model cannot be served.
@@ -104,6 +109,7 @@ def serve(service: Service, on_ready: Callable[[Loaded, str], None]) -> None:
         elif service.state == "ready":
             on_ready(service.ready(), url)
 
+    on_bound(url)
     service.start(ended)
     try:
         server.run(sockets=[bound])

@@ -64,6 +64,28 @@ def test_tables_end_in_the_effective_length(tmp_path: Path) -> None:
     assert "none: breaks 512-1K; by RULER's rule 512, by NoLiMa's 512" in shown
 
 
+def test_six_lengths_with_their_intervals_fit_a_narrow_terminal(tmp_path: Path) -> None:
+    figures = summary.write(write_run(tmp_path))
+    out = Console(width=80, record=True, file=io.StringIO())
+    needle_report.print_results(out, tmp_path, summary.load(tmp_path), figures, [], "default")
+    lines = [line.split() for line in out.export_text().splitlines()]
+    assert ["method", "256", "512", "1K", "2K", "4K", "8K", "effective", "length"] in lines
+    row = lines.index(["none", "22/22", "22/22", "12/22", "6/22", "4/22", "2/22", "512"])
+    assert lines[row + 1] == ["85-100%", "85-100%", "35-73%", "13-48%", "7-39%", "3-28%"]
+
+
+def test_too_few_samples_are_not_called_no_break(tmp_path: Path) -> None:
+    def fails(method: str, length: int, depth: float, repeat: int) -> str | None:
+        return "error" if length == 256 and depth < 60 else "ok"
+
+    figures = summary.write(write_run(tmp_path, fails, methods=("dca",), lengths=(256, 512)))
+    out = Console(width=200, record=True, file=io.StringIO())
+    needle_report.print_results(out, tmp_path, summary.load(tmp_path), figures, [], "default")
+    shown = out.export_text()
+    assert "dca: too few samples to see a break; by" in shown
+    assert "+12 error" in shown
+
+
 @pytest.mark.parametrize("status", ["error", "overflow", "truncated_output", None])
 def test_what_is_not_scored_is_no_sample(tmp_path: Path, status: str | None) -> None:
     # 12 of 22 cells at 512 have no score.

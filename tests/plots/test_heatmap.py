@@ -15,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rich.console import Console
+from run_fakes import write_run
 
 from longctx.errors import UserError
 from longctx.eval.summary import load
@@ -237,6 +238,14 @@ def terminal(path: Path, **options: Any) -> str:
     with console.capture() as capture:
         console.print(TerminalMap(load(path)))
     return capture.get()
+
+
+def test_a_long_method_over_one_length_keeps_its_name(tmp_path: Path) -> None:
+    methods = ("yarn-freqs+dca", "none")
+    run = write_run(tmp_path, methods=methods, lengths=(512,))
+    first, *_, labels = [line.rstrip() for line in terminal(run, no_color=True).splitlines()][:14]
+    assert first.split() == list(methods)
+    assert first.index("none") == labels.rindex("512") - 2  # its block begins under its name
 
 
 def test_the_terminal_map_says_it_all_without_colours(tmp_path: Path) -> None:

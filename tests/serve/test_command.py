@@ -86,6 +86,7 @@ def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones() -> None:
         url,
     ):
         told = "\n".join(process.lines)
+        assert process.lines[0] == f"loading embedded, for {url}"
         for fact in ("embedded", "yarn+dca", "chunk_size 512", "torch_cpu on cpu", "16K tokens",
                      "0.25 GiB"):  # fmt: skip
             assert fact in told
@@ -145,8 +146,9 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: P
         timeout=120,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: MODEL") and "no .safetensors weights" in done.stderr
-    assert done.stderr.count("\n") == 1
+    loading, error = done.stderr.splitlines()
+    assert loading.startswith("loading ")
+    assert error.startswith("error: MODEL") and "no .safetensors weights" in error
 
 
 def test_a_port_in_use_is_one_line() -> None:
@@ -246,7 +248,10 @@ def test_unknown_methods_and_kernels_are_refused_before_anything_is_loaded() -> 
     for arguments in (["--method", "magic"], ["--kernel", "warp"], ["--dtype", "int3"]):
         done = invoke(*arguments, "--port", "0")
         assert isinstance(done.exception, UserError), done.output
-        assert arguments[1] in str(done.exception)
+        assert " ".join(arguments) in str(done.exception)
+    for arguments in (["--factor", "2"], ["--kernel", "reference"]):
+        done = invoke(*arguments, "--method", "none", "--port", "0")
+        assert re.search(r"add one of .* to --method$", str(done.exception)), done.output
 
 
 def test_a_member_of_the_family_gets_its_published_context(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from serve_helpers import Served, json_bytes, long_text, raw_request, served, wa
 from transformers import GenerationConfig
 
 from longctx import tiny
-from longctx.engine import Sampling
+from longctx.engine import Engine, Sampling
 from longctx.errors import UserError
 from longctx.serve import app as serve_app
 from longctx.serve.loading import prepare
@@ -257,6 +257,22 @@ def test_a_context_that_was_asked_for_and_does_not_fit_is_an_error() -> None:
     prepared = prepare(ServeSettings(tiny.EMBEDDED, context=16384, kv_budget=budget))
     with pytest.raises(UserError, match="--context 16384: this machine has memory for 100 tokens"):
         prepared.load()
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (1024, r"^--kv-budget 1024: no token's keys and values fit: raise it$"),
+        (None, r"^MODEL embedded: no memory is left for keys and values: .* --kv-budget"),
+    ],
+)
+def test_no_room_at_all_blames_what_was_given(
+    monkeypatch: pytest.MonkeyPatch, budget: int | None, message: str
+) -> None:
+    if budget is None:  # as on a machine that is full
+        monkeypatch.setattr(Engine, "fitting_tokens", property(lambda self: 0))
+    with pytest.raises(UserError, match=message):
+        prepare(ServeSettings(tiny.EMBEDDED, kv_budget=budget)).load()
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:
