@@ -172,7 +172,7 @@ def _haystack(options: NeedleOptions) -> Haystack:
         assert options.qa is not None  # settle_task
         files = options.qa.split(",")
         file = files[-1] if config.task == "qa_2" else files[0]
-        return haystacks.of_files([Path(file)], Path(file).name, f"--qa {file}")
+        return haystacks.of_files([Path(file)], Path(file).name, f"--qa {file}", "--qa")
     if options.haystack is not None:
         return haystacks.load(options.haystack)
     if config.language not in prose.LANGUAGES:
