@@ -360,6 +360,22 @@ def test_a_server_that_dies_leaves_a_run_that_goes_on(tmp_path: Path, quick: Non
     assert len(server.asked) - asked == 1 + 4 + 1  # a greeting, what was left, the closed book
 
 
+def test_a_server_that_dies_between_tasks_is_code_3_too(tmp_path: Path, quick: None) -> None:
+    def script(number: int, body: dict[str, Any]) -> Reply:
+        return reads(body) if number < 2 or alive else error(502, "bad gateway")
+
+    alive = False
+    tasks = ("--tasks", "needle,latent")
+    with serving(script) as server:
+        done = invoke(*command(server.url, tmp_path, *tasks, "--json"))
+        assert done.exit_code == 3, done.output
+        assert "task latent did not begin" in done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["exit_code"] == 3
+        alive = True
+        assert invoke(*command(server.url, tmp_path, *tasks)).exit_code == 0
+    assert (tmp_path / "tasks.md").exists()
+
+
 def test_states_of_a_bad_day(tmp_path: Path, quick: None) -> None:
     def script(number: int, body: dict[str, Any]) -> Reply:
         cell = len({json.dumps(one["messages"]) for one in server.asked}) - 2
