@@ -80,7 +80,7 @@ def print_results(
         table.add_column(show_length(length), justify="right")
     table.add_column("effective length", justify="right")
     for method in results.methods:
-        cells = [show_tally(results.tally(method, length)) for length in results.lengths]
+        cells = [show_tally(results.pooled(method, length)) for length in results.lengths]
         table.add_row(method, *cells, show_effective(results.effective(method)))
     out.print(table, highlight=False)
     out.print(f"found/asked (95 % interval). {others_sentence(figures)}", style="dim")
