@@ -89,6 +89,14 @@ def test_an_answer_in_one_piece_is_read_too() -> None:
     assert (answer.text, answer.prompt_tokens) == ("It is 1234567.", 3)
 
 
+def test_a_count_that_is_no_number_is_no_count() -> None:
+    reply = {"choices": [{"message": {"content": "7"}, "finish_reason": "stop"}]}
+    content = json.dumps({**reply, "usage": {"prompt_tokens": "3"}}).encode()
+    ((answer,), *_) = ask(lambda *_: Reply(body=content))
+    assert isinstance(answer, Completion)
+    assert (answer.text, answer.prompt_tokens) == ("7", None)
+
+
 TROUBLE = {
     "too many": error(429, "slow down"),
     "broken": error(500, "oops"),
