@@ -46,7 +46,9 @@ def compare(
     from longctx.needle_run import deadline_of, run
 
     failed: dict[str, str] = {}
-    entry_before, loaded, deadline = "", {}, None
+    entry_before = ""
+    loaded: dict[str, Any] = {}
+    deadline: float | None = None
     for path, name, job in jobs:
         typer.echo(f"{path} {name}: {job.model}", err=True)
         if path != entry_before:  # tasks of one entry share its model, which goes with them

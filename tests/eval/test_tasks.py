@@ -472,6 +472,9 @@ def test_styles_of_the_needle(chatml: Any, book: Haystack, tmp_path: Path) -> No
     assert len(NEEDLE.findall(magic.conversation.user)) == 1
     sandwich = build("needle", chatml, book, options={"needle": "sf-sandwich"}).exercise
     assert judge("Eat a sandwich in Dolores Park on a sunny day.", sandwich.expected, "stop").score
+    known = Haystack.from_text(book.text + " In Dolores Park a Sandwich, on a sunny day.", "known")
+    with pytest.raises(UserError, match="--haystack known: sandwich, Dolores Park, sunny"):
+        build("needle", chatml, known, options={"needle": "sf-sandwich"})
     file = tmp_path / "own.yaml"
     file.write_text(
         "introduction: Codes are hidden.\nstatements: ['The code of {key} is {value}.']\n"
