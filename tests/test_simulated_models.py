@@ -216,6 +216,15 @@ def test_a_control_that_a_limit_left_out_is_made_up_for(tmp_path: Path) -> None:
     assert len(records.read(tmp_path / "controls.jsonl")) == 1
 
 
+def test_short_lengths_of_a_long_run_go_on_in_its_folder(tmp_path: Path) -> None:
+    """Beyond 113K tokens the generated text is another, longer one."""
+    words = ("--depths", "1", "--repeats", "1")
+    run("sim:perfect", tmp_path, "--lengths", "512,120K", *words)
+    told = run("sim:perfect", tmp_path, "--lengths", "512", *words)
+    assert told["states"] == {"ok": 2, "not_run": 0}
+    assert len(records.read(tmp_path / "results.jsonl")) == 2
+
+
 def test_a_killed_sweep_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     words = ["needle", "sim:perfect", *GRID, "--repeats", "200", "--output", str(tmp_path)]
     path = tmp_path / "results.jsonl"
