@@ -5,6 +5,7 @@ Also the small languages of its arguments: lengths (`2K,12K`), depths (`10,50,90
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,8 +49,10 @@ class NeedleConfig:
             raise UserError(f"--repeats {self.repeats}: must be at least 1")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit}: must be at least 1, or left out")
-        if self.budget_minutes is not None and not self.budget_minutes > 0:
-            raise UserError(f"--budget-minutes {self.budget_minutes:g}: must be above 0")
+        if self.budget_minutes is not None and not 0 < self.budget_minutes < math.inf:
+            raise UserError(
+                f"--budget-minutes {self.budget_minutes:g}: must be above 0, or left out"
+            )
         if self.adaptive and self.limit is not None:
             raise UserError(
                 f"--limit {self.limit}: --adaptive ends by its own rule: use --budget-minutes"
@@ -64,7 +67,7 @@ def parse_lengths(text: str, flag: str = "--lengths") -> tuple[int, ...]:
     for part in _parts(text, flag):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([KM]?)", part.upper())
         value = float(match[1]) * _UNITS[match[2]] if match else 0.0
-        if value != int(value) or not 0 < value <= _LONGEST:
+        if not 0 < value <= _LONGEST or value != int(value):
             raise UserError(f"{flag} {part}: not a length: write tokens, as 2048, 2K or 1M")
         lengths.add(int(value))
     return tuple(sorted(lengths))
@@ -73,12 +76,12 @@ def parse_lengths(text: str, flag: str = "--lengths") -> tuple[int, ...]:
 def parse_depths(text: str, flag: str = "--depths") -> tuple[float, ...]:
     """`0,25,50` or `50%` are depths; one bare number is a count of evenly spaced ones."""
     if re.fullmatch(r"\s*\d+\s*", text):
-        count = int(text)
+        count = float(text)
         if not 1 <= count <= 1001:
             raise UserError(f"{flag} {text}: one number is a count from 1 to 1001 (else: 50%)")
         if count == 1:
             return (50.0,)
-        return tuple(round(100 * index / (count - 1), 3) for index in range(count))
+        return tuple(round(100 * index / (count - 1), 3) for index in range(int(count)))
     depths = set()
     for part in _parts(text, flag):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)%?", part)

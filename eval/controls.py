@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 
 from longctx.eval.folder import timestamp
 from longctx.eval.grid import SCHEMA, Cell
@@ -22,12 +23,24 @@ def closed_book_cell(sweep: Sweep) -> Cell:
     return Cell(method, min(sweep.config.lengths), sweep.config.depths[0], 0)
 
 
+def _key(sweep: Sweep, cell: Cell) -> str:
+    return hashlib.sha256(f"closed-book/{sweep.key(cell)}".encode()).hexdigest()[:32]
+
+
+def closed_book_is_due(sweep: Sweep, file: RecordFile) -> bool:
+    """Whether no method of the sweep has an answer to it yet: one is enough for all."""
+    cell = closed_book_cell(sweep)
+    keys = [_key(sweep, replace(cell, method=method)) for method in sweep.schemes]
+    failed = {"status": "error"}
+    return all(file.records.get(key, failed)["status"] == "error" for key in keys)
+
+
 def run_closed_book(sweep: Sweep, arm: Arm, file: RecordFile) -> None:
     """Ask once and keep the record; a control that is there already is not asked again."""
-    cell = closed_book_cell(sweep)
-    key = hashlib.sha256(f"closed-book/{sweep.key(cell)}".encode()).hexdigest()[:32]
-    if file.records.get(key, {"status": "error"})["status"] != "error":
+    if not closed_book_is_due(sweep, file):
         return
+    cell = closed_book_cell(sweep)
+    key = _key(sweep, cell)
     recipe = sweep.recipe(cell)
     prompt = sweep.builder.build_closed_book(recipe)
     record: Record = {

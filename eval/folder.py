@@ -120,6 +120,8 @@ def read_run(path: Path) -> dict[str, Any] | None:
         run = json.loads(file.read_text(encoding="utf-8"))
         if run["schema"] != SCHEMA:
             raise ValueError(f"schema {run['schema']!r}, this version reads {SCHEMA}")
+        if "task" not in run:
+            raise ValueError("no task")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged ({error}): restore it, or name another folder") from None
     return dict(run)

@@ -55,8 +55,8 @@ def load(pattern: str) -> Haystack:
     return of_files(found.files, found.name, f"--haystack {pattern}")
 
 
-def of_files(files: Sequence[Path], name: str, argument: str) -> Haystack:
-    texts = [read(file) for file in files]
+def of_files(files: Sequence[Path], name: str, argument: str, flag: str = "--haystack") -> Haystack:
+    texts = [read(file, flag) for file in files]
     text = _SEPARATOR.join(part for part in (text.strip() for text in texts) if part)
     if not text:
         raise UserError(f"{argument}: there is no text in it: name files with text")
@@ -164,6 +164,18 @@ class TokenMap:
         if index < len(self._starts) and self._starts[index] <= latest:
             return self._starts[index]
         return self._starts[max(index - 1, 0)]
+
+    def last_start(self, needed: int, before: int) -> int:
+        """The last sentence start up to `before` with `needed` tokens behind it, counted; else 0.
+
+        `start_for` takes tokens for evenly spread within a block, which a text of several scripts
+        is not.
+        """
+        starts = self._starts[: bisect.bisect_right(self._starts, before)]
+        short = bisect.bisect_left(
+            starts, True, key=lambda start: len(self.slice(start, needed).token_ends) < needed
+        )
+        return starts[max(short - 1, 0)]
 
     def _character_at(self, token: float) -> int:
         index = bisect.bisect_right(self._marks, token, key=lambda mark: mark[1])

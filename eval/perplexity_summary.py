@@ -126,12 +126,16 @@ class Results:
         if self.view["metric"] == "window":
             return slice(0, None)
         if self.view["metric"] == "position":
-            return slice(length - 1 - self.view["window"], length - 1)
+            # A length of an earlier command in this folder may have no room for today's window.
+            first = length - 1 - self.view["window"]
+            return slice(first, length - 1) if first >= 0 else slice(0)
         return slice(0, length - 1)
 
     def losses(self, method: str, length: int) -> dict[int, tuple[_Losses, int]]:
         """By document: the losses that a length is about, and the bytes of their text."""
         part = self.scored(length)
+        if part.stop == 0:
+            return {}
         return {
             index: (np.array(record["nll"][part]), sum(record["bytes"][part]))
             for index, record in enumerate(self.records_of(method, length))

@@ -129,7 +129,9 @@ class PromptBuilder:
     def build_closed_book(self, recipe: Recipe) -> ClosedBook:
         """The same question over the same text without its evidence: the control."""
         exercise = tasks.get(recipe.task).exercise(recipe, self.haystack).closed_book()
-        fitted = self._fit(recipe, exercise, recipe.length - recipe.answer_tokens)
+        # What the evidence took is text now: a haystack that just sufficed is no error here.
+        budget = recipe.length - recipe.answer_tokens
+        fitted = self._fit(recipe, exercise, budget, all_there_is=True)
         for secret in exercise.secrets:
             if secret in fitted.conversation.user:
                 raise AssertionError(f"the needle's value {secret} is in a closed-book prompt")
@@ -137,7 +139,10 @@ class PromptBuilder:
             fitted.encoded.ids, exercise.expected, exercise.match, fitted.conversation
         )
 
-    def _fit(self, recipe: Recipe, exercise: Exercise, budget: int) -> Body:
+    def _fit(
+        self, recipe: Recipe, exercise: Exercise, budget: int, *, all_there_is: bool = False
+    ) -> Body:
+        """With `all_there_is`, too little text gives a shorter prompt, else an error."""
         bare = len(self._encode(recipe, exercise, self._no_text(exercise)).encoded.ids)
         wanted = budget - bare  # tokens of haystack, but for merges at its seams
         if wanted < 1:
@@ -146,16 +151,21 @@ class PromptBuilder:
                 f"{bare + recipe.answer_tokens} tokens: give a larger length"
             )
         if exercise.fill is not None:
-            return self._fit_units(recipe, exercise, budget)
+            return self._fit_units(recipe, exercise, budget, all_there_is)
         offset = self._offset(recipe, wanted)
         hay = self._map.slice(offset, wanted + _MARGIN_TOKENS)
         if len(hay.token_ends) < wanted:
+            # Where tokens are uneven (Chinese before English) the start was a bad guess.
+            offset = self._map.last_start(wanted + _MARGIN_TOKENS, offset)
+            hay = self._map.slice(offset, wanted + _MARGIN_TOKENS)
+        if len(hay.token_ends) < wanted and not all_there_is:
             raise UserError(
                 f"--haystack {self.haystack.id}: a prompt of {recipe.length} tokens needs {wanted} "
                 f"of haystack, and it has {len(hay.token_ends)} of them: add text, lower "
                 "--lengths, or pass --allow-repeat"
             )
-        fit = self._fit_exactly if recipe.exact else self._fit_sentences
+        exact = recipe.exact and len(hay.token_ends) >= wanted
+        fit = self._fit_exactly if exact else self._fit_sentences
         body = fit(recipe, exercise, hay, wanted, budget)
         return body._replace(start=offset + body.start)
 
@@ -222,7 +232,9 @@ class PromptBuilder:
             "leave --exact out"
         )
 
-    def _fit_units(self, recipe: Recipe, exercise: Exercise, budget: int) -> Body:
+    def _fit_units(
+        self, recipe: Recipe, exercise: Exercise, budget: int, all_there_is: bool
+    ) -> Body:
         """As many units of the task's own text as fit: one more would not."""
         fill = exercise.fill
         assert fill is not None
@@ -232,13 +244,7 @@ class PromptBuilder:
             )
 
         def of(units: int) -> Body:
-            try:
-                return self._encode(recipe, exercise, fill(units, True))
-            except TooFewError:
-                raise UserError(
-                    f"--qa {self.haystack.id}: it has too few documents for {recipe.length} "
-                    "tokens: add some, lower --lengths, or pass --allow-repeat"
-                ) from None
+            return self._encode(recipe, exercise, fill(units, True))
 
         low, best = exercise.fewest, of(exercise.fewest)
         low_size = least = len(best.encoded.ids)
@@ -248,9 +254,15 @@ class PromptBuilder:
                 f"{least + recipe.answer_tokens} tokens: give a larger length"
             )
         high: int | None = None
+        lacking: int | None = None  # the fewest units that the task does not have
         units, rate = low + _PROBE_UNITS, 0.0
         while high is None or high - low > 1:
-            body = of(units)
+            try:
+                body = of(units)
+            except TooFewError:
+                high = lacking = units
+                units = (low + high) // 2
+                continue
             size = len(body.encoded.ids)
             if size <= least:
                 return best  # without its evidence such a task has no text at all
@@ -262,6 +274,11 @@ class PromptBuilder:
             units = low + max(1, int((budget - low_size) / rate))
             if high is not None:
                 units = min(units, high - 1)
+        if high == lacking and not all_there_is:
+            raise UserError(
+                f"--qa {self.haystack.id}: it has too few documents for {recipe.length} "
+                "tokens: add some, lower --lengths, or pass --allow-repeat"
+            )
         return best
 
 

@@ -17,9 +17,9 @@ Match = Literal["all", "part"]
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-# 1.234.567 and 1 234 567 (also with narrow and unbreakable spaces), 1'234'567 and the Arabic
-# ١٬٢٣٤٬٥٦٧: whole numbers in groups.
-_GROUPS = re.compile(r"(?<!\d)\d{1,3}([. '’\u00a0\u2009\u202f\u066c])\d{3}(?:\1\d{3})*(?!\d)")
+# 1.234.567 and 1 234 567 (also with thin and unbreakable spaces), 1'234'567, and the separators of
+# Arabic and of full-width text: whole numbers in groups.
+_GROUPS = re.compile(r"(?<!\d)\d{1,3}([. '’\u00a0\u2009\u202f\u066c\uff0c])\d{3}(?:\1\d{3})*(?!\d)")
 # Thai, Lao, Burmese and Khmer, and all from U+2E80 on (Chinese, Japanese, Korean): a number may
 # stand straight after a word.
 _NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\U0010ffff]")

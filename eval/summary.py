@@ -12,7 +12,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ from longctx.eval.records import Record
 from longctx.eval.scoring import SCORED
 from longctx.eval.stats import Interval, pooled_interval, wilson
 
+INTERVAL = (
+    "Found / asked, with the 95 % interval: Wilson's, or wider where the depths of a text fail "
+    "together."
+)
 # A map whose easiest cells fail, or which succeeds without a needle, says nothing about length.
 _SHORTEST_AT_LEAST = 0.85
 _CLOSED_BOOK_AT_MOST = 0.05
@@ -40,11 +44,15 @@ _CLOSED_BOOK_AT_MOST = 0.05
 
 @dataclass(frozen=True)
 class Tally:
-    """What is known about some samples: `n` scored ones and their sum, and the others by state."""
+    """What is known about some samples: `n` scored ones and their sum, and the others by state.
+
+    `bounds` where samples are not independent; else the interval is Wilson's.
+    """
 
     n: int
     total: float
     states: Mapping[str, int]
+    bounds: Interval | None = None
 
     @property
     def score(self) -> float | None:
@@ -52,7 +60,7 @@ class Tally:
 
     @property
     def interval(self) -> Interval:
-        return wilson(self.total, self.n)
+        return self.bounds or wilson(self.total, self.n)
 
     @property
     def k(self) -> int:
@@ -148,6 +156,11 @@ class Results:
         scores = [record["score"] for record in chosen if record["status"] in SCORED]
         return Tally(len(scores), sum(scores), dict(states))
 
+    def pooled(self, method: str, length: int) -> Tally:
+        """A length over all its depths, with the interval that effective lengths go by."""
+        tally = self.tally(method, length)
+        return replace(tally, bounds=self.interval(method, length))
+
     def by_document(self, method: str, length: int) -> list[list[float]]:
         """Scores grouped by what they share: the depths of one repeat have one text and needle."""
         groups: dict[int, list[float]] = {}
@@ -195,7 +208,7 @@ def summarize(results: Results) -> dict[str, Any]:
             "effective_length": effective.length,
             "effective": effective.to_dict(),
             "lengths": {
-                str(length): results.tally(method, length).to_dict() for length in results.lengths
+                str(length): results.pooled(method, length).to_dict() for length in results.lengths
             },
             "cells": by_depth,
         }
@@ -296,12 +309,12 @@ def as_markdown(results: Results, summary: Mapping[str, Any]) -> str:
         "|---|" + "---:|" * (len(results.lengths) + 4),
     ]
     for method in results.methods:
-        row = [show_tally(results.tally(method, length)) for length in results.lengths]
+        row = [show_tally(results.pooled(method, length)) for length in results.lengths]
         found = results.effective(method)
         row += [show_effective(found), show_break(found)]
         row += [show_other(found.ruler), show_other(found.nolima)]
         lines.append(f"| {method} | " + " | ".join(row) + " |")
-    lines += ["", "Found / asked, with the 95 % Wilson interval. " + others_sentence(summary), ""]
+    lines += ["", f"{INTERVAL} {others_sentence(summary)}", ""]
     lines += [f"{MEANING}\n", f"{OTHER_RULES}\n"]
     if results.stopping:
         lines.append(f"Stopping rule: {results.stopping['rule']}\n")

@@ -45,17 +45,18 @@ def compare(
                 jobs.append((entry.path, name, one))
         except UserError as error:
             raise UserError(f"FILE {file}: {entry.path}: {error}") from error
-    from longctx.needle_run import run
+    from longctx.needle_run import deadline_of, run
 
     failed: dict[str, str] = {}
     entry_before = ""
     loaded: dict[str, Any] = {}
+    deadline: float | None = None
     for path, name, job in jobs:
         typer.echo(f"{path} {name}: {job.model}", err=True)
         if path != entry_before:  # tasks of one entry share its model, which goes with them
-            entry_before, loaded = path, {}
+            entry_before, loaded, deadline = path, {}, deadline_of(job)
         try:
-            code = run(job, loaded)
+            code = run(job, loaded, deadline)
         except UserError as error:
             # What one model lacks is no reason to leave out the others.
             failed[name] = str(error)
@@ -86,6 +87,8 @@ def _typed(arguments: typing.Mapping[str, Any]) -> dict[str, Any]:
     typed = dict(defaults)
     for name, value in arguments.items():
         kinds = typing.get_args(hints[name]) or (hints[name],)
+        if value is None and type(None) not in kinds:
+            raise UserError(f"{name}: is empty: give a value, or leave it out")
         typed[name] = value if value is None else _as(name, value, kinds)
     return typed
 
@@ -100,9 +103,12 @@ def _as(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
     for kind in (int, float, str, Path):
         if kind in kinds:
             try:
-                return kind(value)
-            except ValueError:
+                made = kind(value)
+            except (ValueError, OverflowError):
                 raise UserError(f"{name} {value}: a number is needed") from None
+            if kind is int and isinstance(value, float) and made != value:
+                raise UserError(f"{name} {value}: a whole number is needed")
+            return made
     raise TypeError(f"{name}: {kinds}")
 
 

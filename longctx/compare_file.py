@@ -83,6 +83,9 @@ def read(file: Path, needle: Callable[..., object]) -> Comparison:
             key: _value(file, f"{path if key in entry else 'defaults'}.{key}", value)
             for key, value in {**_fitting(defaults, entry), **entry}.items()
         }
+        depths = entry.get("depths", defaults.get("depths"))
+        if isinstance(depths, list) and len(depths) == 1:
+            arguments["depths"] += ","  # a list is never a count
         entries.append(Entry(path, _folder(file, path, name, entry["model"]), arguments))
     names = [made.name for made in entries]
     for made in entries:

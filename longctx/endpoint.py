@@ -36,6 +36,7 @@ from longctx.endpoint_wire import (
     read_whole,
     refusal,
 )
+from longctx.errors import UserError
 from longctx.eval.target import Completion, ContextOverflowError, Request, TargetLostError
 
 KEY_VARIABLES = ("LONGCTX_API_KEY", "OPENAI_API_KEY")
@@ -53,7 +54,20 @@ class EndpointError(Exception):
 
 
 def api_key() -> str | None:
-    return next((key for name in KEY_VARIABLES if (key := os.environ.get(name))), None)
+    """
+    Raises:
+        UserError: what is no header's value; libraries would show it in their own complaint.
+    """
+    for name in KEY_VARIABLES:
+        # Files of secrets end in a line end.
+        if key := os.environ.get(name, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise UserError(
+                    f"{name}: holds characters that no API key has (its value is not shown): "
+                    "set it anew"
+                )
+            return key
+    return None
 
 
 class EndpointTarget:

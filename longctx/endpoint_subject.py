@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+import httpx
 
 from longctx import models
 from longctx.endpoint import EndpointError, EndpointTarget, api_key
@@ -37,7 +40,11 @@ class EndpointSubject(Subject):
         ]
 
     def session(self) -> dict[str, Any]:
-        return {"concurrency": self.concurrency, "timeout_s": self.timeout}
+        return {
+            "concurrency": self.concurrency,
+            "timeout_s": self.timeout,
+            "tokenizer": self.options.tokenizer,  # `reconstruct` looks there
+        }
 
     def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
         """Asks once, so that a wrong address, key or name is told before the run begins."""
@@ -105,8 +112,8 @@ def endpoint_subject(options: NeedleOptions) -> EndpointSubject:
         )
     if options.concurrency < 1:
         raise UserError(f"--concurrency {options.concurrency}: must be at least 1")
-    if not options.timeout > 0:
-        raise UserError(f"--timeout {options.timeout:g}: must be above 0 seconds")
+    if not 0 < options.timeout < math.inf:
+        raise UserError(f"--timeout {options.timeout:g}: must be a number of seconds above 0")
     if options.api == "chat" and options.config.template != "chat":
         raise UserError(
             f"--template {options.config.template}: a chat endpoint has its own: use "
@@ -137,9 +144,15 @@ def endpoint_subject(options: NeedleOptions) -> EndpointSubject:
 
 
 def _checked_url(text: str) -> str:
-    parts = urlsplit(text)
+    told = "…" if "@" in text else text  # a password may stand before it
+    bad = UserError(f"--base-url {told}: not an address: write http://127.0.0.1:8000/v1")
+    try:
+        parts = urlsplit(text)
+        httpx.URL(text)
+    except (ValueError, httpx.InvalidURL):
+        raise bad from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"--base-url {text}: not an address: write http://127.0.0.1:8000/v1")
+        raise bad
     if parts.username or parts.password or parts.query:
         shown = f"{parts.scheme}://{parts.hostname}"
         raise UserError(

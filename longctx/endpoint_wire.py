@@ -169,7 +169,8 @@ def _take(answer: Answer, content: Mapping[str, Any], part: str) -> None:
     try:
         usage = content.get("usage")
         if usage:
-            answer.prompt_tokens = usage.get("prompt_tokens")
+            counted = usage.get("prompt_tokens")
+            answer.prompt_tokens = counted if isinstance(counted, int) else None
         choices = content.get("choices")
         if choices is None and part == "message":
             raise TransientError("the answer has no choices")

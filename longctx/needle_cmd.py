@@ -23,6 +23,7 @@ from longctx.eval.config import (
 )
 from longctx.eval.needle import TASK
 from longctx.eval.presets import PRESETS, Preset
+from longctx.eval.tasks import get as get_task
 from longctx.eval.tasks import parse_tasks
 from longctx.eval.tasks.styles import NAMES, read_style
 from longctx.tiny import EMBEDDED
@@ -282,6 +283,13 @@ def needle_options(
     asked = parse_tasks(tasks) if tasks is not None else None
     most = _ADAPTIVE_REPEATS if adaptive else sweep.repeats
     chosen = None if methods is None else parse_methods(methods)
+    running = asked or (chosen_preset.tasks if chosen_preset else (TASK,))
+    task_options = {
+        "needle": read_style(needle, language),
+        "distractors": distractors,
+        "hops": hops,
+    }
+    _check_use(running, {**task_options, "qa": qa, "haystack": haystack})
     config = NeedleConfig(
         lengths=sweep.lengths if lengths is None else parse_lengths(lengths),
         depths=sweep.depths if depths is None else parse_depths(depths),
@@ -298,13 +306,9 @@ def needle_options(
     return NeedleOptions(
         model=model or ("" if base_url else EMBEDDED),
         haystack=haystack,
-        tasks=asked or (chosen_preset.tasks if chosen_preset else (TASK,)),
+        tasks=running,
         language=language,
-        task_options={
-            "needle": read_style(needle, language),
-            "distractors": distractors,
-            "hops": hops,
-        },
+        task_options=task_options,
         qa=qa,
         preset=preset,
         answer_prefix=answer_prefix,
@@ -341,6 +345,23 @@ def needle(**arguments: Any) -> None:
 
 
 needle.__name__ = "needle"  # what the command is called
+
+
+def _check_use(names: tuple[str, ...], given: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UserError: a flag that no task of this run reads.
+    """
+    abouts = [get_task(name).about for name in names]
+    read = {option for about in abouts for option, _ in about.options}
+    read |= {"qa" if about.questions else "haystack" for about in abouts}
+    for name, value in given.items():
+        if value is not None and name not in read:
+            shown = f"--{name} {'' if isinstance(value, Mapping) else value}".strip()
+            raise UserError(
+                f"{shown}: {', '.join(names)} does not read it: leave it out, or add the task that "
+                "it is for to --tasks"
+            )
 
 
 def _preset(name: str | None) -> Preset | None:

@@ -21,7 +21,7 @@ from longctx.eval.adaptive import next_round, stopping_rule
 from longctx.eval.chat import ChatEncoder
 from longctx.eval.config import NeedleConfig
 from longctx.eval.estimate import Plan
-from longctx.eval.folder import describe_run
+from longctx.eval.folder import describe_run, read_run
 from longctx.eval.grid import Cell, Identity
 from longctx.eval.haystack import Haystack
 from longctx.eval.needle import LANGUAGE, TASK
@@ -172,7 +172,7 @@ def _haystack(options: NeedleOptions) -> Haystack:
         assert options.qa is not None  # settle_task
         files = options.qa.split(",")
         file = files[-1] if config.task == "qa_2" else files[0]
-        return haystacks.of_files([Path(file)], Path(file).name, f"--qa {file}")
+        return haystacks.of_files([Path(file)], Path(file).name, f"--qa {file}", "--qa")
     if options.haystack is not None:
         return haystacks.load(options.haystack)
     if config.language not in prose.LANGUAGES:
@@ -180,7 +180,14 @@ def _haystack(options: NeedleOptions) -> Haystack:
             f"--language {config.language}: text is generated in {', '.join(prose.LANGUAGES)} "
             "only: give one of your own with --haystack"
         )
-    return prose.haystack(max(config.lengths), language=config.language)
+    return prose.haystack(_longest(options), language=config.language)
+
+
+def _longest(options: NeedleOptions) -> int:
+    """The longest length, of those in the folder too: the text that they share depends on it."""
+    before = None if options.output is None else read_run(options.output)
+    known = before["grid"]["lengths"] if before and before["task"] == TASK else []
+    return max(*options.config.lengths, *known, 0)
 
 
 def prepare(options: NeedleOptions) -> Prepared:

@@ -90,7 +90,7 @@ def print_results(
         table.add_column(show_length(length), justify="right")
     table.add_column("effective length", justify="right")
     for method in results.methods:
-        cells = [_stacked(results.tally(method, length)) for length in results.lengths]
+        cells = [_stacked(results.pooled(method, length)) for length in results.lengths]
         table.add_row(method, *cells, show_effective(results.effective(method)))
     out.print(table, highlight=False)
     out.print(f"found/asked, below it the 95 % interval. {others_sentence(figures)}", style="dim")

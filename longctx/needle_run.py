@@ -16,7 +16,7 @@ from rich.console import Console
 
 from longctx import report_cmd
 from longctx.eval import folder, records, summary
-from longctx.eval.controls import run_closed_book
+from longctx.eval.controls import closed_book_is_due, run_closed_book
 from longctx.eval.folder import RunFolder
 from longctx.eval.grid import Cell
 from longctx.eval.progress import ProgressReport
@@ -32,12 +32,24 @@ from longctx.subject import Loaded
 DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
 
 
-def run(options: NeedleOptions, loaded: Loaded | None = None) -> int:
+def run(options: NeedleOptions, loaded: Loaded | None = None, deadline: float | None = None) -> int:
     """Run the sweep of one task; returns the exit code."""
-    return run_prepared(prepare(options), loaded)
+    return run_prepared(prepare(options), loaded, deadline)
 
 
-def run_prepared(prepared: Prepared, loaded: Loaded | None = None) -> int:
+def deadline_of(options: NeedleOptions) -> float | None:
+    """When --budget-minutes from now are over, in seconds of time.monotonic."""
+    minutes = options.config.budget_minutes
+    return None if minutes is None else time.monotonic() + 60 * minutes
+
+
+def run_prepared(
+    prepared: Prepared, loaded: Loaded | None = None, deadline: float | None = None
+) -> int:
+    """
+    Args:
+        deadline: of the command as a whole, where it runs several tasks; else the run has its own.
+    """
     options = prepared.options
     err = Console(stderr=True)
     out = err if options.json else Console()
@@ -49,7 +61,7 @@ def run_prepared(prepared: Prepared, loaded: Loaded | None = None) -> int:
         return DONE
 
     with RunFolder(prepared.output) as run_folder:
-        interrupted = _sweep(prepared, run_folder, err, {} if loaded is None else loaded)
+        interrupted = _sweep(prepared, run_folder, err, {} if loaded is None else loaded, deadline)
         if folder.read_run(prepared.output) is None:
             return INTERRUPTED  # while loading: there is nothing to show yet
         figures = summary.write(prepared.output)
@@ -61,13 +73,21 @@ def run_prepared(prepared: Prepared, loaded: Loaded | None = None) -> int:
     return code
 
 
-def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console, loaded: Loaded) -> bool:
+def _sweep(
+    prepared: Prepared,
+    run_folder: RunFolder,
+    err: Console,
+    loaded: Loaded,
+    deadline: float | None,
+) -> bool:
     """Run what is pending; True where the user interrupted it."""
     options, sweep, subject = prepared.options, prepared.sweep, prepared.subject
     description = prepared.describe()
     run_folder.check(description)
     pending = prepared.next_cells(run_folder.results.records)
-    if not pending:
+    # Where --limit or an interrupt ended the run before, the control may be all that is left.
+    control = options.config.limit is None and closed_book_is_due(sweep, run_folder.controls)
+    if not pending and not control:
         run_folder.begin(description)
         say(err, str(prepared.plan(run_folder.results.records, rate=0.0)))
         return False
@@ -100,8 +120,10 @@ def _sweep(prepared: Prepared, run_folder: RunFolder, err: Console, loaded: Load
             draw_map,
         )
         with report:
-            in_time = _run_rounds(prepared, pending, arms, run_folder, report)
-        if options.config.limit is None and in_time:
+            if deadline is None:
+                deadline = deadline_of(options)
+            in_time = _run_rounds(prepared, pending, arms, run_folder, report, deadline)
+        if control and in_time:
             first = next(iter(sweep.schemes))
             run_closed_book(sweep, arms[first], run_folder.controls)
     except KeyboardInterrupt:
@@ -122,14 +144,14 @@ def _run_rounds(
     arms: Mapping[str, Arm],
     run_folder: RunFolder,
     report: ProgressReport,
+    deadline: float | None,
 ) -> bool:
     """Ask, look at the answers, ask what is wanted next; False where the budget ended it."""
     sweep, file = prepared.sweep, run_folder.results
-    minutes = prepared.options.config.budget_minutes
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
     tried: set[str] = set()
     while pending:
         if not sweep.run(pending, arms, file, report, deadline):
+            minutes = prepared.options.config.budget_minutes
             report.say(f"{minutes:g} minutes are spent: the same command goes on from here")
             return False
         tried |= {sweep.key(cell) for cell in pending}

@@ -17,7 +17,9 @@ from typing import Any
 from rich.console import Console
 
 from longctx import needle_run, report_cmd
+from longctx.errors import UserError
 from longctx.eval import ruler_table, summary
+from longctx.eval.folder import RUN
 from longctx.eval.records import write_atomically
 from longctx.needle_cmd import NeedleOptions
 from longctx.needle_prepare import prepare, settle_task
@@ -41,13 +43,21 @@ def run(options: NeedleOptions) -> int:
     err = Console(stderr=True)
     loaded: Loaded = {}
     code = needle_run.DONE
+    deadline = needle_run.deadline_of(options)
     for name, one in zip(options.tasks, prepared, strict=True):
         say(err, f"task {name}")
-        code = max(code, needle_run.run_prepared(one, loaded))
+        try:
+            code = max(code, needle_run.run_prepared(one, loaded, deadline))
+        except UserError as error:
+            if code != needle_run.CELLS_FAILED:
+                raise
+            # The server that an earlier task lost is still away: no bad input, and resumable.
+            say(err, f"task {name} did not begin ({error}): the same command goes on from here")
+            break
         if code == needle_run.INTERRUPTED:
             return code
     told: dict[str, Any] = {"output": str(output), "exit_code": code, "tasks": list(options.tasks)}
-    if not options.dry_run:
+    if not options.dry_run and all((one.output / RUN).exists() for one in prepared):
         told |= _join(output, options, err if options.json else Console())
     if options.json:
         print(json.dumps(told, ensure_ascii=False, allow_nan=False), flush=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from longctx import options
+from longctx.errors import UserError
+from longctx.tiny import EMBEDDED
 
 
 def reconstruct(
@@ -15,7 +17,7 @@ def reconstruct(
     row: Annotated[int, typer.Option(help="Line of results.jsonl; the first is 1.")],
     ids: Annotated[bool, typer.Option("--ids", help="Token ids instead of text.")] = False,
     model: Annotated[
-        str | None, typer.Option(help="Where the tokenizer is. Default: the run's model.")
+        str | None, typer.Option(help="Where the tokenizer is. Default: where the run had it.")
     ] = None,
     haystack: Annotated[
         str | None, typer.Option(help="Where the text is now. Default: where it was.")
@@ -31,7 +33,7 @@ def reconstruct(
 
     found = prompts.read_row(folder, row)
     text = prompts.find_haystack(found, haystack)
-    source = models.locate(model or found.run["model"]["name"], weights=False)
+    source = models.locate(model or _tokenizer_of(found.run), weights=False)
     tokenizer = models.load_tokenizer(source)
     prompt = prompts.rebuild(found, text, tokenizer, models.tokenizer_sha256(tokenizer))
     checked = found.record.get("prompt_sha256") is not None
@@ -55,3 +57,19 @@ def reconstruct(
         # As bytes: no line end is added or translated, and no terminal encoding can fail.
         sys.stdout.buffer.write(str(decoded).encode())
         sys.stdout.flush()
+
+
+def _tokenizer_of(run: dict[str, Any]) -> str:
+    """Where the run found its tokenizer: not every MODEL has one of its own."""
+    name, kind = run["model"]["name"], run["model"].get("type")
+    if kind == "simulated":
+        return EMBEDDED
+    if kind != "endpoint":
+        return str(name)
+    told = run["sessions"][-1].get("tokenizer")
+    if told is None:
+        raise UserError(
+            f"--model: {name} is a server's name, and run.json does not say whose tokenizer "
+            "counted: give its directory or hub id"
+        )
+    return str(told)

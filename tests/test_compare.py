@@ -108,6 +108,14 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_list_of_one_depth_is_no_count(tmp_path: Path) -> None:
+    text = "runs: [{model: 'sim:perfect', lengths: [512], depths: [25], repeats: 1}]\n"
+    done = invoke(write(tmp_path, text))
+    assert done.exit_code == 0, done.output
+    run = json.loads((tmp_path / "out" / "sim-perfect" / "run.json").read_text())
+    assert run["grid"]["depths"] == [25.0]
+
+
 BAD = {
     "no yaml": ("runs: [", "no YAML"),
     "a list": ("- a\n", "no YAML|the file: keys and values"),
@@ -122,6 +130,10 @@ BAD = {
     "bad number": ("runs: [{model: m, repeats: many}]\n", r"runs\[0\]: repeats many: a number"),
     "bad flag": ("runs: [{model: m, exact: 3}]\n", r"runs\[0\]: exact 3: true or false"),
     "flag for value": ("runs: [{model: m, seed: true}]\n", r"runs\[0\]: seed true: a value"),
+    "half a number": ("runs: [{model: m, repeats: 2.5}]\n", r"runs\[0\]: repeats 2.5: a whole"),
+    "endless": ("runs: [{model: m, repeats: .inf}]\n", r"runs\[0\]: repeats inf: a number"),
+    "empty": ("runs: [{model: m, needle: }]\n", r"runs\[0\]: needle: is empty: give a value"),
+    "no seed": ("runs: [{model: m, seed: null}]\n", r"runs\[0\]: seed: is empty: give a value"),
     "bad name": ("runs: [{model: m, name: ../x}]\n", r"runs\[0\]\.name \.\./x: letters"),
     "twins": ("runs: [{model: a/m}, {model: b/m}]\n", r"runs\[0\]: another entry is called m"),
     "second lacks a file": (

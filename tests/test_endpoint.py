@@ -89,6 +89,14 @@ def test_an_answer_in_one_piece_is_read_too() -> None:
     assert (answer.text, answer.prompt_tokens) == ("It is 1234567.", 3)
 
 
+def test_a_count_that_is_no_number_is_no_count() -> None:
+    reply = {"choices": [{"message": {"content": "7"}, "finish_reason": "stop"}]}
+    content = json.dumps({**reply, "usage": {"prompt_tokens": "3"}}).encode()
+    ((answer,), *_) = ask(lambda *_: Reply(body=content))
+    assert isinstance(answer, Completion)
+    assert (answer.text, answer.prompt_tokens) == ("7", None)
+
+
 TROUBLE = {
     "too many": error(429, "slow down"),
     "broken": error(500, "oops"),
@@ -360,6 +368,22 @@ def test_a_server_that_dies_leaves_a_run_that_goes_on(tmp_path: Path, quick: Non
     assert len(server.asked) - asked == 1 + 4 + 1  # a greeting, what was left, the closed book
 
 
+def test_a_server_that_dies_between_tasks_is_code_3_too(tmp_path: Path, quick: None) -> None:
+    def script(number: int, body: dict[str, Any]) -> Reply:
+        return reads(body) if number < 2 or alive else error(502, "bad gateway")
+
+    alive = False
+    tasks = ("--tasks", "needle,latent")
+    with serving(script) as server:
+        done = invoke(*command(server.url, tmp_path, *tasks, "--json"))
+        assert done.exit_code == 3, done.output
+        assert "task latent did not begin" in done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["exit_code"] == 3
+        alive = True
+        assert invoke(*command(server.url, tmp_path, *tasks)).exit_code == 0
+    assert (tmp_path / "tasks.md").exists()
+
+
 def test_states_of_a_bad_day(tmp_path: Path, quick: None) -> None:
     def script(number: int, body: dict[str, Any]) -> Reply:
         cell = len({json.dumps(one["messages"]) for one in server.asked}) - 2
@@ -423,12 +447,16 @@ BAD = {
     "sharing": (("--no-prefix-sharing",), "--no-prefix-sharing: an endpoint has one arm"),
     "chunk": (("--prefill-chunk", "1K"), "--prefill-chunk 1024: an endpoint has one arm"),
     "address": (("--base-url", "localhost:8000"), "--base-url localhost:8000: not an address"),
+    "brackets": (("--base-url", "http://[::1/v1"), r"--base-url http://\[::1/v1: not an address"),
+    "port": (("--base-url", "http://h:abc/v1"), "--base-url http://h:abc/v1: not an address"),
+    "hidden": (("--base-url", "http://me:pw@h:abc/v1"), "--base-url …: not an address"),
+    "endless": (("--timeout", "inf"), "--timeout inf: must be a number of seconds above 0"),
     "credentials": (("--base-url", "http://me:pw@host/v1"), "http://host.*LONGCTX_API_KEY"),
     "path": (("--base-url", "http://host/v1/completions"), "leave /completions out"),
     "tokenizer": (("--tokenizer", "./nowhere"), r"--tokenizer \./nowhere: no such directory"),
     "api": (("--api", "chats"), "--api chats: not known: use chat or completions"),
     "concurrency": (("--concurrency", "0"), "--concurrency 0: must be at least 1"),
-    "timeout": (("--timeout", "0"), "--timeout 0: must be above 0"),
+    "timeout": (("--timeout", "0"), "--timeout 0: must be a number of seconds above 0"),
     "prefix": (("--answer-prefix", "Sure:"), "--answer-prefix Sure:: a chat endpoint begins"),
     "template": (("--template", "none"), "--template none: a chat endpoint has its own"),
 }
@@ -451,6 +479,37 @@ def test_what_only_endpoints_have() -> None:
         CliRunner().invoke(cli.app, [*words], catch_exceptions=False)
     with pytest.raises(UserError, match="give --tokenizer DIR"):
         CliRunner().invoke(cli.app, [*words[:1], "m", *words[1:]], catch_exceptions=False)
+
+
+def test_a_key_with_a_line_end_is_sent_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGCTX_API_KEY", "sk-secret\n")
+    assert endpoint.api_key() == "sk-secret"
+    monkeypatch.setenv("LONGCTX_API_KEY", " \n")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    assert endpoint.api_key() == "sk-other"
+
+
+@pytest.mark.parametrize("key", ["sk-sec\nret", "ключ", "sk\x00"])
+def test_what_is_no_key_is_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {**os.environ, "LONGCTX_API_KEY": key})
+    with pytest.raises(UserError, match="LONGCTX_API_KEY: holds characters") as caught:
+        endpoint.api_key()
+    assert key not in str(caught.value) and "sec" not in str(caught.value)
+
+
+def test_a_prompt_of_a_server_comes_back(tmp_path: Path, quick: None) -> None:
+    with serving(lambda _, body: reads(body)) as server:
+        assert invoke(*command(server.url, tmp_path)).exit_code == 0
+    done = invoke("reconstruct", str(tmp_path), "--row", "1", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["checked"] is True
+    run = json.loads((tmp_path / "run.json").read_text())
+    del run["sessions"][0]["tokenizer"]  # as older versions left it
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    with pytest.raises(UserError, match=r"--model: .* is a server's name"):
+        CliRunner().invoke(
+            cli.app, ["reconstruct", str(tmp_path), "--row", "1"], catch_exceptions=False
+        )
 
 
 def test_a_wrong_key_is_told_before_the_run(tmp_path: Path) -> None:

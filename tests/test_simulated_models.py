@@ -182,6 +182,49 @@ def test_a_budget_ends_a_run_that_goes_on(tmp_path: Path) -> None:
     assert told["methods"]["sim"]["effective_length"] == 2048
 
 
+def test_a_budget_is_for_all_tasks_together(tmp_path: Path, monkeypatch: Any) -> None:
+    """Half an hour for each of thirteen tasks would be a night."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 10.0  # seconds, at every look
+        return now
+
+    monkeypatch.setattr("longctx.needle_run.time.monotonic", clock)
+    words = ["needle", "sim:perfect", "--lengths", "512", "--depths", "3", "--repeats", "2"]
+    words += ["--tasks", "needle,distractors", "--budget-minutes", "1", "--output", str(tmp_path)]
+    done = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    counts = [
+        (tmp_path / task / "results.jsonl").read_bytes().count(b"\n")
+        for task in ("needle", "distractors")
+    ]
+    assert counts == [6, 0] or (sum(counts) <= 6 and counts[1] == 0)
+
+
+def test_a_control_that_a_limit_left_out_is_made_up_for(tmp_path: Path) -> None:
+    words = ("--lengths", "512", "--depths", "1", "--repeats", "2")
+    told = run("sim:perfect", tmp_path, *words, "--limit", "2")
+    assert told["controls"] == {
+        **{"closed_book": None, "shortest": 1.0, "discriminative": None, "reasons": []}
+    }
+    told = run("sim:perfect", tmp_path, *words)
+    assert told["controls"]["discriminative"] is True
+    assert len(records.read(tmp_path / "controls.jsonl")) == 1
+    run("sim:perfect", tmp_path, *words)
+    assert len(records.read(tmp_path / "controls.jsonl")) == 1
+
+
+def test_short_lengths_of_a_long_run_go_on_in_its_folder(tmp_path: Path) -> None:
+    """Beyond 113K tokens the generated text is another, longer one."""
+    words = ("--depths", "1", "--repeats", "1")
+    run("sim:perfect", tmp_path, "--lengths", "512,120K", *words)
+    told = run("sim:perfect", tmp_path, "--lengths", "512", *words)
+    assert told["states"] == {"ok": 2, "not_run": 0}
+    assert len(records.read(tmp_path / "results.jsonl")) == 2
+
+
 def test_a_killed_sweep_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     words = ["needle", "sim:perfect", *GRID, "--repeats", "200", "--output", str(tmp_path)]
     path = tmp_path / "results.jsonl"
@@ -208,6 +251,9 @@ def test_a_killed_sweep_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (("--budget-minutes", "0"), "--budget-minutes 0: must be above 0"),
+        (("--budget-minutes", "inf"), "--budget-minutes inf: must be above 0, or left out"),
+        (("--lengths", "9" * 400), "not a length"),
+        (("--depths", "9" * 5000), "one number is a count from 1 to 1001"),
         (("--adaptive", "--limit", "3"), "--limit 3: --adaptive ends by its own rule"),
     ],
 )

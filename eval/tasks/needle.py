@@ -10,8 +10,10 @@ FILE.yaml       the user's own (styles.py)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from longctx.errors import UserError
 from longctx.eval import needle
 from longctx.eval.exercise import Exercise, Statement
 from longctx.eval.haystack import Haystack
@@ -75,6 +77,11 @@ def _styled(style: Style, recipe: Recipe, haystack: Haystack) -> Exercise:
     value = fresh(lambda: style.value(rng), haystack, taken, strict=not style.expected)
     statement = rng.choice(style.statements)
     expected = style.expected or (value,)
+    if style.expected and _holds(haystack.text, style.expected):
+        raise UserError(
+            f"--haystack {haystack.id}: {', '.join(style.expected)} stand in it already, and "
+            "finding them would tell nothing: use another text, or other words in --needle"
+        )
 
     def filled(text: str) -> str:
         return text.replace("{key}", key).replace("{value}", value)
@@ -87,3 +94,9 @@ def _styled(style: Style, recipe: Recipe, haystack: Haystack) -> Exercise:
         statements=(Statement(filled(statement), depth_of(recipe), asked=True),),
         secrets=() if style.expected else (value,),
     )
+
+
+@lru_cache(maxsize=4)  # every cell of a sweep asks the same
+def _holds(text: str, words: tuple[str, ...]) -> bool:
+    folded = text.casefold()
+    return all(word.casefold() in folded for word in words)

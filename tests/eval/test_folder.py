@@ -113,3 +113,9 @@ def test_a_damaged_run_file(tmp_path: Path, content: str) -> None:
     (tmp_path / RUN).write_text(content)
     with pytest.raises(UserError, match=r"run\.json: damaged"):
         read_run(tmp_path)
+
+
+def test_a_run_that_lacks_what_every_reader_needs_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"schema": 1, "created": "now"}')
+    with pytest.raises(UserError, match=r"run\.json: damaged \(no task\): restore it"):
+        read_run(tmp_path)

@@ -124,6 +124,17 @@ def test_slices_start_at_sentences_and_hold_enough(tokenizer: Any, book: Haystac
         assert piece.tokens_before(piece.character_after(1234)) == 1234
 
 
+def test_starts_are_counted_where_tokens_are_uneven(chatml: Any, book: Haystack) -> None:
+    # Characters of Chinese are three tokens each here, and English ones a third of one.
+    mixed = Haystack.from_text("他在河边等着她回来。" * 1200 + "\n\n" + book.text[:16_000])
+    tokens = TokenMap(mixed, ChatEncoder(chatml).offsets)
+    guess = tokens.start_for(4000, 0.99)
+    assert len(tokens.slice(guess, 4000).token_ends) < 4000
+    start = tokens.last_start(4000, guess)
+    assert 0 < start < guess
+    assert 4000 <= len(tokens.slice(start, 10**6).token_ends) < 4200
+
+
 def test_repeating_is_only_done_when_allowed(chatml: Any) -> None:
     short = Haystack.from_text("A short text. It ends soon.")
     chat = ChatEncoder(chatml)

@@ -244,6 +244,18 @@ def test_another_experiment_in_the_same_folder(command: list[str], tmp_path: Pat
         CliRunner().invoke(cli.app, needle, catch_exceptions=False)
 
 
+def test_a_length_without_room_for_a_later_window_has_no_figure(
+    command: list[str], tmp_path: Path
+) -> None:
+    one_method = (*command[:2], "--methods", "none", *command[4:])
+    done(*one_method, "--lengths", "64,640")
+    done(*one_method, "--lengths", "256,640", "--metric", "position", "--window", "100")
+    figures = json.loads((tmp_path / "run" / "perplexity.json").read_text())
+    rows = figures["methods"]["none"]["lengths"]
+    assert rows["64"] is None
+    assert rows["256"]["tokens"] == rows["640"]["tokens"] == 3 * 100
+
+
 # -- picture ------------------------------------------------------------------------------------
 
 

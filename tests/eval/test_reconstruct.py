@@ -84,6 +84,14 @@ def test_generated_prose_is_rebuilt_from_its_name(tiny_model: Path, tmp_path: Pa
     assert told["checked"] is True
 
 
+def test_a_simulated_run_has_the_embedded_tokenizer(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    arguments = ["--lengths", "512", "--depths", "50%", "--repeats", "1", "--output", run]
+    assert invoke("needle", "sim:perfect", *arguments).exit_code == 0
+    told = json.loads(invoke("reconstruct", run, "--row", "1", "--json").stdout)
+    assert told["checked"] is True
+
+
 def test_names_of_generated_prose_are_read_back() -> None:
     for seed, language, numbers in ((0, "en", False), (7, "zh", True)):
         made = prose.haystack(64, seed, language, numbers=numbers)

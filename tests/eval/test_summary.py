@@ -112,6 +112,23 @@ def test_three_samples_average(tmp_path: Path) -> None:
     assert summary.load(path).by_document("dca", 512) == [[1.0], [1.0], [0.0]]
 
 
+def test_a_lengths_interval_is_the_one_that_effective_length_goes_by(tmp_path: Path) -> None:
+    """104 of 110 pass by Wilson's bound alone, but all misses are of one text."""
+
+    def one_text_fails(method: str, length: int, depth: float, repeat: int) -> str:
+        return "miss" if repeat == 9 and depth > 45 else "ok"
+
+    path = write_run(tmp_path, one_text_fails, methods=("dca",), lengths=(512,), repeats=10)
+    found = summary.write(path)["methods"]["dca"]
+    assert found["effective_length"] is None
+    assert wilson(104, 110).low > 0.85 > found["lengths"]["512"]["low"]
+    results = summary.load(path)
+    assert found["lengths"]["512"]["low"] == pytest.approx(results.interval("dca", 512).low)
+    # Cells are of different texts each: Wilson's.
+    assert found["cells"]["50"]["512"]["low"] == pytest.approx(wilson(9, 10).low, abs=1e-6)
+    assert "| 104/110 (84-100 %) | below 512 |" in (tmp_path / "summary.md").read_text()
+
+
 def test_a_repeat_is_a_document(tmp_path: Path) -> None:
     def second_fails(method: str, length: int, depth: float, repeat: int) -> str:
         return "miss" if repeat == 1 and depth < 30 else "ok"

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import needle_fakes
 import pytest
 
 from longctx.errors import UserError
@@ -311,6 +312,45 @@ def test_qa_shows_its_document_once(chatml: Any, questions: Haystack) -> None:
         build("qa_1", chatml, few)
 
 
+def test_qa_asks_a_file_for_no_more_documents_than_fit(chatml: Any) -> None:
+    data = [{**one, "documents": [one["documents"][0] + " Nobody knows why." * 30]} for one in QA]
+    few = Haystack.from_text(json.dumps(data[:8]), "few.json")
+    prompt = build("qa_1", chatml, few, length=1024)
+    fitted = prompt.conversation.user.count("Document ")
+    assert 2 <= fitted <= 7
+    assert prompt.slack < 1024 / fitted
+    # All of the others fit and one more would as well: then there are too few.
+    with pytest.raises(UserError, match="too few documents for 4096"):
+        build("qa_1", chatml, few)
+
+
+def test_text_that_suffices_is_enough_wherever_a_repeat_begins(chatml: Any, book: Haystack) -> None:
+    mixed = Haystack.from_text("他在河边等着她回来。" * 1200 + "\n\n" + book.text[:8_000])
+    builder = PromptBuilder(mixed, ChatEncoder(chatml), allow_repeat=False)
+    for repeat in range(8):
+        prompt = builder.build(recipe("needle", repeat=repeat))
+        assert prompt.slack < 100
+        assert abs((prompt.depth_actual or 0) - 50) <= 1.5
+
+
+def test_the_control_needs_no_more_text_than_the_prompts(chatml: Any) -> None:
+    """Without its evidence a prompt has room for more: that is no error behind a finished run."""
+    text = needle_fakes.english(4_000)
+    encoder = ChatEncoder(chatml)
+    for end in range(1_000, 4_000, 40):
+        builder = PromptBuilder(Haystack.from_text(text[:end]), encoder, allow_repeat=False)
+        one = recipe("uuid_chain", length=2048)
+        try:
+            prompt = builder.build(one)
+        except UserError:
+            continue
+        control = builder.build_closed_book(one)
+        assert len(control.ids) < len(prompt.ids)
+        break
+    else:
+        raise AssertionError("no text was long enough")
+
+
 def test_part_is_the_best_reference() -> None:
     assert judge("b", ["a", "a", "b"], "stop", "part").score == 1.0
     assert judge("b", ["a", "a", "b"], "stop").score == pytest.approx(1 / 3)
@@ -432,6 +472,9 @@ def test_styles_of_the_needle(chatml: Any, book: Haystack, tmp_path: Path) -> No
     assert len(NEEDLE.findall(magic.conversation.user)) == 1
     sandwich = build("needle", chatml, book, options={"needle": "sf-sandwich"}).exercise
     assert judge("Eat a sandwich in Dolores Park on a sunny day.", sandwich.expected, "stop").score
+    known = Haystack.from_text(book.text + " In Dolores Park a Sandwich, on a sunny day.", "known")
+    with pytest.raises(UserError, match="--haystack known: sandwich, Dolores Park, sunny"):
+        build("needle", chatml, known, options={"needle": "sf-sandwich"})
     file = tmp_path / "own.yaml"
     file.write_text(
         "introduction: Codes are hidden.\nstatements: ['The code of {key} is {value}.']\n"

@@ -72,6 +72,17 @@ def test_bad_arguments_are_told_before_anything_runs(tiny_model: Path, tmp_path:
     refused("--language es: vt is in en", *command, "--tasks", "needle,vt", "--language", "es")
     refused("--language es: text is generated in en, zh only", *command, "--language", "es")
     refused("--tasks qa_1: asks about documents of yours.*--qa", *command, "--tasks", "qa_1")
+    refused("--qa no.json: cannot be read", *command, "--tasks", "qa_1", "--qa", "no.json")
+    for flag, value, task in (
+        ("--hops", "3", "distractors"),
+        ("--distractors", "3", "needle"),
+        ("--needle", "passkey", "vt,cwe"),
+        ("--qa", "no.json", "vt"),
+    ):
+        words = (*command, "--tasks", task, flag, value)
+        refused(f"{flag} {value}: {task.replace(',', ', ')} does not read it: leave it out", *words)
+    book = ("--haystack", "no.txt", "--qa", "no.json", "--tasks", "qa_1")
+    refused("--haystack no.txt: qa_1 does not read it", *command, *book)
     # Whichever comes first: hours of one task must not go before another's missing file.
     refused("--tasks qa_1: asks about documents of yours", *command, "--tasks", "vt,qa_1")
     refused("--exact: vt is made of whole", *command, "--exact", "--tasks", "needle,vt")
