@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 from longctx.errors import UserError
-from longctx.eval import prose_en, prose_es, prose_fr, prose_zh
+from longctx.eval import prose_de, prose_en, prose_es, prose_fr, prose_zh
 from longctx.eval.haystack import Haystack
 
 # Part of the haystack's identity: other words are another text.
@@ -47,6 +47,7 @@ _LANGUAGES = {
     "zh": _Language(prose_zh, ""),
     "es": _Language(prose_es, " "),
     "fr": _Language(prose_fr, " "),
+    "de": _Language(prose_de, " "),
 }
 LANGUAGES = tuple(_LANGUAGES)
 

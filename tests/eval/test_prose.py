@@ -21,6 +21,8 @@ FROZEN = {
     ("es", True): "06a2c6d972f1a9d93cfd510388a501bd5bb78e77604400532c193ce558ae7153",
     ("fr", False): "023ee40f1b9b2a55bfb6aabfac922cf87cab43b5336fa717a4af3bdac83eae8c",
     ("fr", True): "a875df96609537bf89a158d7e5d20a169cf73a2b4ddab4e91bad87de51aaa22a",
+    ("de", False): "4fe1a48e476d93d94e32ab8657c8faf384292530d2e7085f738769549d6a9011",
+    ("de", True): "cbae60f2131273a4bb0af634a423897f2e6f59f145241f1e01fd18c954ac0a59",
 }
 KINDS = pytest.mark.parametrize(("language", "numbers"), FROZEN)
 DATA = pytest.mark.parametrize("data", [one.data for one in prose._LANGUAGES.values()])
@@ -30,6 +32,10 @@ ADDED = {
     "es": r"\b(de|a) el\b|\by h?[ií](?!e)|\bo h?[oó]|\bde de\b",
     # du, des, au, aux; elision before a vowel.
     "fr": r"\b(de|à) les?\b|\b([dlmnstj]e|que|jusque|si) [aâeéèêiîoôuû]|\bsi ils?\b",
+    # Adjectives end in e and en behind an article; prepositions that take the dative.
+    "de": r"\beine (?-i:[a-zäöüß]+ )*(?-i:[a-zäöüß]*[^e\W]) (?-i:[A-ZÄÖÜ])"
+    r"|\beine[rm] (?-i:[a-zäöüß]+ )*(?-i:[a-zäöüß]*(?<!en)) (?-i:[A-ZÄÖÜ])"
+    r"|\b(aus|bei|mit|nach|von|zu) (eine?|die|das)\b",
 }
 EACH_ADDED = pytest.mark.parametrize("language", ADDED)
 
@@ -90,7 +96,7 @@ def test_the_id_says_what_it_is() -> None:
 
 
 def test_an_unknown_language_is_an_error() -> None:
-    with pytest.raises(UserError, match="language eo: not known: use en, zh.* or [a-z]{2}$"):
+    with pytest.raises(UserError, match=r"language eo: not known: use en, zh.* or [a-z]{2}$"):
         next(prose.paragraphs(0, "eo"))
 
 
@@ -131,7 +137,8 @@ def test_every_pattern_is_one_sentence_whatever_fills_it(language: str) -> None:
             assert not re.match(r"[^\w]*[a-zà-ÿ]", sentence), sentence
             assert not re.search(ADDED[language], sentence, re.IGNORECASE), sentence
             assert "  " not in sentence and sentence == sentence.strip()
-            assert sentence.count("«") == sentence.count("»")
+            for opening, closing in ("«»", "„“"):
+                assert sentence.count(opening) == sentence.count(closing)
 
 
 @EACH_ADDED
