@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 from longctx.errors import UserError
-from longctx.eval import prose_de, prose_en, prose_es, prose_fr, prose_zh
+from longctx.eval import prose_de, prose_en, prose_es, prose_fr, prose_ja, prose_zh
 from longctx.eval.haystack import Haystack
 
 # Part of the haystack's identity: other words are another text.
@@ -48,6 +48,7 @@ _LANGUAGES = {
     "es": _Language(prose_es, " "),
     "fr": _Language(prose_fr, " "),
     "de": _Language(prose_de, " "),
+    "ja": _Language(prose_ja, ""),
 }
 LANGUAGES = tuple(_LANGUAGES)
 

@@ -23,6 +23,8 @@ FROZEN = {
     ("fr", True): "a875df96609537bf89a158d7e5d20a169cf73a2b4ddab4e91bad87de51aaa22a",
     ("de", False): "4fe1a48e476d93d94e32ab8657c8faf384292530d2e7085f738769549d6a9011",
     ("de", True): "cbae60f2131273a4bb0af634a423897f2e6f59f145241f1e01fd18c954ac0a59",
+    ("ja", False): "0c7d12695483fc01ced09640fd02d1d75555f18ce2705ce5e50d738131579ac2",
+    ("ja", True): "7ecc4fddbc8ba60d6b4dcd3196cdc6e6869835170a43d8ff356700683ae2bb24",
 }
 KINDS = pytest.mark.parametrize(("language", "numbers"), FROZEN)
 DATA = pytest.mark.parametrize("data", [one.data for one in prose._LANGUAGES.values()])
@@ -36,6 +38,8 @@ ADDED = {
     "de": r"\beine (?-i:[a-zäöüß]+ )*(?-i:[a-zäöüß]*[^e\W]) (?-i:[A-ZÄÖÜ])"
     r"|\beine[rm] (?-i:[a-zäöüß]+ )*(?-i:[a-zäöüß]*(?<!en)) (?-i:[A-ZÄÖÜ])"
     r"|\b(aus|bei|mit|nach|von|zu) (eine?|die|das)\b",
+    # Particles that meet, and the copula before one that does not follow it.
+    "ja": "だなら|だの[だは]|がが|をを|はは|にに|への?へ|の前の前|の話の話|[a-z ]",
 }
 EACH_ADDED = pytest.mark.parametrize("language", ADDED)
 
@@ -137,7 +141,7 @@ def test_every_pattern_is_one_sentence_whatever_fills_it(language: str) -> None:
             assert not re.match(r"[^\w]*[a-zà-ÿ]", sentence), sentence
             assert not re.search(ADDED[language], sentence, re.IGNORECASE), sentence
             assert "  " not in sentence and sentence == sentence.strip()
-            for opening, closing in ("«»", "„“"):
+            for opening, closing in ("«»", "„“", "「」"):
                 assert sentence.count(opening) == sentence.count(closing)
 
 
