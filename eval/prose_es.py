@@ -19,40 +19,33 @@ def _of(nouns: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-NAMES = split("""Abril|Adela|Agustín|Alma|Amadeo|Anselmo|Aurora|Baltasar|Benigno|Berta|Blas|Brígida
-|Camilo|Casilda|Celestino|Clara|Cosme|Dámaso|Delfina|Dionisio|Edelmira|Efraín|Elvira|Emeterio|Estela
-|Eulalia|Fabián|Felisa|Fermín|Gaspar|Genoveva|Gregorio|Hortensia|Jacinta|Jerónimo|Julián|Lázaro|Leonor
-|Liborio|Lorenza|Macario|Marcela|Matías|Micaela|Nicanor|Noemí|Octavio|Paulina|Porfirio|Quiteria|Ramiro
+NAMES = split("""Abril|Adela|Agustín|Alma|Amadeo|Anselmo|Aurora|Baltasar|Benigno|Berta|Blas|Brígida|Camilo|Casilda|Celestino|Clara|Cosme
+|Dámaso|Delfina|Dionisio|Edelmira|Efraín|Elvira|Emeterio|Estela|Eulalia|Fabián|Felisa|Fermín|Gaspar|Genoveva|Gregorio|Hortensia|Jacinta
+|Jerónimo|Julián|Lázaro|Leonor|Liborio|Lorenza|Macario|Marcela|Matías|Micaela|Nicanor|Noemí|Octavio|Paulina|Porfirio|Quiteria|Ramiro
 |Remedios|Rogelio|Rufina|Salomé|Saturnino|Simón|Tadeo|Teófila|Tomasa|Ulises|Valentín|Visitación|Zenón""")
 # With the article, as a subject or behind con, para, por, sin, según.
-TRADES = split("""el boticario|la telegrafista|el jefe de estación|la maestra|el herrero|la panadera
-|el relojero|la encuadernadora|el arriero|la costurera|el carpintero|la tendera|el sacristán|la partera
-|el guardagujas|la fotógrafa|el maquinista|la posadera|el aguador|la lavandera|el notario|la hilandera
-|el cartero|la bibliotecaria|el cantero|la pastora|el hojalatero|la organista|el salinero|la alfarera
+TRADES = split("""el boticario|la telegrafista|el jefe de estación|la maestra|el herrero|la panadera|el relojero|la encuadernadora
+|el arriero|la costurera|el carpintero|la tendera|el sacristán|la partera|el guardagujas|la fotógrafa|el maquinista|la posadera|el aguador
+|la lavandera|el notario|la hilandera|el cartero|la bibliotecaria|el cantero|la pastora|el hojalatero|la organista|el salinero|la alfarera
 |el capataz|la sombrerera|el afinador|la archivera|el sereno|la herbolaria|el topógrafo|la modista""")
-_PLACES = split("""la estación vieja|el andén de mercancías|la plaza de los álamos|el almacén de sal
-|la fonda del cruce|el patio de la escuela|la bocamina cerrada|el teatro a medio construir
-|la oficina de telégrafos|el aljibe grande|la calle de los hojalateros|el corral de las mulas
-|la capilla del cerro|el puente del ferrocarril|la botica|el taller de carruajes|la era de arriba
-|el lavadero|la biblioteca del casino|el molino de aceite|la cuesta de las cabras|el depósito de agua
-|la casa del ingeniero|el cobertizo de las vagonetas|la huerta del convento|el mercado de lanas
-|la imprenta|el mirador de la salina|la sala de espera|el camino de las recuas|la fragua
-|el desván del ayuntamiento|la balanza pública|el cementerio de arriba|la cantina de los mineros
-|el secadero de pimientos|la vega seca|el salón de billares|la puerta del archivo|el pozo de la higuera
-|la cantera de yeso|el apeadero|la alameda nueva|el horno comunal|la torre del reloj
-|el palomar en ruinas|la acequia madre|el quiosco de la música|la trastienda|el vado de las piedras""")
-_TOPICS = split("""el precio de la sal|la avería de la locomotora|el testamento del ingeniero
-|la fiesta de la cosecha|el horario de los trenes|la veta perdida|el telegrama sin firma
-|la boda aplazada|el reparto del agua|la sequía|el puente nuevo|la deuda del casino
-|el viaje a la costa|la lámpara del santo|el robo de la campana|la llegada del circo
-|el color de las puertas|la herencia de los gemelos|el pleito de las cabras|la subasta del piano
-|el nombre de la calle mayor|la nieve de aquel año|el arte de injertar olivos|la cartilla de los niños
-|el sueldo de los peones|la receta del membrillo|el paso de las cigüeñas|la elección del alcalde
-|el tejado de la escuela|la carta devuelta|el secreto del tinte azul|la huelga de los arrieros
-|el plano de las galerías|la fama de la posada|el reloj que adelantaba|la compra del terreno
-|el desfile suspendido|la fiebre del ganado|el arreglo del órgano|la costumbre del luto
-|el forastero de la fonda|la multa por los perros|el túnel abandonado|la letra pequeña del contrato
-|el peso de las campanas|la cura del insomnio|el mapa de los manantiales|la comedia prohibida
+_PLACES = split("""la estación vieja|el andén de mercancías|la plaza de los álamos|el almacén de sal|la fonda del cruce
+|el patio de la escuela|la bocamina cerrada|el teatro a medio construir|la oficina de telégrafos|el aljibe grande
+|la calle de los hojalateros|el corral de las mulas|la capilla del cerro|el puente del ferrocarril|la botica|el taller de carruajes
+|la era de arriba|el lavadero|la biblioteca del casino|el molino de aceite|la cuesta de las cabras|el depósito de agua|la casa del ingeniero
+|el cobertizo de las vagonetas|la huerta del convento|el mercado de lanas|la imprenta|el mirador de la salina|la sala de espera
+|el camino de las recuas|la fragua|el desván del ayuntamiento|la balanza pública|el cementerio de arriba|la cantina de los mineros
+|el secadero de pimientos|la vega seca|el salón de billares|la puerta del archivo|el pozo de la higuera|la cantera de yeso|el apeadero
+|la alameda nueva|el horno comunal|la torre del reloj|el palomar en ruinas|la acequia madre|el quiosco de la música|la trastienda
+|el vado de las piedras""")
+_TOPICS = split("""el precio de la sal|la avería de la locomotora|el testamento del ingeniero|la fiesta de la cosecha
+|el horario de los trenes|la veta perdida|el telegrama sin firma|la boda aplazada|el reparto del agua|la sequía|el puente nuevo
+|la deuda del casino|el viaje a la costa|la lámpara del santo|el robo de la campana|la llegada del circo|el color de las puertas
+|la herencia de los gemelos|el pleito de las cabras|la subasta del piano|el nombre de la calle mayor|la nieve de aquel año
+|el arte de injertar olivos|la cartilla de los niños|el sueldo de los peones|la receta del membrillo|el paso de las cigüeñas
+|la elección del alcalde|el tejado de la escuela|la carta devuelta|el secreto del tinte azul|la huelga de los arrieros
+|el plano de las galerías|la fama de la posada|el reloj que adelantaba|la compra del terreno|el desfile suspendido|la fiebre del ganado
+|el arreglo del órgano|la costumbre del luto|el forastero de la fonda|la multa por los perros|el túnel abandonado
+|la letra pequeña del contrato|el peso de las campanas|la cura del insomnio|el mapa de los manantiales|la comedia prohibida
 |el lobo de la sierra|la venta de las mulas""")
 # Slots that hold one list in several forms: a pattern uses one of them.
 FORMS = (("place", "ofplace"), ("topic", "about"))
@@ -61,108 +54,86 @@ WORDS = {
     "ofplace": _of(_PLACES),
     "topic": _TOPICS,  # behind sobre, por, con, or as a subject
     "about": _of(_TOPICS),  # never beside `topic` in one pattern
-    "hour": split("""al anochecer|antes del alba|a la hora de la siesta|después de misa
-|a primera hora de la mañana|al caer la tarde|en plena noche|poco antes de la cena|al tercer toque de campana
-|en vísperas de la feria|tras la última nevada|en los días más largos del verano|al final del invierno
-|después del paso del correo|en mitad de la vendimia|durante la novena|con las primeras luces
-|a la salida de la escuela|entre dos aguaceros|el lunes de carnaval|en la semana de los exámenes
-|al cierre de las tiendas|antes de la llegada del tren|después de la sobremesa|en la madrugada del domingo
-|pasado el mediodía|en tiempo de trilla|a media mañana|en la víspera de la boda|con la luna ya alta
-|en el cambio de turno de la mina|después de las lluvias|al principio de la cuaresma|en día de mercado
-|durante el ensayo de la banda|a la hora del rosario"""),
-    "weather": split("""caía una lluvia fina|el viento levantaba polvo en la llanura|la niebla no acababa de irse
-|apretaba el calor|las nubes pasaban muy bajas|el aire olía a tierra mojada|tronaba detrás de la sierra
-|la escarcha cubría los raíles|el sol pegaba de lleno en las fachadas|soplaba un viento del norte
-|las hojas secas corrían por la calle|granizaba sobre los tejados|el cielo tenía color de ceniza
-|el río bajaba turbio|brillaba una luna enorme|las golondrinas volaban a ras de suelo
-|el barro llegaba a los tobillos|nevaba sin ruido|la sombra valía más que el dinero|goteaban los aleros
-|el frío se metía por las rendijas|la luz era limpia y un poco triste|no corría ni una brizna de aire
-|las estrellas parecían más cerca que nunca|el hielo se rompía en los charcos|la tormenta daba vueltas al cerro
-|una bruma azul borraba los montes|llovía a cántaros|el bochorno no dejaba pensar
-|las chimeneas humeaban derechas|el relente mojaba los bancos|la helada había quemado los geranios
+    "hour": split("""al anochecer|antes del alba|a la hora de la siesta|después de misa|a primera hora de la mañana|al caer la tarde
+|en plena noche|poco antes de la cena|al tercer toque de campana|en vísperas de la feria|tras la última nevada
+|en los días más largos del verano|al final del invierno|después del paso del correo|en mitad de la vendimia|durante la novena
+|con las primeras luces|a la salida de la escuela|entre dos aguaceros|el lunes de carnaval|en la semana de los exámenes
+|al cierre de las tiendas|antes de la llegada del tren|después de la sobremesa|en la madrugada del domingo|pasado el mediodía
+|en tiempo de trilla|a media mañana|en la víspera de la boda|con la luna ya alta|en el cambio de turno de la mina|después de las lluvias
+|al principio de la cuaresma|en día de mercado|durante el ensayo de la banda|a la hora del rosario"""),
+    "weather": split("""caía una lluvia fina|el viento levantaba polvo en la llanura|la niebla no acababa de irse|apretaba el calor
+|las nubes pasaban muy bajas|el aire olía a tierra mojada|tronaba detrás de la sierra|la escarcha cubría los raíles
+|el sol pegaba de lleno en las fachadas|soplaba un viento del norte|las hojas secas corrían por la calle|granizaba sobre los tejados
+|el cielo tenía color de ceniza|el río bajaba turbio|brillaba una luna enorme|las golondrinas volaban a ras de suelo
+|el barro llegaba a los tobillos|nevaba sin ruido|la sombra valía más que el dinero|goteaban los aleros|el frío se metía por las rendijas
+|la luz era limpia y un poco triste|no corría ni una brizna de aire|las estrellas parecían más cerca que nunca
+|el hielo se rompía en los charcos|la tormenta daba vueltas al cerro|una bruma azul borraba los montes|llovía a cántaros
+|el bochorno no dejaba pensar|las chimeneas humeaban derechas|el relente mojaba los bancos|la helada había quemado los geranios
 |el arco de una tormenta lejana cerraba el horizonte|la tierra se abría de sed"""),
-    "thing": split("""una llave larga como una mano|un cuaderno de tapas verdes|un farol sin cristal
-|una caja de tornillos de latón|un mapa con una esquina quemada|una cesta de membrillos
-|un barómetro averiado|un paquete de cartas atado con bramante|una jaula vacía|un rollo de alambre
-|una guitarra sin cuerdas|una lámpara de carburo|un sobre de semillas|un reloj de arena
-|un abrigo con remiendos|una bandeja de higos|un retrato sin marco|una campanilla rajada
-|una maleta con doble fondo|un par de botas ajenas|un saco de cebada|un bastón con puño de plata
-|una maqueta de la locomotora|un tintero de viaje|una lechuza disecada|un cajón lleno de botones
-|una corona de laurel seco|una silla coja|un paraguas con mango de hueso|un tarro de miel oscura
-|un tablero de ajedrez sin reyes|un almanaque atrasado|una balanza de boticario|una lata de aceite
-|un pan envuelto en un paño|un pliego de papel de calco|un libro de cuentas|una caja de naranjas
-|un catalejo de bolsillo|un carrete de hilo rojo|un espejo con manchas|un sombrero de otro siglo
-|un cubo de cal|una cuchara de palo enorme|un manojo de llaves oxidadas|una bufanda gris
-|una piedra con vetas de cobre|una brújula terca|una pipa de brezo|un gallo en una cesta
-|una bandera doblada|una taza con el borde dorado|un billete de tren sin usar|una manta de lana cruda
-|un trozo de raíl|una botella de anís|un silbato de guardagujas|una pizarra sin marco
-|un molinillo de café|una vela a medio gastar"""),
-    "manner": split("""con paciencia|muy despacio|de mala gana|sin levantar la vista|como si nada
-|con demasiada prisa|con evidente placer|por segunda vez|contra todo consejo|con mucho cuidado
-|con más ruido del necesario|medio en broma|con gran exactitud|con aire de vieja disputa|con un suspiro
-|sin prisa alguna|con toda cortesía|con un ojo en la puerta|de muy buen humor|por pura costumbre
-|con una mano en el bolsillo|sin orden ni concierto|entre muchas interrupciones|para sorpresa general
-|casi con ternura|a pesar del ruido|con la ventana abierta|bajo protesta|con rara firmeza
-|como quien lee una lista|con la boca llena|casi a escondidas|con cara de domingo|de un modo muy suyo
-|a duras penas|con cara de sueño"""),
+    "thing": split("""una llave larga como una mano|un cuaderno de tapas verdes|un farol sin cristal|una caja de tornillos de latón
+|un mapa con una esquina quemada|una cesta de membrillos|un barómetro averiado|un paquete de cartas atado con bramante|una jaula vacía
+|un rollo de alambre|una guitarra sin cuerdas|una lámpara de carburo|un sobre de semillas|un reloj de arena|un abrigo con remiendos
+|una bandeja de higos|un retrato sin marco|una campanilla rajada|una maleta con doble fondo|un par de botas ajenas|un saco de cebada
+|un bastón con puño de plata|una maqueta de la locomotora|un tintero de viaje|una lechuza disecada|un cajón lleno de botones
+|una corona de laurel seco|una silla coja|un paraguas con mango de hueso|un tarro de miel oscura|un tablero de ajedrez sin reyes
+|un almanaque atrasado|una balanza de boticario|una lata de aceite|un pan envuelto en un paño|un pliego de papel de calco
+|un libro de cuentas|una caja de naranjas|un catalejo de bolsillo|un carrete de hilo rojo|un espejo con manchas|un sombrero de otro siglo
+|un cubo de cal|una cuchara de palo enorme|un manojo de llaves oxidadas|una bufanda gris|una piedra con vetas de cobre|una brújula terca
+|una pipa de brezo|un gallo en una cesta|una bandera doblada|una taza con el borde dorado|un billete de tren sin usar
+|una manta de lana cruda|un trozo de raíl|una botella de anís|un silbato de guardagujas|una pizarra sin marco|un molinillo de café
+|una vela a medio gastar"""),
+    "manner": split("""con paciencia|muy despacio|de mala gana|sin levantar la vista|como si nada|con demasiada prisa|con evidente placer
+|por segunda vez|contra todo consejo|con mucho cuidado|con más ruido del necesario|medio en broma|con gran exactitud
+|con aire de vieja disputa|con un suspiro|sin prisa alguna|con toda cortesía|con un ojo en la puerta|de muy buen humor|por pura costumbre
+|con una mano en el bolsillo|sin orden ni concierto|entre muchas interrupciones|para sorpresa general|casi con ternura|a pesar del ruido
+|con la ventana abierta|bajo protesta|con rara firmeza|como quien lee una lista|con la boca llena|casi a escondidas|con cara de domingo
+|de un modo muy suyo|a duras penas|con cara de sueño"""),
     "view": split("""nadie había hecho la pregunta correcta|la explicación más simple suele ser la buena
-|la paciencia es una forma de astucia|el pueblo cambia menos de lo que dicen
-|todo arreglo empieza por desmontar algo|una promesa hecha deprisa sigue siendo una promesa
-|las costumbres viejas tienen su razón|conviene medir antes de discutir|cuesta más una disculpa que una tapia
-|los jóvenes no son peores que antes|casi todos los secretos son cosas que nadie apuntó
-|la suerte recibe demasiados elogios|una buena herramienta dura más que una buena razón
-|el silencio también puede ofender|es más fácil dar cuerda a un reloj que a una charla
-|los pobres recuerdan mejor los precios que las caras|la visita debe irse antes que la luz
-|nada pesa tanto como lo prestado|la vuelta siempre es más corta|los forasteros ven lo que los vecinos perdonan
-|el agua encuentra siempre la tabla floja|en un cuarto pequeño se habla con franqueza
-|un mal invierno enseña más que diez veranos|lo que es de todos no lo barre nadie
-|los viejos amigos necesitan pocas palabras|los mapas son más amables que los montes
-|el mejor pan lo hace una mano gruñona|las deudas crecen en la oscuridad|los perros juzgan mejor que los jueces
-|la ley es una cerca con muchas puertas|lo que se hace despacio no se hace dos veces
-|los niños oyen lo que nadie les dice|el camino estaba allí antes que la posada
-|no sirve de nada pintar una puerta podrida|una broma es una manera de llamar|la memoria es mala contable
-|algunas cartas ganan con el retraso|quien canta en el trabajo no cuenta las horas
-|las buenas noticias pueden esperar a la sopa|no existe la visita corta|un cajón cerrado es una tentación
-|el tiempo es el único tema inocente|nadie mete prisa a un puchero|más vale una duda que una mentira
-|el pasado es casi todo muebles|el sermón corto se recuerda más|la sal no entiende de prisas
-|un tren perdido también lleva a alguna parte|quien pregunta por el camino ya va a medias
-|las paredes gruesas guardan mal los secretos"""),
-    "deed": split("""cerró los postigos|contó otra vez los sacos|puso todo por escrito|encendió la estufa
-|volvió por el camino largo|mandó llamar al carpintero|saldó la cuenta|abrió la puerta de atrás
-|copió la lápida|vació los estantes|leyó el bando en voz alta|pesó el paquete|dibujó un plano del sótano
-|lavó los pinceles|colocó las sillas en corro|probó la cerradura|barrió el patio|pidió la cuenta
-|dobló el mantel|dio cuerda al reloj|trajo otra lámpara|tomó la senda de la acequia
-|colgó las llaves en su clavo|probó la sopa|afiló los dos cuchillos|desató la mula|lacró el sobre
-|arrimó la mesa a la ventana|sirvió lo que quedaba del vino|dio de comer a las gallinas
-|tocó dos veces la campana|subió al desván|escondió la carta en el almanaque|buscó una vela
-|corrigió la ortografía|pagó al arriero|le dio la vuelta al colchón|llamó al perro con un silbido
-|cambió la mecha|plantó los bulbos|borró la pizarra|salió por el huerto|tachó una línea
-|sacudió el paraguas|rechazó otra taza|tocó una escala|entró la leña|limpió los bronces
-|preguntó por el tren de la costa|devolvió la escalera|firmó sin leer|corrió las cortinas
-|marcó la puerta con tiza|tapó el pozo|pegó la oreja a la pared|echó las mondas al cerdo
-|regó los geranios|cerró el baúl|metió el carro bajo el arco|remendó un saco|partió una nuez"""),
-    "plan": split("""cruzar la llanura a pie|vender la casa|escribir al gobernador|arreglar la noria
-|esperar al tren siguiente|comprar un piano|dormir bajo techo|llegar a un acuerdo|callar hasta la primavera
-|aprender el código del telégrafo|cambiar de oficio|plantar almendros|medir la finca de nuevo
-|desmontar la báscula|pintar la fachada de azul|buscar el manantial|contar la historia desde el principio
-|devolver lo prestado|tocar en la banda|cenar en familia|bajar a la galería más honda|abrir una fonda
-|limpiar el aljibe|enseñar a leer a los mineros|criar palomas|guardar las apariencias|volver antes de la noche
-|pedir consejo|pagar a plazos|quitar el polvo a los libros|decir la verdad|dar un rodeo"""),
+|la paciencia es una forma de astucia|el pueblo cambia menos de lo que dicen|todo arreglo empieza por desmontar algo
+|una promesa hecha deprisa sigue siendo una promesa|las costumbres viejas tienen su razón|conviene medir antes de discutir
+|cuesta más una disculpa que una tapia|los jóvenes no son peores que antes|casi todos los secretos son cosas que nadie apuntó
+|la suerte recibe demasiados elogios|una buena herramienta dura más que una buena razón|el silencio también puede ofender
+|es más fácil dar cuerda a un reloj que a una charla|los pobres recuerdan mejor los precios que las caras
+|la visita debe irse antes que la luz|nada pesa tanto como lo prestado|la vuelta siempre es más corta
+|los forasteros ven lo que los vecinos perdonan|el agua encuentra siempre la tabla floja|en un cuarto pequeño se habla con franqueza
+|un mal invierno enseña más que diez veranos|lo que es de todos no lo barre nadie|los viejos amigos necesitan pocas palabras
+|los mapas son más amables que los montes|el mejor pan lo hace una mano gruñona|las deudas crecen en la oscuridad
+|los perros juzgan mejor que los jueces|la ley es una cerca con muchas puertas|lo que se hace despacio no se hace dos veces
+|los niños oyen lo que nadie les dice|el camino estaba allí antes que la posada|no sirve de nada pintar una puerta podrida
+|una broma es una manera de llamar|la memoria es mala contable|algunas cartas ganan con el retraso
+|quien canta en el trabajo no cuenta las horas|las buenas noticias pueden esperar a la sopa|no existe la visita corta
+|un cajón cerrado es una tentación|el tiempo es el único tema inocente|nadie mete prisa a un puchero|más vale una duda que una mentira
+|el pasado es casi todo muebles|el sermón corto se recuerda más|la sal no entiende de prisas|un tren perdido también lleva a alguna parte
+|quien pregunta por el camino ya va a medias|las paredes gruesas guardan mal los secretos"""),
+    "deed": split("""cerró los postigos|contó otra vez los sacos|puso todo por escrito|encendió la estufa|volvió por el camino largo
+|mandó llamar al carpintero|saldó la cuenta|abrió la puerta de atrás|copió la lápida|vació los estantes|leyó el bando en voz alta
+|pesó el paquete|dibujó un plano del sótano|lavó los pinceles|colocó las sillas en corro|probó la cerradura|barrió el patio|pidió la cuenta
+|dobló el mantel|dio cuerda al reloj|trajo otra lámpara|tomó la senda de la acequia|colgó las llaves en su clavo|probó la sopa
+|afiló los dos cuchillos|desató la mula|lacró el sobre|arrimó la mesa a la ventana|sirvió lo que quedaba del vino
+|dio de comer a las gallinas|tocó dos veces la campana|subió al desván|escondió la carta en el almanaque|buscó una vela
+|corrigió la ortografía|pagó al arriero|le dio la vuelta al colchón|llamó al perro con un silbido|cambió la mecha|plantó los bulbos
+|borró la pizarra|salió por el huerto|tachó una línea|sacudió el paraguas|rechazó otra taza|tocó una escala|entró la leña|limpió los bronces
+|preguntó por el tren de la costa|devolvió la escalera|firmó sin leer|corrió las cortinas|marcó la puerta con tiza|tapó el pozo
+|pegó la oreja a la pared|echó las mondas al cerdo|regó los geranios|cerró el baúl|metió el carro bajo el arco|remendó un saco
+|partió una nuez"""),
+    "plan": split("""cruzar la llanura a pie|vender la casa|escribir al gobernador|arreglar la noria|esperar al tren siguiente
+|comprar un piano|dormir bajo techo|llegar a un acuerdo|callar hasta la primavera|aprender el código del telégrafo|cambiar de oficio
+|plantar almendros|medir la finca de nuevo|desmontar la báscula|pintar la fachada de azul|buscar el manantial
+|contar la historia desde el principio|devolver lo prestado|tocar en la banda|cenar en familia|bajar a la galería más honda|abrir una fonda
+|limpiar el aljibe|enseñar a leer a los mineros|criar palomas|guardar las apariencias|volver antes de la noche|pedir consejo|pagar a plazos
+|quitar el polvo a los libros|decir la verdad|dar un rodeo"""),
     "feeling": split("""un alivio callado|una especie de envidia|un cansancio antiguo|unas ganas repentinas de viajar
-|más curiosidad que alarma|una alegría pequeña y tonta|la vergüenza de llegar pronto
-|un hambre que no era de pan|una gran calma|la manía de ponerlo todo derecho|nostalgia
-|la sospecha de una burla|una esperanza poco razonable|un punto de orgullo|puro aburrimiento
-|una ternura difícil de explicar|la satisfacción de una lista terminada|un leve disgusto
-|miedo a las corrientes de aire|gratitud|necesidad de compañía|cierta terquedad|mera impaciencia
-|pesar|una alegría algo hueca|un temor sin nombre|la paz de los domingos|un pudor extraño"""),
-    "sound": split("""el chirrido de la noria|un acordeón lejano|la campana de la escuela
-|el hacha de algún vecino|el rumor de la acequia|un carro sobre las piedras|el arrullo de las palomas
-|el crujido de una silla|un perro desvelado|el silbido de la lámpara|el ensayo del coro
-|el martillo del herrero|el hervor del puchero|el paso de una mula|el tictac de varios relojes
-|el vuelo de las grullas|una sierra en la madera verde|el golpe de la ropa mojada|la risa de la cocina
-|una contraventana suelta|el murmullo del mercado|la lluvia en el canalón|una flauta de principiante
-|el viento en la chimenea|el silbato de la locomotora|el repiqueteo del telégrafo|una copla de la siega
-|el eco de la cantera|la rueda del alfarero|el zumbido de las abejas"""),
+|más curiosidad que alarma|una alegría pequeña y tonta|la vergüenza de llegar pronto|un hambre que no era de pan|una gran calma
+|la manía de ponerlo todo derecho|nostalgia|la sospecha de una burla|una esperanza poco razonable|un punto de orgullo|puro aburrimiento
+|una ternura difícil de explicar|la satisfacción de una lista terminada|un leve disgusto|miedo a las corrientes de aire|gratitud
+|necesidad de compañía|cierta terquedad|mera impaciencia|pesar|una alegría algo hueca|un temor sin nombre|la paz de los domingos
+|un pudor extraño"""),
+    "sound": split("""el chirrido de la noria|un acordeón lejano|la campana de la escuela|el hacha de algún vecino|el rumor de la acequia
+|un carro sobre las piedras|el arrullo de las palomas|el crujido de una silla|un perro desvelado|el silbido de la lámpara|el ensayo del coro
+|el martillo del herrero|el hervor del puchero|el paso de una mula|el tictac de varios relojes|el vuelo de las grullas
+|una sierra en la madera verde|el golpe de la ropa mojada|la risa de la cocina|una contraventana suelta|el murmullo del mercado
+|la lluvia en el canalón|una flauta de principiante|el viento en la chimenea|el silbato de la locomotora|el repiqueteo del telégrafo
+|una copla de la siega|el eco de la cantera|la rueda del alfarero|el zumbido de las abejas"""),
 }
 PATTERNS = tuple(
     """{A} llegó {hour} hasta {place} con {thing}.

@@ -23,155 +23,115 @@ def _of(nouns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 # A consonant begins each: `que` and `de` stand before them.
-NAMES = split("""Barnabé|Bastien|Bathilde|Benoîte|Blaise|Blandine|Brice|Camille|Clotilde|Colette|Côme
-|Cyprien|Damien|Delphine|Denise|Didier|Fanchon|Faustine|Ferdinand|Firmin|Flavie|Gabin|Gaspard|Germaine
-|Ghislaine|Gontran|Joséphine|Joséphin|Judith|Justine|Lambert|Léonie|Lucette|Lucien|Madeleine|Marcelin
-|Margot|Martial|Mathurin|Mélanie|Modeste|Nicaise|Noémie|Pascaline|Perrine|Philibert|Placide|Prosper
-|Quentin|Raymonde|Rémi|Romain|Rosalie|Sabin|Séraphine|Sidonie|Sylvain|Tancrède|Thérèse|Tristan|Valère
-|Victorine|Wandrille|Zacharie|Zélie""")
+NAMES = split("""Barnabé|Bastien|Bathilde|Benoîte|Blaise|Blandine|Brice|Camille|Clotilde|Colette|Côme|Cyprien|Damien|Delphine|Denise|Didier|Fanchon
+|Faustine|Ferdinand|Firmin|Flavie|Gabin|Gaspard|Germaine|Ghislaine|Gontran|Joséphine|Joséphin|Judith|Justine|Lambert|Léonie|Lucette|Lucien|Madeleine
+|Marcelin|Margot|Martial|Mathurin|Mélanie|Modeste|Nicaise|Noémie|Pascaline|Perrine|Philibert|Placide|Prosper|Quentin|Raymonde|Rémi|Romain|Rosalie
+|Sabin|Séraphine|Sidonie|Sylvain|Tancrède|Thérèse|Tristan|Valère|Victorine|Wandrille|Zacharie|Zélie""")
 # With the article, as a subject or behind avec, chez, pour, sans, selon.
-TRADES = split("""le pharmacien|la maîtresse de poste|le souffleur de verre|la libraire|le vigneron
-|la blanchisseuse|le facteur d'orgues|la sage-femme|le batelier|la modiste|le ferblantier|la fleuriste
-|le gardien du musée|la cantinière|le tonnelier|la dentellière|le marchand de couleurs|la nourrice
-|le cocher|la mercière|le sonneur|la brodeuse|le maître de forges|la bouquiniste|le greffier
-|la marchande de châtaignes|le luthier|la logeuse|le bedeau|la potière|le géomètre|la doreuse
-|le garde champêtre|la photographe|le passeur|la pâtissière|le vitrier|la maraîchère""")
-_PLACES = split("""le hangar des tonneaux|la verrerie|la buvette de la source|le vieux chai|la maison de l'éclusier
-|le pavillon des bains|la cour du notaire|le musée de géologie|la salle des mariages|la cabane du pontonnier
-|la galerie des glaces ternies|le jardin des simples|la librairie du passage|le kiosque|la cour aux Oies
-|la carrière de craie|la tuilerie|le pressoir banal|la lingerie de l'hospice|le théâtre de verdure
-|la halle aux grains|le cabinet de lecture|la grange aux dîmes|le cloître|le bureau de poste
-|le magasin du brocanteur|la rue des Teinturiers|le café du Cygne|la remise des diligences|le lavoir couvert
-|la cave aux fromages|le pavillon du belvédère|la tour de guet|le colombier|la fabrique de boutons|le potager du couvent
-|la gare des marchandises|le manège|la serre aux orangers|le bureau de l'octroi|la chapelle du coteau
-|le dépôt des péniches|la salle de rédaction|le grenier du collège|la loge du concierge|le vallon des vaches
-|la ruelle des Quatre Vents|le fournil|la cour de l'auberge|le pré de la foire""")
-_TOPICS = split("""le prix du verre|la fuite du grand bassin|le legs de la marquise|la fête des vendanges
-|les heures de l'écluse|la source tarie|la lettre sans signature|le mariage remis|le partage des vignes
-|la sécheresse|le nouveau pont|les dettes du casino|le voyage à la mer|le vol de la cloche
-|les tarifs des péniches|la venue du cirque|la couleur des volets|la querelle des deux curés
-|la vente du piano|le nom de la grande rue|les neiges de cette année-là|la greffe des pruniers
-|les cahiers des écoliers|la solde des ouvriers|la recette du pain noir|le retour des cigognes
-|les élections|le toit de l'école|le colis renvoyé|le secret du rouge rubis|la grève des bateliers
-|les plans du tunnel|la renommée de l'auberge|la pendule qui avançait|la cession du terrain
-|le défilé interdit|la maladie des ormes|la réparation des orgues|les usages du deuil
-|le voyageur de la chambre bleue|la taxe sur les chiens|le souterrain muré|les clauses du bail
-|le poids des cloches|les vertus de la tisane|la carte des sources|la pièce censurée|le loup du bois noir
-|la foire aux chevaux|le journal de la veille""")
+TRADES = split("""le pharmacien|la maîtresse de poste|le souffleur de verre|la libraire|le vigneron|la blanchisseuse|le facteur d'orgues|la sage-femme
+|le batelier|la modiste|le ferblantier|la fleuriste|le gardien du musée|la cantinière|le tonnelier|la dentellière|le marchand de couleurs|la nourrice
+|le cocher|la mercière|le sonneur|la brodeuse|le maître de forges|la bouquiniste|le greffier|la marchande de châtaignes|le luthier|la logeuse
+|le bedeau|la potière|le géomètre|la doreuse|le garde champêtre|la photographe|le passeur|la pâtissière|le vitrier|la maraîchère""")
+_PLACES = split("""le hangar des tonneaux|la verrerie|la buvette de la source|le vieux chai|la maison de l'éclusier|le pavillon des bains
+|la cour du notaire|le musée de géologie|la salle des mariages|la cabane du pontonnier|la galerie des glaces ternies|le jardin des simples
+|la librairie du passage|le kiosque|la cour aux Oies|la carrière de craie|la tuilerie|le pressoir banal|la lingerie de l'hospice|le théâtre de verdure
+|la halle aux grains|le cabinet de lecture|la grange aux dîmes|le cloître|le bureau de poste|le magasin du brocanteur|la rue des Teinturiers
+|le café du Cygne|la remise des diligences|le lavoir couvert|la cave aux fromages|le pavillon du belvédère|la tour de guet|le colombier
+|la fabrique de boutons|le potager du couvent|la gare des marchandises|le manège|la serre aux orangers|le bureau de l'octroi|la chapelle du coteau
+|le dépôt des péniches|la salle de rédaction|le grenier du collège|la loge du concierge|le vallon des vaches|la ruelle des Quatre Vents|le fournil
+|la cour de l'auberge|le pré de la foire""")
+_TOPICS = split("""le prix du verre|la fuite du grand bassin|le legs de la marquise|la fête des vendanges|les heures de l'écluse|la source tarie
+|la lettre sans signature|le mariage remis|le partage des vignes|la sécheresse|le nouveau pont|les dettes du casino|le voyage à la mer
+|le vol de la cloche|les tarifs des péniches|la venue du cirque|la couleur des volets|la querelle des deux curés|la vente du piano
+|le nom de la grande rue|les neiges de cette année-là|la greffe des pruniers|les cahiers des écoliers|la solde des ouvriers|la recette du pain noir
+|le retour des cigognes|les élections|le toit de l'école|le colis renvoyé|le secret du rouge rubis|la grève des bateliers|les plans du tunnel
+|la renommée de l'auberge|la pendule qui avançait|la cession du terrain|le défilé interdit|la maladie des ormes|la réparation des orgues
+|les usages du deuil|le voyageur de la chambre bleue|la taxe sur les chiens|le souterrain muré|les clauses du bail|le poids des cloches
+|les vertus de la tisane|la carte des sources|la pièce censurée|le loup du bois noir|la foire aux chevaux|le journal de la veille""")
 WORDS = {
     "place": _PLACES,  # behind dans, vers, devant, derrière, jusque dans
     "ofplace": _of(_PLACES),
     "topic": _TOPICS,  # behind sur, pour, contre, avec, or as an object
     "about": _of(_TOPICS),  # never beside `topic` in one pattern
-    "hour": split("""à la tombée du jour|avant l'aube|à l'heure de la sieste|après la messe
-|de bon matin|vers midi|en pleine nuit|un peu avant le souper|au troisième coup de cloche
-|la veille de la foire|après les dernières neiges|aux plus longs jours de l'été|à la fin de l'hiver
-|après le passage du courrier|au beau milieu des vendanges|pendant la neuvaine|aux premières lueurs
-|à la sortie de l'école|entre deux averses|le lundi gras|dans la semaine des examens
-|à la fermeture des boutiques|avant l'arrivée de la diligence|au moment du café|le dimanche soir
-|passé minuit|au temps des foins|dans la matinée|la veille des noces|sous une lune déjà haute
-|au changement d'équipe|après la pluie|au début du carême|un jour de marché
-|pendant la répétition de la fanfare|à l'heure des vêpres"""),
-    "weather": split("""le brouillard ne se levait pas|le vent tournait à l'est|la pluie tombait fine et serrée
-|la chaleur pesait sur les toits|les nuages passaient très bas|les jardins sentaient la terre mouillée
-|le tonnerre grondait derrière les coteaux|le givre couvrait les vitres|le soleil tapait sur les façades
-|la bise soufflait|les feuilles mortes couraient le long du canal|la grêle crépitait sur les tuiles
-|le ciel prenait la couleur de l'ardoise|la rivière montait|la lune, énorme, éclairait les quais
-|les hirondelles volaient bas|la boue arrivait aux chevilles|la neige tombait sans bruit
-|chacun cherchait l'ombre|les gouttières débordaient|le froid passait sous les portes
-|le jour était clair et un peu triste|pas un souffle ne passait|les étoiles semblaient toutes proches
-|la glace craquait dans le bassin|les orages rôdaient autour de la colline|la brume bleue effaçait les vignes
-|la lumière baissait|la chaleur empêchait de penser|la fumée montait droit|la rosée mouillait les bancs
-|le gel brûlait les géraniums|le dégel commençait|la poussière ne retombait pas"""),
+    "hour": split("""à la tombée du jour|avant l'aube|à l'heure de la sieste|après la messe|de bon matin|vers midi|en pleine nuit
+|un peu avant le souper|au troisième coup de cloche|la veille de la foire|après les dernières neiges|aux plus longs jours de l'été|à la fin de l'hiver
+|après le passage du courrier|au beau milieu des vendanges|pendant la neuvaine|aux premières lueurs|à la sortie de l'école|entre deux averses
+|le lundi gras|dans la semaine des examens|à la fermeture des boutiques|avant l'arrivée de la diligence|au moment du café|le dimanche soir
+|passé minuit|au temps des foins|dans la matinée|la veille des noces|sous une lune déjà haute|au changement d'équipe|après la pluie|au début du carême
+|un jour de marché|pendant la répétition de la fanfare|à l'heure des vêpres"""),
+    "weather": split("""le brouillard ne se levait pas|le vent tournait à l'est|la pluie tombait fine et serrée|la chaleur pesait sur les toits
+|les nuages passaient très bas|les jardins sentaient la terre mouillée|le tonnerre grondait derrière les coteaux|le givre couvrait les vitres
+|le soleil tapait sur les façades|la bise soufflait|les feuilles mortes couraient le long du canal|la grêle crépitait sur les tuiles
+|le ciel prenait la couleur de l'ardoise|la rivière montait|la lune, énorme, éclairait les quais|les hirondelles volaient bas
+|la boue arrivait aux chevilles|la neige tombait sans bruit|chacun cherchait l'ombre|les gouttières débordaient|le froid passait sous les portes
+|le jour était clair et un peu triste|pas un souffle ne passait|les étoiles semblaient toutes proches|la glace craquait dans le bassin
+|les orages rôdaient autour de la colline|la brume bleue effaçait les vignes|la lumière baissait|la chaleur empêchait de penser|la fumée montait droit
+|la rosée mouillait les bancs|le gel brûlait les géraniums|le dégel commençait|la poussière ne retombait pas"""),
     # Behind avec, dans, sur too; `de` melts with none of them.
-    "thing": split("""une clef longue comme la main|un cahier à couverture verte|une lanterne sans vitre
-|une boîte de poids en cuivre|une carte au coin brûlé|un panier de coings|un baromètre détraqué
-|un paquet de lettres ficelé|une cage vide|une pelote de ficelle|une guitare sans cordes
-|une lampe à abat-jour bleu|un sachet de graines|un sablier|un manteau rapiécé|une corbeille de figues
-|un portrait sans cadre|une clochette fêlée|une malle à double fond|une paire de bottes empruntées
-|un sac d'orge|une canne à pommeau d'argent|une maquette de péniche|un encrier de voyage
-|un héron empaillé|un tiroir plein de boutons|une couronne de houblon sec|une chaise boiteuse
-|un parapluie à manche de corne|un pot de miel brun|un échiquier sans rois|un almanach en retard
-|une balance d'apothicaire|un bidon d'huile|un pain dans un torchon|un rouleau de papier calque
-|un livre de comptes|une caisse d'oranges|une longue-vue de poche|une bobine de fil rouge
-|un miroir piqué|un chapeau d'un autre siècle|un seau de chaux|une cuillère en bois énorme
-|un trousseau de clefs rouillées|une écharpe grise|un morceau de quartz|une boussole capricieuse
-|une pipe de bruyère|une oie dans un panier|un drapeau plié|une tasse au bord doré
-|un billet de loterie|une couverture de laine|un éclat de vitrail|une bouteille d'anisette|un sifflet d'étain
-|une ardoise sans cadre|un moulin à café|une bougie à demi consumée"""),
-    "manner": split("""avec patience|très lentement|de mauvaise grâce|sans lever les yeux|comme si de rien n'était
-|un peu trop vite|avec un plaisir évident|pour la seconde fois|contre tout conseil|avec mille précautions
-|avec plus de bruit que nécessaire|à moitié par jeu|avec une grande exactitude|avec un air de vieille querelle
-|avec un soupir|sans aucune hâte|avec la plus grande politesse|avec un œil sur la porte|de fort bonne humeur
-|par pure habitude|avec une main dans la poche|sans ordre ni méthode|à la surprise générale
-|presque avec tendresse|malgré le bruit|sans le moindre détour|à contrecœur|avec une rare fermeté
-|avec la bouche pleine|presque en cachette|avec une tête de dimanche|à grand-peine|sans trop y croire
-|comme dans un rêve|avec le chapeau à la main|pour la forme"""),
+    "thing": split("""une clef longue comme la main|un cahier à couverture verte|une lanterne sans vitre|une boîte de poids en cuivre
+|une carte au coin brûlé|un panier de coings|un baromètre détraqué|un paquet de lettres ficelé|une cage vide|une pelote de ficelle
+|une guitare sans cordes|une lampe à abat-jour bleu|un sachet de graines|un sablier|un manteau rapiécé|une corbeille de figues|un portrait sans cadre
+|une clochette fêlée|une malle à double fond|une paire de bottes empruntées|un sac d'orge|une canne à pommeau d'argent|une maquette de péniche
+|un encrier de voyage|un héron empaillé|un tiroir plein de boutons|une couronne de houblon sec|une chaise boiteuse|un parapluie à manche de corne
+|un pot de miel brun|un échiquier sans rois|un almanach en retard|une balance d'apothicaire|un bidon d'huile|un pain dans un torchon
+|un rouleau de papier calque|un livre de comptes|une caisse d'oranges|une longue-vue de poche|une bobine de fil rouge|un miroir piqué
+|un chapeau d'un autre siècle|un seau de chaux|une cuillère en bois énorme|un trousseau de clefs rouillées|une écharpe grise|un morceau de quartz
+|une boussole capricieuse|une pipe de bruyère|une oie dans un panier|un drapeau plié|une tasse au bord doré|un billet de loterie
+|une couverture de laine|un éclat de vitrail|une bouteille d'anisette|un sifflet d'étain|une ardoise sans cadre|un moulin à café
+|une bougie à demi consumée"""),
+    "manner": split("""avec patience|très lentement|de mauvaise grâce|sans lever les yeux|comme si de rien n'était|un peu trop vite
+|avec un plaisir évident|pour la seconde fois|contre tout conseil|avec mille précautions|avec plus de bruit que nécessaire|à moitié par jeu
+|avec une grande exactitude|avec un air de vieille querelle|avec un soupir|sans aucune hâte|avec la plus grande politesse|avec un œil sur la porte
+|de fort bonne humeur|par pure habitude|avec une main dans la poche|sans ordre ni méthode|à la surprise générale|presque avec tendresse
+|malgré le bruit|sans le moindre détour|à contrecœur|avec une rare fermeté|avec la bouche pleine|presque en cachette|avec une tête de dimanche
+|à grand-peine|sans trop y croire|comme dans un rêve|avec le chapeau à la main|pour la forme"""),
     # Present tense, a consonant first: `que` stands before them.
-    "view": split("""personne ne pose la bonne question|la plus simple des raisons suffit le plus souvent
-|la patience est une forme de ruse|la ville change moins vite que les gens
-|réparer commence toujours par démonter|promettre vite engage pour longtemps
-|les vieilles coutumes ont leurs raisons|mieux vaut mesurer avant de disputer
-|faire des excuses demande plus de travail que bâtir un mur|la jeunesse vaut bien celle de jadis
-|presque tous les secrets sont des choses que personne ne note|la chance reçoit trop de compliments
-|le bon outil dure plus longtemps que la bonne raison|le silence peut blesser aussi
-|remonter une pendule est plus facile que relancer une conversation
-|les pauvres retiennent mieux les prix que les visages|les visites doivent finir avant la lampe
-|rien ne pèse autant que la chose prêtée|le retour paraît toujours plus court
-|les gens de passage voient ce que les voisins pardonnent|la planche faible se trouve toujours sous l'eau
-|dans une petite chambre, chacun parle franchement|le mauvais hiver enseigne plus que dix étés
-|ce qui est à tous, personne ne le balaie|les vieux amis se passent de longs discours
-|les cartes sont plus aimables que les montagnes|le meilleur pain sort des mains bougonnes
-|les dettes grandissent dans le noir|les chiens jugent mieux que les juges
-|la loi ressemble à une clôture pleine de portes|ce qui se fait lentement ne se fait pas deux fois
-|les enfants entendent ce que personne ne leur dit|le chemin était là avant l'auberge
-|peindre une porte pourrie ne sert à rien|plaisanter est une façon de frapper à la porte
-|la mémoire tient mal ses comptes|certaines lettres gagnent à se perdre un peu
-|ceux qui chantent à l'ouvrage ne comptent pas les heures|les bonnes nouvelles peuvent attendre la soupe
-|les courtes visites n'existent pas|tout tiroir fermé est une tentation
-|le temps qu'il fait reste le seul sujet innocent|la bouilloire ne se presse pas, le juge non plus
-|mieux vaut un doute qu'un mensonge|le passé se compose surtout de meubles
-|les sermons courts se retiennent le mieux|le verre ne se travaille pas dans la colère
-|manquer le bateau mène aussi quelque part|demander sa route fait déjà la moitié du chemin
-|les murs épais gardent mal les secrets"""),
-    "deed": split("""ferma les volets|compta de nouveau les sacs|mit toute l'affaire par écrit|ralluma le poêle
-|rentra par le plus long chemin|fit venir le menuisier|solda le compte|ouvrit la porte de derrière
-|recopia la plaque|vida les étagères|lut l'avis à haute voix|pesa le colis|dessina un plan de la cave
-|rinça les pinceaux|mit les chaises en cercle|essaya la serrure|balaya la cour|demanda l'addition
-|plia la nappe|remonta la pendule|alla chercher une autre lampe|prit le sentier du canal
-|suspendit les clefs au clou|goûta la soupe|affûta les deux couteaux|détacha la barque
-|cacheta l'enveloppe|poussa la table sous la fenêtre|versa le reste du cidre|donna du grain aux poules
-|sonna deux fois|grimpa au grenier|cacha la lettre dans l'almanach|chercha une bougie
-|corrigea une faute|paya le cocher|retourna le matelas|siffla le chien|changea la mèche
-|planta les oignons|effaça l'ardoise|sortit par le verger|raya une ligne|secoua le parapluie
-|refusa une seconde tasse|joua une gamme|rentra le bois|fit briller les cuivres
-|demanda la route de la mer|rapporta l'échelle|signa sans lire|tira les rideaux
-|marqua la porte à la craie|couvrit le puits|colla l'oreille au mur|jeta les épluchures au cochon
-|arrosa les géraniums|boucla la malle|rangea la charrette sous le porche|recousit un bouton|cassa une noix"""),
+    "view": split("""personne ne pose la bonne question|la plus simple des raisons suffit le plus souvent|la patience est une forme de ruse
+|la ville change moins vite que les gens|réparer commence toujours par démonter|promettre vite engage pour longtemps
+|les vieilles coutumes ont leurs raisons|mieux vaut mesurer avant de disputer|faire des excuses demande plus de travail que bâtir un mur
+|la jeunesse vaut bien celle de jadis|presque tous les secrets sont des choses que personne ne note|la chance reçoit trop de compliments
+|le bon outil dure plus longtemps que la bonne raison|le silence peut blesser aussi|remonter une pendule est plus facile que relancer une conversation
+|les pauvres retiennent mieux les prix que les visages|les visites doivent finir avant la lampe|rien ne pèse autant que la chose prêtée
+|le retour paraît toujours plus court|les gens de passage voient ce que les voisins pardonnent|la planche faible se trouve toujours sous l'eau
+|dans une petite chambre, chacun parle franchement|le mauvais hiver enseigne plus que dix étés|ce qui est à tous, personne ne le balaie
+|les vieux amis se passent de longs discours|les cartes sont plus aimables que les montagnes|le meilleur pain sort des mains bougonnes
+|les dettes grandissent dans le noir|les chiens jugent mieux que les juges|la loi ressemble à une clôture pleine de portes
+|ce qui se fait lentement ne se fait pas deux fois|les enfants entendent ce que personne ne leur dit|le chemin était là avant l'auberge
+|peindre une porte pourrie ne sert à rien|plaisanter est une façon de frapper à la porte|la mémoire tient mal ses comptes
+|certaines lettres gagnent à se perdre un peu|ceux qui chantent à l'ouvrage ne comptent pas les heures|les bonnes nouvelles peuvent attendre la soupe
+|les courtes visites n'existent pas|tout tiroir fermé est une tentation|le temps qu'il fait reste le seul sujet innocent
+|la bouilloire ne se presse pas, le juge non plus|mieux vaut un doute qu'un mensonge|le passé se compose surtout de meubles
+|les sermons courts se retiennent le mieux|le verre ne se travaille pas dans la colère|manquer le bateau mène aussi quelque part
+|demander sa route fait déjà la moitié du chemin|les murs épais gardent mal les secrets"""),
+    "deed": split("""ferma les volets|compta de nouveau les sacs|mit toute l'affaire par écrit|ralluma le poêle|rentra par le plus long chemin
+|fit venir le menuisier|solda le compte|ouvrit la porte de derrière|recopia la plaque|vida les étagères|lut l'avis à haute voix|pesa le colis
+|dessina un plan de la cave|rinça les pinceaux|mit les chaises en cercle|essaya la serrure|balaya la cour|demanda l'addition|plia la nappe
+|remonta la pendule|alla chercher une autre lampe|prit le sentier du canal|suspendit les clefs au clou|goûta la soupe|affûta les deux couteaux
+|détacha la barque|cacheta l'enveloppe|poussa la table sous la fenêtre|versa le reste du cidre|donna du grain aux poules|sonna deux fois
+|grimpa au grenier|cacha la lettre dans l'almanach|chercha une bougie|corrigea une faute|paya le cocher|retourna le matelas|siffla le chien
+|changea la mèche|planta les oignons|effaça l'ardoise|sortit par le verger|raya une ligne|secoua le parapluie|refusa une seconde tasse|joua une gamme
+|rentra le bois|fit briller les cuivres|demanda la route de la mer|rapporta l'échelle|signa sans lire|tira les rideaux|marqua la porte à la craie
+|couvrit le puits|colla l'oreille au mur|jeta les épluchures au cochon|arrosa les géraniums|boucla la malle|rangea la charrette sous le porche
+|recousit un bouton|cassa une noix"""),
     # A consonant first: `de` stands before them.
-    "plan": split("""descendre le canal|vendre la maison|consulter le préfet|réparer la pompe
-|prendre le bateau suivant|louer un piano|dormir sous un toit|trouver un accord|garder le silence jusqu'au printemps
-|lire l'avenir dans le marc|changer de métier|planter des amandiers|mesurer de nouveau le domaine
-|démonter la bascule|peindre la façade en bleu|chercher la source|tout reprendre depuis le début
-|rendre les choses prêtées|jouer dans la fanfare|souper en famille|visiter le souterrain|tenir une auberge
-|nettoyer la citerne|fonder un journal|nourrir les pigeons|sauver les apparences|rentrer avant la nuit
-|demander conseil|payer en plusieurs fois|dépoussiérer les livres|dire la vérité|faire un détour"""),
+    "plan": split("""descendre le canal|vendre la maison|consulter le préfet|réparer la pompe|prendre le bateau suivant|louer un piano
+|dormir sous un toit|trouver un accord|garder le silence jusqu'au printemps|lire l'avenir dans le marc|changer de métier|planter des amandiers
+|mesurer de nouveau le domaine|démonter la bascule|peindre la façade en bleu|chercher la source|tout reprendre depuis le début
+|rendre les choses prêtées|jouer dans la fanfare|souper en famille|visiter le souterrain|tenir une auberge|nettoyer la citerne|fonder un journal
+|nourrir les pigeons|sauver les apparences|rentrer avant la nuit|demander conseil|payer en plusieurs fois|dépoussiérer les livres|dire la vérité
+|faire un détour"""),
     # A consonant first, and no article that melts: `de` is never before them, `avec` is.
-    "feeling": split("""un soulagement muet|une sorte de jalousie|une fatigue ancienne|une envie soudaine de partir
-|plus de curiosité que de crainte|une joie petite et sotte|la honte des gens trop tôt venus
-|une faim sans rapport avec le pain|un grand calme|la manie de tout redresser|une pointe de nostalgie
-|le soupçon d'une farce|un espoir peu raisonnable|un brin de fierté|un ennui sans mélange
-|une tendresse inexplicable|la satisfaction du travail fini|un léger dégoût|une certaine peur du lendemain
-|une vraie gratitude|un besoin de compagnie|un certain entêtement|une vive impatience|un peu de regret
-|une gaieté un peu creuse|une peur sans nom|la paix des dimanches|une pudeur étrange"""),
-    "sound": split("""le grincement de la vanne|un accordéon lointain|la cloche de l'école
-|la hache d'un voisin|le murmure du canal|une charrette sur les pavés|le roucoulement des pigeons
-|le craquement d'une chaise|un chien insomniaque|le sifflement de la lampe|la répétition de la chorale
-|le marteau du forgeron|le chant de la bouilloire|le pas d'un cheval|le tic-tac de plusieurs pendules
-|le passage des oies|une scie dans le bois vert|le battoir des laveuses|un rire dans la cuisine
-|un volet mal fermé|la rumeur du marché|la pluie dans la gouttière|la flûte d'un débutant
-|le vent dans la cheminée|la sirène de la verrerie|le clapotis des barques|une chanson de vendange
-|un écho de carrière|le tour du potier|le bourdonnement des abeilles"""),
+    "feeling": split("""un soulagement muet|une sorte de jalousie|une fatigue ancienne|une envie soudaine de partir|plus de curiosité que de crainte
+|une joie petite et sotte|la honte des gens trop tôt venus|une faim sans rapport avec le pain|un grand calme|la manie de tout redresser
+|une pointe de nostalgie|le soupçon d'une farce|un espoir peu raisonnable|un brin de fierté|un ennui sans mélange|une tendresse inexplicable
+|la satisfaction du travail fini|un léger dégoût|une certaine peur du lendemain|une vraie gratitude|un besoin de compagnie|un certain entêtement
+|une vive impatience|un peu de regret|une gaieté un peu creuse|une peur sans nom|la paix des dimanches|une pudeur étrange"""),
+    "sound": split("""le grincement de la vanne|un accordéon lointain|la cloche de l'école|la hache d'un voisin|le murmure du canal
+|une charrette sur les pavés|le roucoulement des pigeons|le craquement d'une chaise|un chien insomniaque|le sifflement de la lampe
+|la répétition de la chorale|le marteau du forgeron|le chant de la bouilloire|le pas d'un cheval|le tic-tac de plusieurs pendules|le passage des oies
+|une scie dans le bois vert|le battoir des laveuses|un rire dans la cuisine|un volet mal fermé|la rumeur du marché|la pluie dans la gouttière
+|la flûte d'un débutant|le vent dans la cheminée|la sirène de la verrerie|le clapotis des barques|une chanson de vendange|un écho de carrière
+|le tour du potier|le bourdonnement des abeilles"""),
 }
 # Slots that hold one list in several forms: a pattern uses one of them.
 FORMS = (("place", "ofplace"), ("topic", "about"))

@@ -21,8 +21,8 @@ FROZEN = {
     ("es", True): "06a2c6d972f1a9d93cfd510388a501bd5bb78e77604400532c193ce558ae7153",
     ("fr", False): "023ee40f1b9b2a55bfb6aabfac922cf87cab43b5336fa717a4af3bdac83eae8c",
     ("fr", True): "a875df96609537bf89a158d7e5d20a169cf73a2b4ddab4e91bad87de51aaa22a",
-    ("de", False): "4fe1a48e476d93d94e32ab8657c8faf384292530d2e7085f738769549d6a9011",
-    ("de", True): "cbae60f2131273a4bb0af634a423897f2e6f59f145241f1e01fd18c954ac0a59",
+    ("de", False): "e8624867e61e1627f2773a8249b45ea608a6132115a950039cfb95b4cd086eaa",
+    ("de", True): "816399b154038357a4b2371f3c3ee31c8cf7b404e91d058ab799a2afaceffdca",
     ("ja", False): "0c7d12695483fc01ced09640fd02d1d75555f18ce2705ce5e50d738131579ac2",
     ("ja", True): "7ecc4fddbc8ba60d6b4dcd3196cdc6e6869835170a43d8ff356700683ae2bb24",
 }
