@@ -189,7 +189,7 @@ def test_without_a_haystack_prose_is_generated(
     language: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     result = invoke(
-        *("needle", str(tiny_model), "--lengths", "256", "--dry-run", "--json"),
+        *("needle", str(tiny_model), "--lengths", "1K", "--dry-run", "--json"),
         *("--language", language, "--output", str(tmp_path)),
     )
     assert result.exit_code == 0, result.output
