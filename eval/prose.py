@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 from longctx.errors import UserError
-from longctx.eval import prose_en, prose_zh
+from longctx.eval import prose_de, prose_en, prose_es, prose_fr, prose_ja, prose_zh
 from longctx.eval.haystack import Haystack
 
 # Part of the haystack's identity: other words are another text.
 VERSION = 1
-LANGUAGES = ("en", "zh")
 _SMALLEST = 1 << 20
 # Prose has fewer than this many characters to a token under every vocabulary of today; spare text
 # lets repeats start at different places.
@@ -43,7 +42,15 @@ class _Language:
     joiner: str  # between the sentences of a paragraph
 
 
-_LANGUAGES = {"en": _Language(prose_en, " "), "zh": _Language(prose_zh, "")}
+_LANGUAGES = {
+    "en": _Language(prose_en, " "),
+    "zh": _Language(prose_zh, ""),
+    "es": _Language(prose_es, " "),
+    "fr": _Language(prose_fr, " "),
+    "de": _Language(prose_de, " "),
+    "ja": _Language(prose_ja, ""),
+}
+LANGUAGES = tuple(_LANGUAGES)
 
 
 @functools.lru_cache(maxsize=4)  # several tasks in one command search in the same text
@@ -85,7 +92,8 @@ def paragraphs(seed: int, language: str = "en", *, numbers: bool = False) -> Ite
         UserError: a language that is not there.
     """
     if language not in _LANGUAGES:
-        raise UserError(f"language {language}: not known: use {' or '.join(LANGUAGES)}")
+        *others, last = LANGUAGES
+        raise UserError(f"language {language}: not known: use {', '.join(others)} or {last}")
     chosen = _LANGUAGES[language]
     draw = _Draw(f"longctx prose {VERSION} {language} {numbers} {seed}")
     seen: set[str] = set()

@@ -6,23 +6,20 @@ Knows nothing of how scenes are made of them: that is prose.py. What stands here
 
 from __future__ import annotations
 
+from longctx.eval.prose_lists import split
 
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(" ".join(part.split()) for part in text.split("|"))
-
-
-NAMES = _split("""Ada|Anselm|Beatrix|Bruno|Celia|Conrad|Dorothea|Edmund|Elsie|Farid|Flora|Gideon
+NAMES = split("""Ada|Anselm|Beatrix|Bruno|Celia|Conrad|Dorothea|Edmund|Elsie|Farid|Flora|Gideon
 |Greta|Hanna|Hector|Imogen|Ivo|Jasper|Juno|Kamala|Leander|Lotte|Marius|Mina|Nadia|Noor|Oskar|Ottilie
 |Pavel|Petra|Quentin|Rosalind|Ruben|Sefa|Silas|Tamsin|Theo|Una|Viktor|Willa|Yusuf|Zora|Agnes|Balthasar
 |Clemens|Delia|Emeric|Fenna|Gregor|Hilde|Isolde|Joachim|Klara|Lucian|Magda|Nestor|Odile|Piet|Regina
 |Stellan|Thea|Ulrich|Vera|Wendel|Xenia|Yolanda|Zacharias|Amos|Bettina|Casimir""")
-TRADES = _split("""apothecary|baker|bell founder|bookbinder|carpenter|cartographer|clockmaker|cooper
+TRADES = split("""apothecary|baker|bell founder|bookbinder|carpenter|cartographer|clockmaker|cooper
 |ferryman|gardener|glazier|harbour pilot|innkeeper|lamplighter|librarian|lighthouse keeper|mason
 |midwife|miller|organist|potter|schoolteacher|shepherd|surveyor|tailor|weaver|basket maker|beekeeper
 |candle maker|chandler|dyer|engraver|gatekeeper|lock keeper|notary|postmaster|printer|roofer
 |saddler|smith|stonecutter|thatcher|wheelwright""")
 WORDS = {
-    "place": _split("""the old harbour|the upper market|the grain hall|the ferry landing
+    "place": split("""the old harbour|the upper market|the grain hall|the ferry landing
 |the botanical garden|the reading room|the north gate|the tannery yard|the music school
 |the salt warehouse|the hill road|the mill pond|the observatory steps|the covered bridge|the fish quay
 |the orchard behind the chapel|the customs house|the signal tower|the rope walk
@@ -33,7 +30,7 @@ WORDS = {
 |the dye works|the bathing steps|the granary loft|the hospital courtyard|the dancing floor
 |the cooper's yard|the sluice|the bench under the limes|the tailor's workshop|the east pier
 |the vineyard terrace|the stone ford"""),
-    "hour": _split("""early in the morning|towards noon|in the slack hour after lunch
+    "hour": split("""early in the morning|towards noon|in the slack hour after lunch
 |late in the afternoon|at dusk|long after supper|before the first bell|on the last evening of the fair
 |on a Sunday in the wet season|when the tide had turned|between two showers
 |in the third week of the frost|on the day after the election|while the choir was rehearsing
@@ -44,7 +41,7 @@ WORDS = {
 |on market day|while the river was still high|in the quiet after the storm|at the turn of the year
 |as the ferry was coming in|on the second day of the journey|when the cows had been milked
 |between harvest and vintage"""),
-    "weather": _split("""a thin rain was falling|the fog would not lift|the wind had gone round to the east
+    "weather": split("""a thin rain was falling|the fog would not lift|the wind had gone round to the east
 |the first snow lay on the sills|the heat stood in the street like a wall|the clouds hung low
 |the light was clear and rather cold|thunder was grumbling beyond the hills|the river had risen
 |the air smelled of tar and wet wool|a pale sun was doing its best|the ice was breaking up
@@ -55,7 +52,7 @@ WORDS = {
 |the sky was the colour of slate|a storm was coming up from the sea|the mud was ankle deep
 |the shade was worth more than money|the moon had a ring|the thaw had begun in earnest
 |the wind was looking for loose shutters|the drought had lasted for weeks"""),
-    "thing": _split("""a ledger bound in green cloth|a box of brass weights|a map with one corner burnt
+    "thing": split("""a ledger bound in green cloth|a box of brass weights|a map with one corner burnt
 |a basket of quinces|a broken barometer|a bundle of letters tied with string|a cage without a bird
 |a bolt of undyed linen|a jar of copper nails|a fiddle in need of strings|a lamp with a blue shade
 |a packet of foreign seeds|a clock that ran backwards|a coat that had belonged to someone taller
@@ -72,7 +69,7 @@ WORDS = {
 |a bunch of rusty keys|a scarf of grey silk|a sample of blue clay|a compass that stuck
 |a carved pipe|a goose in a basket|an envelope without an address|a set of dominoes
 |a folded banner|a cup with a gilded rim"""),
-    "topic": _split("""the price of timber|the new bridge|what the surveyor had found
+    "topic": split("""the price of timber|the new bridge|what the surveyor had found
 |the missing inventory|a cousin's wedding|the proper way to graft a pear tree|the school roof
 |the quarrel over the well|a ship that was overdue|the council's latest notice
 |the tuning of the great organ|whether the ferry should run at night|an inheritance that pleased nobody
@@ -89,7 +86,7 @@ WORDS = {
 |the reading of the will|the paint on the town hall doors|the danger of open lamps
 |the cleverness of crows|the last winter but one|a marriage that had been put off
 |the use of steam"""),
-    "manner": _split("""patiently|with some reluctance|in a low voice|as if it were nothing
+    "manner": split("""patiently|with some reluctance|in a low voice|as if it were nothing
 |rather too quickly|without looking up|with evident pleasure|for the second time that week
 |against all advice|with the care of a person carrying eggs|more loudly than was needed
 |half in earnest|with great exactness|in the tone of an old quarrel|like someone reading from a list
@@ -97,7 +94,7 @@ WORDS = {
 |out of mere habit|with one hand in a pocket|as one speaks to a horse|in no particular order
 |with many interruptions|to everybody's surprise|almost tenderly|in spite of the noise
 |with the window open|as though rehearsing it|under protest|with unusual firmness"""),
-    "view": _split("""nobody had asked the right question|the simplest account was usually the true one
+    "view": split("""nobody had asked the right question|the simplest account was usually the true one
 |patience was a kind of cleverness|the town had changed less than people claimed
 |every repair begins with taking something apart|a promise made in haste is still a promise
 |the old custom had a reason, even if it was lost|one ought to measure before one quarrels
@@ -121,7 +118,7 @@ WORDS = {
 |weather is the only fair topic|one cannot hurry a kettle or a judge
 |it was better to be cheated than to cheat|the past is mostly furniture
 |a straight answer needs a straight back|the shortest sermon is remembered longest"""),
-    "deed": _split("""mended the shutters|counted the sacks again|wrote the whole affair down|lit the stove
+    "deed": split("""mended the shutters|counted the sacks again|wrote the whole affair down|lit the stove
 |walked back by the longer way|sent for the carpenter|closed the account|opened the side door
 |copied the inscription|emptied the shelves|read the notice aloud|weighed the parcel
 |drew a plan of the cellar|washed the brushes|put the chairs in a circle|tried the lock
@@ -136,14 +133,14 @@ WORDS = {
 |returned the ladder|signed without reading|drew the curtains|chalked a mark on the door
 |covered the well|listened at the wall|buttered another slice|threw the peelings to the pig
 |watered the geraniums|packed the trunk|pulled the cart under the arch"""),
-    "feeling": _split("""a quiet relief|something like envy|an old tiredness|a sudden wish to travel
+    "feeling": split("""a quiet relief|something like envy|an old tiredness|a sudden wish to travel
 |more curiosity than alarm|a small and foolish joy|the shame of having been early
 |a hunger that was not for bread|great calm|the itch to put things straight|homesickness
 |a suspicion of being watched|the beginnings of a cold|an unreasonable hope|a touch of pride
 |plain boredom|a tenderness that was hard to explain|the satisfaction of a finished list
 |mild disgust|a fear of draughts|gratitude|the need for company|a certain stubbornness
 |nothing but impatience|regret|a sort of hollow cheerfulness"""),
-    "sound": _split("""the creak of the mill wheel|a distant accordion|the bell of the lower school
+    "sound": split("""the creak of the mill wheel|a distant accordion|the bell of the lower school
 |somebody chopping wood|the wash of the river|a cart on loose stones|doves under the eaves
 |the scrape of a chair overhead|a dog that would not settle|the hiss of the lamp|the choir practising
 |oars in their locks|a kettle coming to the boil|steps on the gravel|the ticking of several clocks

@@ -184,14 +184,17 @@ def test_a_dry_run_knows_what_is_done(command: list[str]) -> None:
     assert plan["seconds_from"] == "from finished cells"
 
 
-def test_without_a_haystack_prose_is_generated(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("language", ["en", "es"])
+def test_without_a_haystack_prose_is_generated(
+    language: str, tiny_model: Path, tmp_path: Path
+) -> None:
     result = invoke(
-        *("needle", str(tiny_model), "--lengths", "256", "--dry-run", "--json"),
-        *("--output", str(tmp_path)),
+        *("needle", str(tiny_model), "--lengths", "1K", "--dry-run", "--json"),
+        *("--language", language, "--output", str(tmp_path)),
     )
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert told["haystack"]["id"].startswith("generated prose")
+    assert told["haystack"]["id"] == f"generated prose 1 ({language}), seed 0"
     assert list(told["schemes"]) == ["none", "dca"]
 
 
