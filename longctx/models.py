@@ -80,6 +80,8 @@ def locate(name: str, *, weights: bool = True) -> Source:
     """
     if name == tiny.EMBEDDED:
         return Source(name, "directory", tiny.WEIGHTS)
+    if name.startswith("sim:"):
+        raise UserError(f"MODEL {name}: simulated models answer `longctx needle` only")
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():

@@ -73,8 +73,9 @@ class TerminalMap:
 
     def _legend(self, console: Console, options: ConsoleOptions) -> RenderResult:
         text = Text("down: depth of the needle, across: length of the prompt", style="dim")
-        if self._results.trained_length:
-            shown = show_length(self._results.trained_length)
+        trained = self._results.trained_length
+        if trained and trained < max(self._results.lengths):
+            shown = show_length(trained)
             text.append(f"; dotted: beyond the trained {shown}")
         yield from text.__rich_console__(console, options)
 

@@ -47,6 +47,7 @@ def test_a_directory_loads(tiny_model: Path) -> None:
         ("./missing", "no such directory"),
         ("tests/missing", "no such directory"),
         ("missing", "no such directory"),
+        ("sim:perfect", "simulated models answer `longctx needle` only"),
         ("missing.gguf", "no such GGUF file"),
     ],
 )
