@@ -31,6 +31,7 @@ from typing import Any
 import yaml
 
 from longctx.errors import UserError
+from longctx.models import SIMULATED
 
 _OWN = ("output", "defaults", "runs")
 # These belong to the comparison as a whole, or to its entries by another name.
@@ -99,7 +100,7 @@ def read(file: Path, needle: Callable[..., object]) -> Comparison:
 
 def _fitting(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     """Default methods are for local models: what has one arm takes none."""
-    one_arm = "base_url" in entry or str(entry["model"]).startswith("sim:")
+    one_arm = "base_url" in entry or str(entry["model"]).startswith(SIMULATED)
     return {key: value for key, value in defaults.items() if not (one_arm and key == "methods")}
 
 

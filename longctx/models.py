@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+# Begins the names of models that answer by a rule: simulated.py.
+SIMULATED = "sim:"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 # Below this a fingerprint reads every byte; above it 64 KiB blocks spread evenly over each file.
@@ -80,7 +82,7 @@ def locate(name: str, *, weights: bool = True) -> Source:
     """
     if name == tiny.EMBEDDED:
         return Source(name, "directory", tiny.WEIGHTS)
-    if name.startswith("sim:"):
+    if name.startswith(SIMULATED):
         raise UserError(f"MODEL {name}: simulated models answer `longctx needle` only")
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf":

@@ -26,10 +26,10 @@ from longctx.eval.presets import PRESETS, Preset
 from longctx.eval.tasks import get as get_task
 from longctx.eval.tasks import parse_tasks
 from longctx.eval.tasks.styles import NAMES, read_style
+from longctx.models import SIMULATED
 from longctx.tiny import EMBEDDED
 
 # What begins so is a simulated model's name.
-SIMULATED = "sim:"
 _PROMPT, _ENDPOINT = "Prompt", "Endpoint"
 # What is run where the user names no model: enough to see what each method does.
 _EMBEDDED_METHODS = ("none", "yarn", "dca", "yarn+dca")

@@ -27,8 +27,8 @@ from longctx.eval.haystack import Haystack
 from longctx.eval.needle import LANGUAGE, TASK
 from longctx.eval.prompt import PromptBuilder
 from longctx.eval.runner import Sweep
-from longctx.models import tokenizer_sha256
-from longctx.needle_cmd import SIMULATED, NeedleOptions
+from longctx.models import SIMULATED, tokenizer_sha256
+from longctx.needle_cmd import NeedleOptions
 from longctx.plots.palette import PALETTES
 from longctx.subject import Subject
 

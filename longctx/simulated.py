@@ -26,7 +26,8 @@ from longctx import models, tiny
 from longctx.errors import UserError
 from longctx.eval.config import parse_lengths
 from longctx.eval.target import Arm, Completion, Request, Target, Truth
-from longctx.needle_cmd import SIMULATED, NeedleOptions
+from longctx.models import SIMULATED
+from longctx.needle_cmd import NeedleOptions
 from longctx.options import refuse_local
 from longctx.subject import Loaded, Subject, TokensOnly, bare_scheme
 

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from longctx.eval import prose
+from longctx.eval import prose, tasks
 from longctx.eval.chat import ChatEncoder
 from longctx.eval.config import NeedleConfig
 from longctx.eval.grid import Identity
 from longctx.eval.haystack import Haystack
-from longctx.eval.prompt import PromptBuilder
+from longctx.eval.prompt import Prompt, PromptBuilder, Recipe
 from longctx.eval.runner import Sweep
 from longctx.eval.target import Arm, Completion, Request, Target
 
@@ -170,3 +170,50 @@ def save_tiny_model(directory: Path, tokenizer: Any) -> None:
     )
     LlamaForCausalLM(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+NUMBER = re.compile(r"(?<!\d)\d{7}(?!\d)")
+
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+NEEDLE = re.compile(r"One of the special magic (\w+)s for (\S+) is: (\S+)\.")
+
+
+QA = [
+    {"question": f"Which colour has door {n}?", "answers": [f"blue{n}", f"Blue {n}"],
+     "documents": [f"Door {n} of the house is blue{n}. It was painted long ago."]}
+    for n in range(400)
+]  # fmt: skip
+
+
+def recipe(task: str, **changes: Any) -> Recipe:
+    """A recipe of a task, in a language's own words, with everything else as it usually is."""
+    about = tasks.get(task).about
+    given = {"options": {}, "language": "en", **changes}
+    options = tasks.options_of(task, given.pop("options"))
+    values: dict[str, Any] = {
+        "length": 4096,
+        "depth": 50.0 if about.has_depth else None,
+        "seed": 0,
+        "repeat": 0,
+        "answer_tokens": about.answer_tokens,
+        "answer_prefix": tasks.get(task).answer_prefix(given["language"], options),
+        "system": None,
+        "exact": False,
+        "allow_repeat": False,
+        "haystack_sha256": "h",
+        "tokenizer_sha256": "t",
+        "template_sha256": "c",
+        "wording_sha256": tasks.wording_sha256(task, given["language"], options),
+        "task": task,
+        "options": options,
+    }
+    return Recipe(**{**values, **given})
+
+
+def build(task: str, tokenizer: Any, haystack: Haystack, **changes: Any) -> Prompt:
+    """The prompt of `recipe`."""
+    builder = PromptBuilder(haystack, ChatEncoder(tokenizer), allow_repeat=False)
+    return builder.build(recipe(task, **changes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -120,3 +122,33 @@ def call(arguments: str = '{"place": "Oslo"}', name: str = "get_weather") -> dic
 
 def result(text: str) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": "call_1", "content": text}
+
+
+CHAT = [
+    {"role": "system", "content": "Be brief"},
+    {"role": "user", "content": "What is the weather in Oslo, and in 山水?"},
+    {"role": "assistant", "content": "I do not know yet.\n\nShall I look?"},
+    {"role": "user", "content": "Yes: please do. "},
+]
+
+
+def decoded_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As templates want it."""
+    messages = copy.deepcopy(messages)
+    for message in messages:
+        message["content"] = message["content"] or ""
+        for made in message.get("tool_calls", []):
+            made["function"]["arguments"] = json.loads(made["function"]["arguments"])
+    return messages
+
+
+def reference(tokenizer: Any, messages: list[dict[str, Any]], tools: Any = None) -> list[int]:
+    """What transformers makes of it."""
+    ids: list[int] = tokenizer.apply_chat_template(
+        decoded_arguments(messages),
+        tools=tools,
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    return ids

@@ -144,3 +144,13 @@ def long_text(tokens: int, seed: int = 0) -> str:
         if sum(map(len, found)) > 4.1 * tokens:
             break
     return " ".join(found)
+
+
+CHAT = "/v1/chat/completions"
+
+
+HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Say something."}]
+
+
+def body(**options: Any) -> dict[str, Any]:
+    return {"messages": HELLO, "max_tokens": 4, **options}

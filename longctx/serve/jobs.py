@@ -203,7 +203,8 @@ class Submitted:
         self._registry.add(self.job)
         try:
             for index, request in enumerate(requests):
-                # A schema is compiled here, and a million ids are looked at.
+                # A schema is compiled here, and a million ids are looked at: four bytes each, as
+                # their text would be.
                 self._generations.append(
                     await self._workers.run(
                         4 * len(request.prompt_ids),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,8 @@ def perplexity_command(tiny_model: Path, texts: Path, tmp_path: Path) -> list[st
         *("perplexity", str(tiny_model), "--methods", methods, "--lengths", "256,640"),
         *("--text", str(texts), "--documents", "3", "--output", str(tmp_path / "run")),
     ]
+
+
+@pytest.fixture(scope="module")
+def questions() -> Haystack:
+    return Haystack.from_text(json.dumps(needle_fakes.QA), "doors.json")

@@ -10,6 +10,7 @@ import hashlib
 import json
 from typing import Any
 
+import needle_fakes
 import pytest
 
 from longctx import models, tiny
@@ -79,26 +80,13 @@ def prose_builder(chat: ChatEncoder) -> PromptBuilder:
 
 
 def recipe(task: str, haystack: Haystack, **changes: Any) -> Recipe:
-    about = tasks.get(task).about
-    options = tasks.options_of(task, {})
-    values: dict[str, Any] = {
+    usual = {
         "length": 4096 if task == "cwe" else 2048,
-        "depth": 30.0 if about.has_depth else None,
-        "seed": 0,
+        "depth": 30.0 if tasks.get(task).about.has_depth else None,
         "repeat": 1,
-        "answer_tokens": about.answer_tokens,
-        "answer_prefix": tasks.get(task).answer_prefix("en", options),
-        "system": None,
-        "exact": False,
-        "allow_repeat": False,
         "haystack_sha256": haystack.sha256,
-        "tokenizer_sha256": "t",
-        "template_sha256": "c",
-        "wording_sha256": tasks.wording_sha256(task, "en", options),
-        "task": task,
-        "options": options,
     }
-    return Recipe(**{**values, **changes})
+    return needle_fakes.recipe(task, **{**usual, **changes})
 
 
 @pytest.mark.parametrize(("length", "depth", "exact"), NEEDLES)
@@ -138,13 +126,7 @@ def test_wordings_are_frozen() -> None:
 @pytest.mark.parametrize("task", CHINESE)
 def test_chinese_is_frozen(task: str, chat: ChatEncoder) -> None:
     builder = PromptBuilder(prose.haystack(2048, language="zh"), chat, allow_repeat=False)
-    one = recipe(
-        task,
-        builder.haystack,
-        language="zh",
-        answer_prefix=tasks.get(task).answer_prefix("zh", {}),
-        wording_sha256=tasks.wording_sha256(task, "zh", {}),
-    )
+    one = recipe(task, builder.haystack, language="zh")
     prompt = builder.build(one)
     assert " " not in prompt.conversation.user
     assert prompt.sha256[:16] == CHINESE[task]

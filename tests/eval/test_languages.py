@@ -8,12 +8,12 @@ import re
 import unicodedata
 from typing import Any
 
+import needle_fakes
 import pytest
 
 from longctx.eval import tasks
-from longctx.eval.chat import ChatEncoder
 from longctx.eval.haystack import Haystack
-from longctx.eval.prompt import Prompt, PromptBuilder, Recipe
+from longctx.eval.prompt import Prompt
 from longctx.eval.tasks.languages import LANGUAGES
 from longctx.eval.text import sentence_ends
 
@@ -43,25 +43,8 @@ def text_of(language: str) -> Haystack:
 
 
 def prompt_of(language: str, tokenizer: Any, repeat: int, depth: float) -> Prompt:
-    haystack = text_of(language)
-    task = tasks.get("needle")
-    recipe = Recipe(
-        length=1024,
-        depth=depth,
-        seed=0,
-        repeat=repeat,
-        answer_tokens=task.about.answer_tokens,
-        answer_prefix=task.answer_prefix(language, {}),
-        system=None,
-        exact=False,
-        allow_repeat=False,
-        haystack_sha256=haystack.sha256,
-        tokenizer_sha256="t",
-        template_sha256="c",
-        language=language,
-        wording_sha256=tasks.wording_sha256("needle", language, {}),
-    )
-    return PromptBuilder(haystack, ChatEncoder(tokenizer), allow_repeat=False).build(recipe)
+    changes = {"length": 1024, "depth": depth, "repeat": repeat, "language": language}
+    return needle_fakes.build("needle", tokenizer, text_of(language), **changes)
 
 
 def test_every_language_has_a_text_here() -> None:

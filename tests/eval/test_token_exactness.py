@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from longctx.eval import tasks
 from longctx.eval.chat import ChatEncoder
 from longctx.eval.haystack import Haystack
-from longctx.eval.prompt import Prompt, PromptBuilder, Recipe
+from longctx.eval.prompt import Prompt, PromptBuilder
 from longctx.eval.text import sentence_ends
 
 ANSWER = 32
@@ -107,23 +107,12 @@ def test_the_tokenizers_differ(chatml: Any, unigram: Any, byte_fallback: Any) ->
 
 
 def build(builder: PromptBuilder, language: str, **changes: Any) -> Prompt:
-    values: dict[str, Any] = {
-        "length": 4096,
-        "depth": 50.0,
-        "seed": 0,
-        "repeat": 0,
+    usual = {
         "answer_tokens": ANSWER,
-        "answer_prefix": tasks.get("needle").answer_prefix(language, {}),
-        "system": None,
-        "exact": False,
-        "allow_repeat": False,
         "haystack_sha256": builder.haystack.sha256,
-        "tokenizer_sha256": "t",
-        "template_sha256": "c",
         "language": language,
-        "wording_sha256": tasks.wording_sha256("needle", language, {}),
     }
-    return builder.build(Recipe(**{**values, **changes}))
+    return builder.build(needle_fakes.recipe("needle", **{**usual, **changes}))
 
 
 @pytest.fixture(scope="module")
