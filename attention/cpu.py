@@ -1,0 +1,125 @@
+"""What this processor computes natively: asked of torch and the processor, never assumed.
+
+A processor without bf16 arithmetic computes bf16 products all the same, by converting every number:
+ten times slower than float32, and some of oneDNN's operations refuse. Flags decide, not names and
+not timings, which a busy machine would turn. Everything that depends on the processor asks here, so
+that a test can put another one in its place. Knows no model.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# oneDNN computes with no more than this, as its users may ask for ("Run-time CPU dispatcher
+# control" in its guide). Names without bf16 arithmetic; any other name has it.
+_ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_ISAS_WITHOUT_BF16 = (
+    "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI",
+)  # fmt: skip
+# Flags that mean products of bf16 numbers, and what people call them.
+_BF16_FLAGS = {
+    "amx_bf16": "AMX-BF16",
+    "avx512_bf16": "AVX512-BF16",
+    "avx_ne_convert": "AVX-NE-CONVERT",
+    "bf16": "Arm BF16",
+}
+_X86 = ("x86_64", "amd64")
+_ARM = ("aarch64", "arm64")
+
+
+@dataclass(frozen=True)
+class Ability:
+    """Whether something is there, true or false as a value, and the reason, as a clause."""
+
+    available: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.available
+
+
+def native_bf16() -> Ability:
+    """Whether this processor computes with bf16 numbers, and oneDNN makes use of it."""
+    if not torch.backends.mkldnn.is_available():
+        return Ability(False, "this build of torch has no oneDNN, which bf16 products need")
+    for name in _ISA_LIMITS:
+        limit = os.environ.get(name, "").upper()
+        if limit in _ISAS_WITHOUT_BF16:
+            return Ability(False, f"{name}={limit} allows no bf16 arithmetic")
+    flags = _flags()
+    found = [shown for flag, shown in _BF16_FLAGS.items() if flags.get(flag)]
+    if not found:
+        return Ability(False, "the processor has no bf16 arithmetic")
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    if supported is not None and not supported():
+        return Ability(False, f"{found[0]} is there, but oneDNN does not use it")
+    return Ability(True, found[0])
+
+
+@cache
+def packs_linear(dtype: torch.dtype) -> Ability:
+    """Whether oneDNN keeps the weight of a linear layer in its own layout, in this dtype.
+
+    The library itself is asked, with a small weight: which processors it does this on differs
+    from release to release.
+    """
+    if platform.machine().lower() not in _X86:
+        return Ability(False, f"not tried on {platform.machine()}")
+    if not torch.backends.mkldnn.is_available():
+        return Ability(False, "this build of torch has no oneDNN")
+    if dtype not in (torch.float32, torch.bfloat16):
+        return Ability(False, f"not for {str(dtype).removeprefix('torch.')}")
+    try:
+        with torch.inference_mode():
+            weight = torch.ones(16, 16, dtype=dtype)
+            packed = torch.ops.mkldnn._reorder_linear_weight.default(weight)
+            out = torch.ops.mkldnn._linear_pointwise.default(weight, packed, None, "none", [], "")
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        return Ability(False, f"oneDNN refuses ({str(error).splitlines()[0].strip()})")
+    if not bool((out == 16).all()):
+        return Ability(False, "oneDNN gives wrong numbers here")
+    return Ability(True, "oneDNN")
+
+
+def describe() -> str:
+    """One clause: architecture, what torch's own kernels use, threads."""
+    name = _flags().get("cpu_name")
+    return ", ".join(
+        (
+            *((str(name),) if name else ()),
+            platform.machine(),
+            torch.backends.cpu.get_cpu_capability(),
+            f"{torch.get_num_threads()} threads",
+        )
+    )
+
+
+@cache
+def _flags() -> Mapping[str, Any]:
+    """The processor's features by torch's names; by the system's where torch tells none."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    found: dict[str, Any] = dict(ask()) if ask is not None else {}
+    if ask is None or platform.machine().lower() in _ARM:
+        found.update(dict.fromkeys(_cpuinfo(), True))
+    return found
+
+
+def _cpuinfo() -> list[str]:
+    """Linux names its flags as torch does, on Arm `bf16`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        label, _, value = line.partition(":")
+        if label.strip() in ("flags", "Features"):
+            return value.split()
+    return []
