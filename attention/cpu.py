@@ -19,17 +19,27 @@ from typing import Any
 import torch
 
 # oneDNN computes with no more than this, as its users may ask for ("Run-time CPU dispatcher
-# control" in its guide). Names without bf16 arithmetic; any other name has it.
+# control" in its guide). These have neither bf16 nor fp16 arithmetic.
 _ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-_ISAS_WITHOUT_BF16 = (
-    "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI",
-)  # fmt: skip
-# Flags that mean products of bf16 numbers, and what people call them.
-_BF16_FLAGS = {
-    "amx_bf16": "AMX-BF16",
-    "avx512_bf16": "AVX512-BF16",
-    "avx_ne_convert": "AVX-NE-CONVERT",
-    "bf16": "Arm BF16",
+_PLAIN_ISAS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+# Flags that mean products of such numbers, and what people call them; Arm's by the system's names.
+_FLAGS = {
+    torch.bfloat16: {
+        "amx_bf16": "AMX-BF16",
+        "avx512_bf16": "AVX512-BF16",
+        "avx_ne_convert": "AVX-NE-CONVERT",
+        "bf16": "Arm BF16",
+    },
+    torch.float16: {
+        "amx_fp16": "AMX-FP16",
+        "avx512_fp16": "AVX512-FP16",
+        "avx_ne_convert": "AVX-NE-CONVERT",
+        "asimdhp": "Arm FP16",
+    },
+}
+_SUPPORTED = {
+    torch.bfloat16: "_is_mkldnn_bf16_supported",
+    torch.float16: "_is_mkldnn_fp16_supported",
 }
 _X86 = ("x86_64", "amd64")
 _ARM = ("aarch64", "arm64")
@@ -46,22 +56,30 @@ class Ability:
         return self.available
 
 
-def native_bf16() -> Ability:
-    """Whether this processor computes with bf16 numbers, and oneDNN makes use of it."""
+def native(dtype: torch.dtype) -> Ability:
+    """Whether this processor computes with such numbers itself, and oneDNN makes use of it."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype not in _FLAGS:
+        return Ability(True, f"every processor computes in {name}")
     if not torch.backends.mkldnn.is_available():
-        return Ability(False, "this build of torch has no oneDNN, which bf16 products need")
-    for name in _ISA_LIMITS:
-        limit = os.environ.get(name, "").upper()
-        if limit in _ISAS_WITHOUT_BF16:
-            return Ability(False, f"{name}={limit} allows no bf16 arithmetic")
+        return Ability(False, f"this build of torch has no oneDNN, which {name} products need")
+    for variable in _ISA_LIMITS:
+        limit = os.environ.get(variable, "").upper()
+        if limit in _PLAIN_ISAS:
+            return Ability(False, f"{variable}={limit} allows no {name} arithmetic")
     flags = _flags()
-    found = [shown for flag, shown in _BF16_FLAGS.items() if flags.get(flag)]
+    found = [shown for flag, shown in _FLAGS[dtype].items() if flags.get(flag)]
     if not found:
-        return Ability(False, "the processor has no bf16 arithmetic")
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+        return Ability(False, f"the processor has no {name} arithmetic")
+    supported = getattr(torch.ops.mkldnn, _SUPPORTED[dtype], None)
     if supported is not None and not supported():
         return Ability(False, f"{found[0]} is there, but oneDNN does not use it")
     return Ability(True, found[0])
+
+
+def native_bf16() -> Ability:
+    """`native(torch.bfloat16)`."""
+    return native(torch.bfloat16)
 
 
 @cache

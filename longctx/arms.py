@@ -15,6 +15,22 @@ from longctx.attention.config import FACTOR_METHODS
 from longctx.errors import UserError
 from longctx.options import ModelOptions
 
+# Its flash attention gives no log-sum-exp, so parts cannot be merged; and it has no float64.
+NO_MPS = "no attention kernel of longctx runs on Apple's GPU (mps), only on cpu and cuda"
+
+
+def settle_device_map(device_map: str) -> str:
+    """`auto` without CUDA is the CPU: accelerate would choose Apple's GPU, where no kernel runs.
+
+    Raises:
+        UserError: Apple's GPU was asked for.
+    """
+    if device_map.split(":")[0] == "mps":
+        raise UserError(f"--device-map {device_map}: {NO_MPS}: use cpu")
+    if device_map == "auto" and not torch.cuda.is_available() and torch.backends.mps.is_available():
+        return "cpu"
+    return device_map
+
 
 def device_of(device_map: str) -> str:
     return "cpu" if device_map == "cpu" or not torch.cuda.is_available() else "cuda"

@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import PretrainedConfig
 
-from longctx import models, tiny
-from longctx.arms import check_kernel, device_of, settle_schemes, trained_length, without_length
+from longctx import dtypes, models, tiny
+from longctx.arms import (
+    check_kernel,
+    device_of,
+    settle_device_map,
+    settle_schemes,
+    trained_length,
+    without_length,
+)
 from longctx.attention import Scheme
 from longctx.eval import estimate
 from longctx.eval.target import Arm, Request
@@ -24,9 +30,14 @@ class LocalSubject(Subject):
     options: NeedleOptions
     source: models.Source
     model_config: PretrainedConfig
-    torch_dtype: torch.dtype
+    chosen: dtypes.DtypeChoice
     device: str
+    device_map: str
     local_schemes: Mapping[str, Scheme]
+
+    @property
+    def other_dtypes(self) -> tuple[str, ...]:
+        return self.chosen.others
 
     @property
     def prefix_sharing(self) -> bool:
@@ -35,6 +46,8 @@ class LocalSubject(Subject):
 
     def banner(self) -> list[str]:
         lines = [str(scheme) for scheme in self.local_schemes.values()]
+        if self.chosen.note is not None:
+            lines.insert(0, self.chosen.note)
         if self.name == tiny.EMBEDDED:
             told = f"the embedded model, trained for this very task; its card: {tiny.CARD}"
             lines.insert(0, told)
@@ -49,19 +62,20 @@ class LocalSubject(Subject):
     def session(self) -> dict[str, Any]:
         return {
             "device_map": self.options.device_map,
+            "dtype_note": self.chosen.note,
             "prefill_chunk": self.options.prefill_chunk,
             "prefix_sharing": self.prefix_sharing,
         }
 
     def rough_rate(self) -> float | None:
         # A whole model reaches about a third of what its largest products reach.
-        return 3 * matmul_rate(self.torch_dtype, self.device)
+        return 3 * matmul_rate(self.chosen.dtype, self.device)
 
     def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
         options, loaded = self.options, {} if loaded is None else loaded
         if self.name not in loaded:
             loaded[self.name] = models.load_model(
-                self.source, self.model_config, self.torch_dtype, options.device_map
+                self.source, self.model_config, self.chosen.dtype, self.device_map
             )
         model = loaded[self.name]
         stop = models.stop_ids(model, self.tokenizer)
@@ -95,14 +109,15 @@ def local_subject(options: NeedleOptions) -> LocalSubject:
     model_config = models.load_config(source)
     schemes = settle_schemes(options, model_config, max(options.config.lengths))
     tokenizer = models.load_tokenizer(source)
-    device = device_of(options.device_map)
-    dtype = models.resolve_dtype(options.dtype, source, model_config, device)
-    check_kernel(options.kernel, list(schemes), device, dtype)
+    device_map = settle_device_map(options.device_map)
+    device = device_of(device_map)
+    chosen = dtypes.choose(options.dtype, source, model_config, device, options.output)
+    check_kernel(options.kernel, list(schemes), device, chosen.dtype)
     return LocalSubject(
         name=options.model,
         kind=model_config.model_type,
         fingerprint=models.fingerprint(source),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=chosen.name,
         kernel=options.kernel,
         tokenizer=tokenizer,
         schemes={
@@ -111,11 +126,12 @@ def local_subject(options: NeedleOptions) -> LocalSubject:
         },
         trained_length=trained_length(model_config, options.original_length, schemes),
         shape=models.shape_of(model_config),
-        bytes_per_value=dtype.itemsize,
+        bytes_per_value=chosen.dtype.itemsize,
         options=options,
         source=source,
         model_config=model_config,
-        torch_dtype=dtype,
+        chosen=chosen,
         device=device,
+        device_map=device_map,
         local_schemes=schemes,
     )

@@ -202,24 +202,6 @@ def _restore_digit_split(tokenizer: PreTrainedTokenizerBase, source: Source) -> 
         )
 
 
-def resolve_dtype(name: str, source: Source, config: PretrainedConfig, device: str) -> torch.dtype:
-    """`auto` means the checkpoint's own, bfloat16 for GGUF, and float32 for float16 on a CPU."""
-    import torch
-
-    if name not in DTYPES:
-        raise UserError(f"--dtype {name}: not known: use one of {', '.join(DTYPES)}")
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    if source.kind == "gguf":
-        return torch.bfloat16
-    own = config.dtype
-    own = getattr(torch, own.removeprefix("torch."), None) if isinstance(own, str) else own
-    if not isinstance(own, torch.dtype) or not own.is_floating_point:
-        return torch.float32
-    return torch.float32 if own is torch.float16 and device == "cpu" else own
-
-
 def load_model(
     source: Source, config: PretrainedConfig, dtype: torch.dtype, device_map: str
 ) -> PreTrainedModel:

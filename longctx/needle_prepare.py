@@ -221,12 +221,14 @@ def prepare(options: NeedleOptions) -> Prepared:
     )
     sweep.check_prompts()
 
-    return Prepared(
-        options=options,
-        subject=subject,
-        sweep=sweep,
-        output=options.output or _default_output(options, sweep),
-    )
+    output = options.output or _default_output(options, sweep)
+    if options.output is None and not output.exists():
+        # A folder that this command made on a machine of another kind goes on in its own dtype.
+        for dtype in subject.other_dtypes:
+            other = replace(sweep, identity=replace(identity, dtype=dtype))
+            if (found := _default_output(options, other)).exists():
+                return prepare(replace(options, output=found))
+    return Prepared(options=options, subject=subject, sweep=sweep, output=output)
 
 
 def _settle(options: NeedleOptions) -> NeedleOptions:

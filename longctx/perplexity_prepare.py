@@ -11,14 +11,21 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from longctx import models
-from longctx.arms import check_kernel, device_of, settle_schemes, trained_length, without_length
+from longctx import dtypes, models
+from longctx.arms import (
+    check_kernel,
+    device_of,
+    settle_device_map,
+    settle_schemes,
+    trained_length,
+    without_length,
+)
 from longctx.attention import Scheme
 from longctx.errors import UserError
 from longctx.eval import corpus
@@ -67,8 +74,9 @@ class Prepared:
     source: models.Source
     model_config: PretrainedConfig
     tokenizer: Any
-    dtype: Any
+    chosen: dtypes.DtypeChoice
     device: str
+    device_map: str
     schemes: Mapping[str, Scheme]
     trained_length: int
     measurement: Measurement
@@ -101,7 +109,11 @@ class Prepared:
         """The same command finds its folder again; other texts, schemes or models get their own."""
         if self.options.output is not None:
             return self.options.output
-        parts = json.dumps([self.settings, self.measurement.schemes], sort_keys=True)
+        return self.default_output(self.chosen.name)
+
+    def default_output(self, dtype: str) -> Path:
+        settings = {**self.settings, "dtype": dtype}
+        parts = json.dumps([settings, self.measurement.schemes], sort_keys=True)
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         return Path("runs") / f"perplexity-{Path(self.options.model).name}-{digest}"
 
@@ -131,6 +143,7 @@ class Prepared:
                 "command": shlex.join(["longctx", *sys.argv[1:]]),
                 "pid": os.getpid(),
                 "device_map": self.options.device_map,
+                "dtype_note": self.chosen.note,
                 "prefill_chunk": self.options.prefill_chunk,
             },
         )
@@ -146,9 +159,9 @@ class Prepared:
         seconds_from, rate = "from finished passes", self.rate(records)
         if rate is None:
             # A whole model reaches about a third of what its largest products reach.
-            seconds_from, rate = "a rough guess", 3 * matmul_rate(self.dtype, self.device)
+            seconds_from, rate = "a rough guess", 3 * matmul_rate(self.chosen.dtype, self.device)
         shape, longest = models.shape_of(self.model_config), self.options.config.longest
-        size = self.dtype.itemsize
+        size = self.chosen.dtype.itemsize
         return Plan(
             passes=len(everything),
             done=len(everything) - len(self.measurement.pending(records)),
@@ -184,9 +197,10 @@ def prepare(options: PerplexityOptions) -> Prepared:
     model_config = models.load_config(source)
     schemes = settle_schemes(options, model_config, config.longest)
     tokenizer = models.load_tokenizer(source)
-    device = device_of(options.device_map)
-    dtype = models.resolve_dtype(options.dtype, source, model_config, device)
-    check_kernel(options.kernel, list(schemes), device, dtype)
+    device_map = settle_device_map(options.device_map)
+    device = device_of(device_map)
+    chosen = dtypes.choose(options.dtype, source, model_config, device, options.output)
+    check_kernel(options.kernel, list(schemes), device, chosen.dtype)
     begin = _begin(tokenizer, config.bos)
     encode = ChatEncoder(tokenizer, "none").contents
     tokens = config.longest - len(begin)
@@ -200,7 +214,7 @@ def prepare(options: PerplexityOptions) -> Prepared:
         config,
         Identity(
             model=models.fingerprint(source),
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=chosen.name,
             kernel=options.kernel,
             tokenizer_sha256=models.tokenizer_sha256(tokenizer),
             begin=begin,
@@ -209,17 +223,24 @@ def prepare(options: PerplexityOptions) -> Prepared:
         {method: without_length(scheme) for method, scheme in schemes.items()},
         frozenset(m for m, scheme in schemes.items() if scheme.uses_request_length or moving),
     )
-    return Prepared(
+    prepared = Prepared(
         options=options,
         source=source,
         model_config=model_config,
         tokenizer=tokenizer,
-        dtype=dtype,
+        chosen=chosen,
         device=device,
+        device_map=device_map,
         schemes=schemes,
         trained_length=trained_length(model_config, options.original_length, schemes),
         measurement=measurement,
     )
+    if options.output is None and not prepared.output.exists():
+        # A folder that this command made on a machine of another kind goes on in its own dtype.
+        for dtype in chosen.others:
+            if (found := prepared.default_output(dtype)).exists():
+                return prepare(replace(options, output=found))
+    return prepared
 
 
 def _begin(tokenizer: Any, bos: str) -> tuple[int, ...]:

@@ -97,7 +97,7 @@ def _measure(prepared: Prepared, run_folder: PerplexityFolder, err: Console) -> 
 def _load_arms(prepared: Prepared) -> dict[str, Arm]:
     options = prepared.options
     model = models.load_model(
-        prepared.source, prepared.model_config, prepared.dtype, options.device_map
+        prepared.source, prepared.model_config, prepared.chosen.dtype, prepared.device_map
     )
     return {
         method: local_arm(
@@ -157,6 +157,8 @@ def _print_banner(err: Console, prepared: Prepared) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if prepared.chosen.note is not None:
+        say(err, f"  {prepared.chosen.note}")
     if texts.left_out:
         say(err, f"  {texts.left_out} text(s) shorter than that are left out")
     say(err, f"  metric {config.metric} · {prepared.bos_words}")

@@ -183,7 +183,7 @@ def model_of(
 
     _check(name, config)
     shape = shape_of(config)
-    parameters, weight_bytes = _count(name, config, weights)
+    parameters, weight_bytes = count_parameters(name, config, weights)
     try:
         scheme = str(resolve(config, default_method(config), request_length=context))
     except ValueError as error:
@@ -226,7 +226,7 @@ def _check(name: str, config: Any) -> None:
         )
 
 
-def _count(name: str, config: Any, weights: Weights) -> tuple[int, int]:
+def count_parameters(name: str, config: Any, weights: Weights) -> tuple[int, int]:
     """Parameters, tied ones once, and their bytes.
 
     Packed are the matrices of the layers; embeddings, head, norms and biases stay in bfloat16.
@@ -261,9 +261,37 @@ def _packed_bytes(numel: int, columns: int, weights: Weights) -> int:
     return numel // 2 + _INT4_GROUP_BYTES * -(-numel // _INT4_GROUP)
 
 
+@dataclass(frozen=True)
+class OnCpu:
+    """What the same context takes on this machine's processor under `--dtype auto`, in bytes."""
+
+    dtype: str
+    reason: str
+    weight_bytes: int
+    kv_bytes: int
+    free_bytes: int
+    fits: bool
+
+
+def on_cpu(model: Model) -> OnCpu:
+    """The checkpoint taken for bfloat16; keys and values follow, or stay in bfloat16 to fit."""
+    from longctx.attention import cpu
+    from longctx.dtypes import WEIGHTS_SHARE
+    from longctx.engine.memory import free_host_bytes
+
+    ability, free = cpu.native_bf16(), free_host_bytes()
+    wide = not ability and 4 * model.parameters <= WEIGHTS_SHARE * free
+    weights = (4 if wide else 2) * model.parameters
+    left = free - weights - model.step_bytes * (2 if wide else 1)
+    kv_bytes = 2 * model.kv_bytes if wide and 2 * model.kv_bytes <= left else model.kv_bytes
+    dtype = "float32" if wide else "bfloat16"
+    return OnCpu(dtype, ability.reason, weights, kv_bytes, free, kv_bytes <= left)
+
+
 def to_dict(model: Model, options: list[Option], chosen: list[Option]) -> dict[str, Any]:
     """One object for programs; `best` has one option for each set of GPUs."""
     return {
+        "cpu": asdict(on_cpu(model)),
         **asdict(model),
         "kv_bytes": model.kv_bytes,
         "kv_dtype": "bfloat16",

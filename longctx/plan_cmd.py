@@ -155,7 +155,7 @@ def _show(model: Model, made_for: int, shown: list[Option], chosen: list[Option]
     from rich.console import Console
     from rich.table import Table
 
-    from longctx.plan import USABLE
+    from longctx.plan import USABLE, on_cpu
 
     console = Console(width=max(_WIDTH, Console().width), highlight=False)
     beyond = f", beyond the {_tokens(made_for)} it is made for" if model.context > made_for else ""
@@ -168,6 +168,14 @@ def _show(model: Model, made_for: int, shown: list[Option], chosen: list[Option]
         f"({model.kv_bytes_per_token / 1024:g} KiB a token, bfloat16)\n"
         f"  activations of a step {_gib(model.step_bytes)}",
         markup=False,
+    )
+    here = on_cpu(model)
+    console.print(
+        f"  on this machine's CPU {here.dtype} ({here.reason}): weights "
+        f"{_gib(here.weight_bytes)}, keys and values {_gib(here.kv_bytes)}, "
+        f"{_gib(here.free_bytes)} free: {'fits' if here.fits else 'does not fit'}",
+        markup=False,
+        soft_wrap=True,
     )
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("GPUs", "split", "engine"):

@@ -103,6 +103,14 @@ def serve(
     kernel: options.Kernel = _defaults.kernel,
     dtype: options.Dtype = _defaults.dtype,
     device_map: options.DeviceMap = _defaults.device_map,
+    kv_dtype: Annotated[
+        str,
+        typer.Option(
+            help="Of keys and values: auto, float32, bfloat16 or float16. Default: the model's, "
+            "or half of a widened float32 where the context fits only so.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = _defaults.kv_dtype,
     kv_budget: Annotated[
         str | None,
         typer.Option(
@@ -140,8 +148,9 @@ def serve(
         "drain_timeout": drain_timeout, "method": method, "context": context,
         "chunk_size": chunk_size, "local_size": local_size, "original_length": original_length,
         "cap": cap, "factor": factor, "kernel": kernel, "dtype": dtype, "device_map": device_map,
-        "kv_budget": kv_budget, "chunk_budget": chunk_budget, "max_running": max_running,
-        "max_waiting": max_waiting, "default_max_tokens": default_max_tokens, "max_body": max_body,
+        "kv_dtype": kv_dtype, "kv_budget": kv_budget, "chunk_budget": chunk_budget,
+        "max_running": max_running, "max_waiting": max_waiting,
+        "default_max_tokens": default_max_tokens, "max_body": max_body,
     }  # fmt: skip
     if config is not None:
         chosen = {

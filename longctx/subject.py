@@ -48,6 +48,11 @@ class Subject:
     concurrency: int = 1
 
     @property
+    def other_dtypes(self) -> tuple[str, ...]:
+        """What the same command would compute in on machines of another kind."""
+        return ()
+
+    @property
     def prefix_sharing(self) -> bool:
         return False
 

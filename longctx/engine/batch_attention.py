@@ -224,6 +224,31 @@ class _PiecewiseKernel:
         )
 
 
+class InKeysDtype:
+    """A kernel whose keys are kept in another dtype than the model's: queries are cast to it.
+
+    Rotations and the merge stay in the model's arithmetic.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.name = kernel.name
+        self._kernel = kernel
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        return self._kernel.unavailable(device, dtype)
+
+    def __call__(
+        self,
+        q_BHLD: torch.Tensor,
+        k_BKMD: torch.Tensor,
+        v_BKMD: torch.Tensor,
+        *,
+        causal: bool,
+        scale: float,
+    ) -> Partial:
+        return self._kernel(q_BHLD.to(k_BKMD.dtype), k_BKMD, v_BKMD, causal=causal, scale=scale)
+
+
 def register() -> None:
     """Make the function known to transformers (idempotent).
 

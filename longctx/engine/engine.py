@@ -77,6 +77,7 @@ class Engine:
             under methods that have one, times four under the other Dual Chunk methods.
         max_running, max_waiting: requests.
         share_from: tokens from which on a cached prefix is read in place; below, it is copied.
+        kv_dtype: what keys and values are kept in; by default the model's dtype.
 
     Raises:
         UserError: numbers that make no sense, or a model that cannot be served.
@@ -96,6 +97,7 @@ class Engine:
         max_running: int = DEFAULT_MAX_RUNNING,
         max_waiting: int = DEFAULT_MAX_WAITING,
         share_from: int = SHARE_FROM,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
         for name, value in (
             ("chunk_budget", chunk_budget),
@@ -113,7 +115,7 @@ class Engine:
         self.scheme = scheme
         self.tokenizer = tokenizer
         self.max_context = max_context or default_context(scheme, config)
-        self._runner = Runner(model, scheme, kernel)
+        self._runner = Runner(model, scheme, kernel, kv_dtype)
         budget = kv_budget_bytes
         if budget is None:
             try:
@@ -123,7 +125,9 @@ class Engine:
                 self._runner.close()
                 raise
         bytes_per_token = self._runner.kv_bytes_per_token
-        pool = KvPool(self._runner.layers, bytes_per_token, budget, share_from)
+        pool = KvPool(
+            self._runner.layers, bytes_per_token, budget, share_from, self._runner.kv_dtype
+        )
         self._scheduler = Scheduler(pool, chunk_budget=chunk_budget, max_running=max_running)
         self._max_waiting = max_waiting
         known_tokens = self._runner.vocabulary if tokenizer is None else len(tokenizer)
@@ -149,6 +153,11 @@ class Engine:
     def kernel_name(self) -> str:
         """The attention kernel in use."""
         return self._runner.kernel_name
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """What keys and values are kept in."""
+        return self._runner.kv_dtype
 
     @property
     def device(self) -> torch.device:

@@ -36,9 +36,10 @@ class KvBuffer:
         held = self._layers[layer]
         if held is None:
             heads, _, dim = k_KLD.shape
+            dtype = self._pool.dtype
             held = (
-                k_KLD.new_empty(heads, self.capacity, dim),
-                v_KLD.new_empty(heads, self.capacity, v_KLD.shape[2]),
+                k_KLD.new_empty(heads, self.capacity, dim, dtype=dtype),
+                v_KLD.new_empty(heads, self.capacity, v_KLD.shape[2], dtype=dtype),
             )
             self._layers[layer] = held
         first = at - self.origin
@@ -88,12 +89,19 @@ class KvPool:
 
     Args:
         share_from: a trailing shared piece of fewer tokens is copied instead.
+        dtype: what keys and values are kept in; None: as the model gives them.
     """
 
     def __init__(
-        self, layers: int, bytes_per_token: int, budget_bytes: int, share_from: int = SHARE_FROM
+        self,
+        layers: int,
+        bytes_per_token: int,
+        budget_bytes: int,
+        share_from: int = SHARE_FROM,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.layers = layers
+        self.dtype = dtype
         self.bytes_per_token = bytes_per_token
         self.budget_bytes = budget_bytes
         self.share_from = share_from

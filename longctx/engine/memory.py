@@ -48,7 +48,7 @@ def default_kv_budget(device: torch.device, step: int) -> int:
     if device.type == "cuda":
         free, share = torch.cuda.mem_get_info(device)[0], CUDA_SHARE
     else:
-        free, share = _free_host_bytes(), CPU_SHARE
+        free, share = free_host_bytes(), CPU_SHARE
     budget = int((free - step) * share)
     if budget <= 0:
         raise UserError(
@@ -58,7 +58,7 @@ def default_kv_budget(device: torch.device, step: int) -> int:
     return budget
 
 
-def _free_host_bytes() -> int:
+def free_host_bytes() -> int:
     """What the kernel calls available, or what the container's limit leaves, if that is less."""
     free = _number("/proc/meminfo", "MemAvailable:", unit=1024)
     if free is None:

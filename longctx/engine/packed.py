@@ -13,20 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
-_DTYPES = (torch.float32, torch.bfloat16)
+from longctx.attention import cpu
 
 
 class PackedLinears:
-    """Packs what can be packed of a model; nothing on a GPU, or where the library is missing.
+    """Packs what can be packed of a model: nothing on a GPU, nor what `cpu.packs_linear` refuses.
 
     Left as they are: layers that are not exactly nn.Linear (adapters, quantised ones), tied or
-    offloaded weights, and those with hooks.
+    offloaded weights, and those with hooks. A plain layer computes the same, slower.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._layers: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
-        if not torch.backends.mkldnn.is_available():
-            return
         owners = Counter(
             parameter.data_ptr()
             for _, parameter in model.named_parameters(remove_duplicate=False)
@@ -74,7 +72,9 @@ def _fits(module: nn.Linear) -> bool:
     if module._forward_hooks or module._forward_pre_hooks:
         return False
     weight = module.weight
-    return weight.device.type == "cpu" and weight.dtype in _DTYPES and weight.is_contiguous()
+    if weight.device.type != "cpu" or not weight.is_contiguous():
+        return False
+    return bool(cpu.packs_linear(weight.dtype))
 
 
 def _linear() -> Any:

@@ -38,6 +38,7 @@ class Runner:
 
     Args:
         kernel: "auto" or a name of `longctx.attention.kernels.names()`.
+        kv_dtype: what keys and values are kept, and attention computed, in; None: the model's.
 
     Raises:
         RuntimeError: the model is extended, or belongs to another engine.
@@ -45,7 +46,9 @@ class Runner:
         ValueError: a kernel that cannot run there.
     """
 
-    def __init__(self, model: Any, scheme: Scheme, kernel: str = "auto") -> None:
+    def __init__(
+        self, model: Any, scheme: Scheme, kernel: str = "auto", kv_dtype: torch.dtype | None = None
+    ) -> None:
         if active(model) is not None:
             raise RuntimeError(
                 "the model has another longctx scheme or engine: remove() or close() that first"
@@ -60,7 +63,10 @@ class Runner:
                 f"rope_type {rope_type!r} lets keys depend on the length of a prompt, so requests "
                 "in one batch would change each other: set it to 'default', or choose a method"
             )
-        self._kernel = kernels.resolve(kernel, self._rotary.inv_freq.device, self.model.dtype)
+        self.kv_dtype: torch.dtype = kv_dtype or self.model.dtype
+        self._kernel = kernels.resolve(kernel, self._rotary.inv_freq.device, self.kv_dtype)
+        if self.kv_dtype != self.model.dtype:
+            self._kernel = batch_attention.InKeysDtype(self._kernel)
         self._dtype = torch.promote_types(self.model.dtype, torch.float32)
         inv_freq_F, attention_scaling = scaled_inv_freq(scheme, self._rotary, config)
         # All that may be refused comes before the first change.
@@ -120,7 +126,7 @@ class Runner:
         config: Any = self._config
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = 2 * self._rotary.inv_freq.shape[0]
-        return 2 * self.layers * int(kv_heads) * head_dim * self.model.dtype.itemsize
+        return 2 * self.layers * int(kv_heads) * head_dim * self.kv_dtype.itemsize
 
     def step_bytes(self, tokens: int, logit_rows: int) -> int:
         """About what one step takes beside keys and values."""

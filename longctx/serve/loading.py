@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longctx import families, models, tiny
-from longctx.arms import check_kernel, device_of, settle_schemes
+from longctx import dtypes, families, models, tiny
+from longctx.arms import check_kernel, device_of, settle_device_map, settle_schemes
 from longctx.attention import Scheme, default_method
 from longctx.engine import Engine
 from longctx.engine.engine import DCA_CONTEXT_FACTOR, default_context
@@ -35,7 +35,8 @@ class Prepared:
     source: models.Source
     config: Any
     tokenizer: Any
-    dtype: Any
+    chosen: dtypes.DtypeChoice
+    device_map: str
     scheme: Scheme
     context: int
 
@@ -50,7 +51,7 @@ class Prepared:
             "max_model_len": self.context,
             "method": self.scheme.method,
             "trained_length": self.scheme.trained_length,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self.chosen.name,
         }
 
     def load(self) -> Loaded:
@@ -60,22 +61,20 @@ class Prepared:
             UserError: they cannot be loaded, or the context that was asked for does not fit.
         """
         settings = self.settings
-        model = models.load_model(self.source, self.config, self.dtype, settings.device_map)
-        try:
-            engine = Engine(
-                model,
-                self.tokenizer,
-                self.scheme,
-                kernel=settings.kernel,
-                chunk_budget=settings.chunk_budget,
-                kv_budget_bytes=settings.kv_budget,
-                max_context=self.context,
-                max_running=settings.max_running,
-                max_waiting=settings.max_waiting,
+        model = models.load_model(self.source, self.config, self.chosen.dtype, self.device_map)
+        engine, notes = self._engine(model, dtypes.named(settings.kv_dtype)), []
+        if (
+            engine.fitting_tokens < self.context
+            and self.chosen.widened
+            and settings.kv_dtype == "auto"
+        ):
+            notes.append(
+                f"keys and values are kept in bfloat16: in float32 {engine.fitting_tokens:,} "
+                "tokens of them would fit"
             )
-        except ValueError as error:
-            raise UserError(f"MODEL {settings.model}: {error}") from error
-        notes, fits = [], engine.fitting_tokens
+            engine.close()
+            engine = self._engine(model, dtypes.named("bfloat16"))
+        fits = engine.fitting_tokens
         if fits < self.context:
             if settings.context is not None or fits < 1:
                 engine.close()
@@ -86,6 +85,24 @@ class Prepared:
                 "the memory for keys and values holds"
             )
         return Loaded(engine, self.tokenizer, model.generation_config, tuple(notes))
+
+    def _engine(self, model: Any, kv_dtype: Any) -> Engine:
+        settings = self.settings
+        try:
+            return Engine(
+                model,
+                self.tokenizer,
+                self.scheme,
+                kernel=settings.kernel,
+                chunk_budget=settings.chunk_budget,
+                kv_budget_bytes=settings.kv_budget,
+                max_context=self.context,
+                max_running=settings.max_running,
+                max_waiting=settings.max_waiting,
+                kv_dtype=kv_dtype,
+            )
+        except ValueError as error:
+            raise UserError(f"MODEL {settings.model}: {error}") from error
 
     def _too_big(self, fits: int) -> str:
         """Blames what was given: a context, else the budget, else the machine."""
@@ -138,10 +155,12 @@ def prepare(settings: ServeSettings) -> Prepared:
         wanted = default_context(settle(options, config, longest)[method], config)
     scheme = settle(options, config, wanted)[method]
     tokenizer = models.load_tokenizer(source)
-    device = device_of(settings.device_map)
-    dtype = models.resolve_dtype(settings.dtype, source, config, device)
-    check_kernel(settings.kernel, [method], device, dtype, named=_METHOD_FLAG)
-    return Prepared(settings, source, config, tokenizer, dtype, scheme, wanted)
+    device_map = settle_device_map(settings.device_map)
+    device = device_of(device_map)
+    chosen = dtypes.choose(settings.dtype, source, config, device)
+    kept = dtypes.named(settings.kv_dtype, "--kv-dtype") or chosen.dtype
+    check_kernel(settings.kernel, [method], device, kept, named=_METHOD_FLAG)
+    return Prepared(settings, source, config, tokenizer, chosen, device_map, scheme, wanted)
 
 
 def banner(prepared: Prepared, loaded: Loaded, url: str) -> list[str]:
@@ -155,9 +174,11 @@ def banner(prepared: Prepared, loaded: Loaded, url: str) -> list[str]:
     lines = [
         f"longctx serves {what}",
         f"  {str(scheme).replace(' ', '   ', 1)}",
+        *([f"  dtype    {prepared.chosen.note}"] if prepared.chosen.note else []),
         f"  kernel   {engine.kernel_name} on {engine.device}",
         f"  context  {show_length(engine.max_context)} tokens of prompt and answer",
-        f"  memory   {stats.kv_budget_bytes / 2**30:.2f} GiB of keys and values: "
+        f"  memory   {stats.kv_budget_bytes / 2**30:.2f} GiB of keys and values in "
+        f"{dtypes.name_of(engine.kv_dtype)}: "
         f"{engine.fitting_tokens:,} tokens of all requests together",
         *(f"  note     {note}" for note in loaded.notes),
         f"  API      {url}/v1{'  (key needed)' if settings.api_key else ''}",

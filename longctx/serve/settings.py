@@ -56,6 +56,7 @@ class ServeSettings:
     factor: float | None = None
     kernel: str = "auto"
     dtype: str = "auto"
+    kv_dtype: str = "auto"
     device_map: str = "auto"
     kv_budget: int | None = None
     chunk_budget: int = 512

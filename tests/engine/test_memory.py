@@ -127,7 +127,7 @@ def test_prefix_store_keeps_what_was_used_last() -> None:
 def test_the_default_budget_leaves_room_for_a_step(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_free_host_bytes", lambda: 10_000_000)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 10_000_000)
     # 97 logits of 20 bytes; 4 x (3 x 48 + 3 x 64 + 4 x 48) + 4 x (2 x 48 + 3 x 48) per token
     step = 256 * 97 * 20 + 100 * (4 * (144 + 192 + 192) + 4 * (96 + 144))
     assert memory.step_bytes(model.config, 4, 100, 256) == step
@@ -142,12 +142,12 @@ def test_the_default_budget_leaves_room_for_a_step(
 
 def test_a_containers_limit_is_seen(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_CGROUP", str(tmp_path))
-    whole = memory._free_host_bytes()
+    whole = memory.free_host_bytes()
     assert whole > 1 << 20
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("300000\n")
-    assert memory._free_host_bytes() > 1 << 20
+    assert memory.free_host_bytes() > 1 << 20
     (tmp_path / "memory.max").write_text("1000000\n")
-    assert memory._free_host_bytes() == 700_000
+    assert memory.free_host_bytes() == 700_000
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 100000\n")
-    assert memory._free_host_bytes() == 800_000
+    assert memory.free_host_bytes() == 800_000

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 from engine_helpers import engine_for
 from torch import nn
 
+from longctx.attention import cpu
 from longctx.engine.packed import PackedLinears
 
 
@@ -25,7 +29,7 @@ def test_a_packed_layer_computes_the_same(dtype: torch.dtype, tokens: int) -> No
     x = torch.randn(1, tokens, 37).to(dtype)
     want = [layer(x).detach() for layer in model.values()]
     packed = PackedLinears(model)
-    assert len(packed) == 2
+    assert len(packed) == (2 if cpu.packs_linear(dtype) else 0)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     with torch.inference_mode():
         for layer, expected in zip(model.values(), want, strict=True):
@@ -61,6 +65,42 @@ def test_what_is_shared_wrapped_or_of_another_kind_is_left_alone() -> None:
     packed = PackedLinears(model)
     assert len(packed) == 1 and model["free"].weight.device.type == "meta"
     assert model["tied"].weight is model["embedding"].weight
+
+
+def test_what_the_processor_refuses_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "packs_linear", lambda dtype: cpu.Ability(False, "for this test"))
+    model = layers("biased", "plain")
+    before = dict(model.named_parameters())
+    packed = PackedLinears(model)
+    assert len(packed) == 0
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+
+
+_SERVE_BF16 = """
+import torch
+import tiny_models
+from engine_helpers import engine_for, greedy, prompt_of
+for method in ("none", "yarn+dca"):
+    with engine_for(tiny_models.build().to(torch.bfloat16), method) as engine:
+        print(len(greedy(engine, prompt_of(80))))
+"""
+
+
+def test_a_bf16_model_is_served_without_avx512() -> None:
+    """oneDNN refuses bf16 weights there, which was a traceback at start."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVE_BF16],
+        env={
+            **os.environ,
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "ATEN_CPU_CAPABILITY": "avx2",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["12", "12"]), done.stderr
 
 
 def test_a_failure_on_the_way_leaves_plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:

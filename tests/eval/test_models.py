@@ -174,20 +174,6 @@ def test_the_fingerprint_sees_every_byte(
     assert models.fingerprint(source).startswith("sampled-sha256:")
 
 
-def test_dtypes(tiny_model: Path) -> None:
-    source = models.locate(str(tiny_model))
-    config = models.load_config(source)
-    assert models.resolve_dtype("auto", source, config, "cpu") is torch.float32
-    config.dtype = torch.float16
-    assert models.resolve_dtype("auto", source, config, "cpu") is torch.float32
-    assert models.resolve_dtype("auto", source, config, "cuda") is torch.float16
-    assert models.resolve_dtype("bfloat16", source, config, "cpu") is torch.bfloat16
-    gguf = models.Source("x.gguf", "gguf", tiny_model, "x.gguf")
-    assert models.resolve_dtype("auto", gguf, config, "cpu") is torch.bfloat16
-    with pytest.raises(UserError, match="--dtype int4"):
-        models.resolve_dtype("int4", source, config, "cpu")
-
-
 def test_stop_ids_may_be_a_list(tiny_model: Path) -> None:
     source = models.locate(str(tiny_model))
     tokenizer = models.load_tokenizer(source)
