@@ -17,17 +17,18 @@ from __future__ import annotations
 import bisect
 import hashlib
 from array import array
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from longctx.chat.encoder import ChatEncoder, Conversation, Encoded
 from longctx.errors import UserError
 from longctx.eval import tasks
-from longctx.eval.chat import ChatEncoder, Conversation, Encoded
-from longctx.eval.exercise import Exercise, Filled, Span, weave
-from longctx.eval.haystack import Haystack, Slice, TokenMap
-from longctx.eval.needle import LANGUAGE, TASK, WORDING_SHA256, seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Exercise, Filled, Span, weave
 from longctx.eval.scoring import Match
+from longctx.eval.spec import Recipe
 from longctx.eval.tasks.qa import TooFewError
+from longctx.eval.texts.haystack import Haystack, Slice, TokenMap
 
 # How far the nearest sentence end may lie from the depth asked for: 1.5 % of 4K, 0.2 % of 32K.
 # Where a sentence is longer than that, the needle goes between clauses or words.
@@ -37,33 +38,6 @@ _MARGIN_TOKENS = 256
 _EXACT_STARTS = 64
 # Units of a task's own text after which its tokens per unit are known well enough to go on from.
 _PROBE_UNITS = 16
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that a prompt is a function of. Equal recipes give equal bytes."""
-
-    length: int
-    depth: float | None
-    seed: int
-    repeat: int
-    answer_tokens: int
-    answer_prefix: str
-    system: str | None
-    exact: bool
-    allow_repeat: bool
-    haystack_sha256: str
-    tokenizer_sha256: str
-    template_sha256: str
-    task: str = TASK
-    language: str = LANGUAGE
-    wording_sha256: str = WORDING_SHA256
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Without options where there are none: recipes from before them keep their keys."""
-        fields = asdict(self)
-        return fields if self.options else {k: v for k, v in fields.items() if k != "options"}
 
 
 @dataclass(frozen=True)

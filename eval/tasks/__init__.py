@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from longctx.errors import UserError
-from longctx.eval.needle import LANGUAGE
+from longctx.eval.needle.needle import LANGUAGE
 from longctx.eval.tasks import niah, qa
 from longctx.eval.tasks.base import Options, Task
 from longctx.eval.tasks.counting import CommonWords, FrequentWords

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from longctx.errors import UserError
-from longctx.eval.exercise import Exercise
-from longctx.eval.haystack import Haystack
+from longctx.eval.sample import Exercise
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import Recipe
 
 Options = Mapping[str, Any]
 # RULER draws places among these percents (arXiv 2404.06654): 40 of them, the ends included.

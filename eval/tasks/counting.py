@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from longctx.errors import UserError
-from longctx.eval.exercise import Exercise, Filled
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Exercise, Filled
 from longctx.eval.tasks.base import About, Options
 from longctx.eval.tasks.vocabulary import ADJECTIVES, NOUNS
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import Recipe
 
 COMMON = 10
 _SHORT = 4096  # below it RULER repeats words less often

@@ -15,9 +15,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from longctx.errors import UserError
-from longctx.eval.exercise import Exercise, Statement
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Exercise, Statement
 from longctx.eval.tasks.base import (
     About,
     Options,
@@ -28,9 +27,10 @@ from longctx.eval.tasks.base import (
     uuid4,
 )
 from longctx.eval.tasks.vocabulary import ADJECTIVES, NOUNS
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import Recipe
 
 DISTRACTORS, HOPS, DECOY_CHAINS = 10, 4, 3
 _MOST = 10_000

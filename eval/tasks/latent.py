@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longctx.eval.exercise import Exercise, Statement
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Exercise, Statement
 from longctx.eval.tasks.base import About, Options, depth_of, elsewhere, fresh
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import Recipe
 
 OTHERS = 2  # persons of whom something else is told
 

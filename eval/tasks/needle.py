@@ -14,17 +14,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from longctx.errors import UserError
-from longctx.eval import needle
-from longctx.eval.exercise import Exercise, Statement
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle import needle
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Exercise, Statement
 from longctx.eval.tasks.base import About, Options, depth_of, fresh
 from longctx.eval.tasks.languages import LANGUAGES
 from longctx.eval.tasks.style import Style
 from longctx.eval.tasks.styles import style_of
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import Recipe
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from longctx.eval.exercise import Exercise, Fill, Filled, Statement, lines
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Exercise, Fill, Filled, Statement, lines
 from longctx.eval.tasks.base import (
     About,
     Options,
@@ -31,9 +30,10 @@ from longctx.eval.tasks.base import (
     uuid4,
 )
 from longctx.eval.tasks.vocabulary import ADJECTIVES, NOUNS
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import Recipe
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 ANSWER_TOKENS = 128

@@ -17,13 +17,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longctx.errors import UserError
-from longctx.eval.exercise import Exercise, Filled, Span
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Exercise, Filled, Span
 from longctx.eval.tasks.base import About, Options
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import Recipe
 
 _ORDER = (
     "Answer the question based on the given documents. Only give me the answer and do not output "

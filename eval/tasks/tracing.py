@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from longctx.eval.exercise import Exercise, Filled, Statement, lines
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Exercise, Filled, Statement, lines
 from longctx.eval.tasks.base import About, Options, elsewhere, fresh, number
 from longctx.eval.tasks.niah import NOISE
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import Recipe
 
 HOPS = 4
 _INTRODUCTION = (

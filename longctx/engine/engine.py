@@ -19,7 +19,7 @@ import torch
 
 from longctx.attention import Scheme, resolve
 from longctx.attention.config import rope_parameters
-from longctx.attention.hf_model import check_model
+from longctx.attention.hf.model import check_model
 from longctx.engine import sampling
 from longctx.engine.constraint import Constraint, JsonConstraints
 from longctx.engine.detokenize import Detokenizer

@@ -11,14 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longctx import families, models, tiny
-from longctx.arms import check_kernel, device_of, settle_schemes
+from longctx import tiny
 from longctx.attention import Scheme, default_method
+from longctx.commands.options import ModelOptions
 from longctx.engine import Engine
 from longctx.engine.engine import DCA_CONTEXT_FACTOR, default_context
 from longctx.errors import UserError
-from longctx.eval.config import show_length
-from longctx.options import ModelOptions
+from longctx.eval.format import show_length
+from longctx.models import qwen2
+from longctx.models.schemes import check_kernel, device_of, settle_schemes
+from longctx.models.source import (
+    Source,
+    load_config,
+    load_model,
+    load_tokenizer,
+    locate,
+    resolve_dtype,
+)
 from longctx.serve.service import Loaded
 from longctx.serve.settings import ServeSettings
 
@@ -32,7 +41,7 @@ class Prepared:
     """What is known before weights are loaded."""
 
     settings: ServeSettings
-    source: models.Source
+    source: Source
     config: Any
     tokenizer: Any
     dtype: Any
@@ -60,7 +69,7 @@ class Prepared:
             UserError: they cannot be loaded, or the context that was asked for does not fit.
         """
         settings = self.settings
-        model = models.load_model(self.source, self.config, self.dtype, settings.device_map)
+        model = load_model(self.source, self.config, self.dtype, settings.device_map)
         try:
             engine = Engine(
                 model,
@@ -114,8 +123,8 @@ def prepare(settings: ServeSettings) -> Prepared:
     Raises:
         UserError: one line that names the argument.
     """
-    source = models.locate(settings.model)
-    config = models.load_config(source)
+    source = locate(settings.model)
+    config = load_config(source)
     method = settings.method or default_method(config)
     options = ModelOptions(
         settings.model,
@@ -129,7 +138,7 @@ def prepare(settings: ServeSettings) -> Prepared:
     wanted = settings.context
     if wanted is None and settings.model == tiny.EMBEDDED and method != "none":
         wanted = EMBEDDED_CONTEXT
-    known = families.find(_last_part(settings.model))
+    known = qwen2.find(_last_part(settings.model))
     if wanted is None and known is not None and method == default_method(config):
         wanted = known.context
     if wanted is None:
@@ -137,9 +146,9 @@ def prepare(settings: ServeSettings) -> Prepared:
         longest = DCA_CONTEXT_FACTOR * trained  # a factor without a flag follows the context
         wanted = default_context(settle(options, config, longest)[method], config)
     scheme = settle(options, config, wanted)[method]
-    tokenizer = models.load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     device = device_of(settings.device_map)
-    dtype = models.resolve_dtype(settings.dtype, source, config, device)
+    dtype = resolve_dtype(settings.dtype, source, config, device)
     check_kernel(settings.kernel, [method], device, dtype, named=_METHOD_FLAG)
     return Prepared(settings, source, config, tokenizer, dtype, scheme, wanted)
 

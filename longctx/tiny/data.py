@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from longctx.eval import prose
-from longctx.eval.needle import WORDINGS, Needle, needle_of
+from longctx.eval.needle.needle import WORDINGS, Needle, needle_of
+from longctx.eval.texts import prose
 from longctx.tiny.tokenizer import END, START, TEXT_SEED
 from longctx.tiny.words import training_key
 

@@ -8,12 +8,13 @@ from typing import Any
 import needle_fakes
 import pytest
 
+from longctx.chat.encoder import ChatEncoder
 from longctx.errors import UserError
-from longctx.eval.chat import ChatEncoder
-from longctx.eval.grid import Cell
-from longctx.eval.haystack import Haystack
-from longctx.eval.prompt import DEPTH_TOLERANCE_TOKENS, Prompt, PromptBuilder, Recipe
-from longctx.eval.text import sentence_ends
+from longctx.eval.needle.grid import Cell
+from longctx.eval.prompt import DEPTH_TOLERANCE_TOKENS, Prompt, PromptBuilder
+from longctx.eval.spec import Recipe
+from longctx.eval.texts.haystack import Haystack
+from longctx.eval.texts.text import sentence_ends
 
 ANSWER = 32
 

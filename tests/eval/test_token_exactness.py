@@ -18,11 +18,11 @@ import needle_fakes
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from longctx.chat.encoder import ChatEncoder
 from longctx.eval import tasks
-from longctx.eval.chat import ChatEncoder
-from longctx.eval.haystack import Haystack
 from longctx.eval.prompt import Prompt, PromptBuilder
-from longctx.eval.text import sentence_ends
+from longctx.eval.texts.haystack import Haystack
+from longctx.eval.texts.text import sentence_ends
 
 ANSWER = 32
 TOKENIZERS = ("chatml", "unigram", "byte_fallback")
