@@ -36,7 +36,7 @@ class RowGroup:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Padding:
     """The block's real tokens.
 
     Attributes:
@@ -52,14 +52,14 @@ class Layout:
     padded: bool
 
 
-def read_layout(
+def read_padding(
     batch: int,
     columns: int,
     past: int,
     mask_BM: torch.Tensor | None,
     position_ids_BL: torch.Tensor | None,
     device: torch.device,
-) -> Layout:
+) -> Padding:
     """Find positions and slots of a block of `columns` new tokens after `past` cached slots.
 
     Args:
@@ -67,7 +67,7 @@ def read_layout(
         position_ids_BL: what the caller said the positions are, only to be checked.
 
     Raises:
-        ValueError: a mask of the wrong shape, or positions that contradict the layout (packed
+        ValueError: a mask of the wrong shape, or positions that contradict the padding (packed
             sequences, positions that do not continue the cache).
     """
     total = past + columns
@@ -76,7 +76,7 @@ def read_layout(
         positions_1L = torch.arange(past, total, device=device).unsqueeze(0)
         _check_positions(position_ids_BL, positions_1L, None)
         group = RowGroup(slice(0, batch), slice(0, columns), slice(0, total), past, columns)
-        return Layout((group,), positions_1L, (total,) * batch, padded=False)
+        return Padding((group,), positions_1L, (total,) * batch, padded=False)
 
     positions_BL = (real_BM.long().cumsum(-1) - 1).clamp_min(0)[:, past:]
     positions_BL = positions_BL.masked_fill(~real_BM[:, past:], 0)
@@ -100,7 +100,7 @@ def read_layout(
             )
         first = last
     lengths = tuple(real_BM.sum(-1).tolist())
-    return Layout(tuple(groups), positions_BL.to(device), lengths, padded=True)
+    return Padding(tuple(groups), positions_BL.to(device), lengths, padded=True)
 
 
 def _real_tokens(mask_BM: torch.Tensor | None, batch: int, total: int) -> torch.Tensor | None:

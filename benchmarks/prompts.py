@@ -14,7 +14,7 @@ from longctx.chat.encoder import ChatEncoder
 from longctx.eval import tasks
 from longctx.eval.needle.config import parse_lengths
 from longctx.eval.prompt import PromptBuilder
-from longctx.eval.spec import Recipe
+from longctx.eval.spec import PromptSpec
 from longctx.eval.texts import prose
 from longctx.models import source
 
@@ -36,7 +36,7 @@ def main() -> None:
     tokenised = time.perf_counter() - began
     began = time.perf_counter()
     for number in range(options.count):
-        recipe = Recipe(
+        recipe = PromptSpec(
             length=length,
             depth=float(number % 11 * 10) if task.about.has_depth else None,
             seed=0,

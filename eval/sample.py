@@ -46,7 +46,7 @@ Fill = Callable[[int, bool], Filled]
 
 
 @dataclass(frozen=True)
-class Exercise:
+class Sample:
     """`secrets` stand in statements alone; `fewest` units are the least that make sense."""
 
     introduction: str
@@ -61,7 +61,7 @@ class Exercise:
     fill: Fill | None = None
     fewest: int = 1
 
-    def closed_book(self) -> Exercise:
+    def closed_book(self) -> Sample:
         """The same question without its evidence."""
         fill = self.fill
         return replace(

@@ -9,7 +9,7 @@ from longctx.eval.needle.needle import LANGUAGE, TASK, WORDING_SHA256
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PromptSpec:
     """Everything that a prompt is a function of. Equal recipes give equal bytes."""
 
     length: int

@@ -18,7 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from longctx.attention import kernels
 from longctx.attention.dca import BlockPlan, attend, plan_block
-from longctx.attention.padding import Layout, RowGroup
+from longctx.attention.padding import Padding, RowGroup
 from longctx.attention.positions import ChunkMap
 
 # The loader takes a name with "flash" in it for a kernel to download.
@@ -54,7 +54,7 @@ class ForwardPlan:
 
 def plan_forward(
     chunk_map: ChunkMap,
-    layout: Layout,
+    padding: Padding,
     logit_scales: tuple[float, ...],
     inv_freq_F: torch.Tensor,
     dtype: torch.dtype,
@@ -69,7 +69,7 @@ def plan_forward(
         dtype: arithmetic of the query's rotations.
     """
     groups = []
-    for group in layout.groups:
+    for group in padding.groups:
         block = plan_block(chunk_map, group.start, group.length, inv_freq_F, dtype)
         first = group.rows.start
         for row in range(group.rows.start, group.rows.stop):
@@ -77,7 +77,7 @@ def plan_forward(
                 part = replace(group, rows=slice(first, row + 1))
                 groups.append(GroupPlan(part, block, logit_scales[first]))
                 first = row + 1
-    return ForwardPlan(tuple(groups), logit_scales, layout.padded, kernel, cached)
+    return ForwardPlan(tuple(groups), logit_scales, padding.padded, kernel, cached)
 
 
 def attention_forward(

@@ -25,7 +25,7 @@ from longctx.attention.hf.forward import ATTENTION_NAME, ForwardPlan, plan_forwa
 from longctx.attention.hf.model import ModelParts, check_model, find_parts
 from longctx.attention.hf.prompt_length import lengths_for, outer_lengths, prompt_lengths, serving
 from longctx.attention.hf.rope import scaled_inv_freq
-from longctx.attention.padding import Layout, read_layout
+from longctx.attention.padding import Padding, read_padding
 from longctx.attention.rope import temperature, yarn_mscale
 
 _MARK = "_longctx_handle"  # on the decoder: its active handle
@@ -281,15 +281,15 @@ class Handle:
         mask = kwargs.get("attention_mask")
         if isinstance(mask, dict):  # prepared by generate() for a StaticCache
             mask = next(iter(mask.values()))
-        layout = read_layout(
+        padding = read_padding(
             tokens.shape[0], tokens.shape[1], past, mask, kwargs.get("position_ids"), tokens.device
         )
-        scales = self._logit_scales(layout, past)
+        scales = self._logit_scales(padding, past)
         check_cache(cache, past, Tag(self.scheme, scales))
-        kwargs["position_ids"] = layout.position_ids_BL
+        kwargs["position_ids"] = padding.position_ids_BL
         kwargs["longctx_plan"] = plan_forward(
             self.scheme.chunk_map,
-            layout,
+            padding,
             scales,
             self._parts.rotary.inv_freq,
             torch.promote_types(self._parts.model.dtype, torch.float32),
@@ -322,9 +322,9 @@ class Handle:
                 "remove() and use the eager implementation to look at them"
             )
 
-    def _logit_scales(self, layout: Layout, past: int) -> tuple[float, ...]:
+    def _logit_scales(self, padding: Padding, past: int) -> tuple[float, ...]:
         """m^2 per row. Fixed by the prompt, never by how far decoding has come."""
-        scheme, rows = self.scheme, len(layout.lengths)
+        scheme, rows = self.scheme, len(padding.lengths)
         if scheme.method == "yarn-freqs+dca":
             assert scheme.factor is not None
             return (yarn_mscale(scheme.factor) ** 2,) * rows
@@ -338,7 +338,7 @@ class Handle:
                     "temperature: pass request_length= to extend(), or run the forward inside "
                     "`with handle.request(length):`"
                 )
-            lengths = layout.lengths
+            lengths = padding.lengths
         if rows % len(lengths):
             raise RuntimeError(f"{rows} rows do not belong to {len(lengths)} prompts")
         beams = rows // len(lengths)  # a prompt's beams are neighbours and share its length

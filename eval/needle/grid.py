@@ -14,7 +14,7 @@ from typing import Any
 
 from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.runfolder.records import SCHEMA
-from longctx.eval.spec import Recipe
+from longctx.eval.spec import PromptSpec
 from longctx.eval.tasks import wording_sha256
 
 
@@ -37,8 +37,8 @@ class Identity:
     tokenizer_sha256: str
     template_sha256: str
 
-    def recipe(self, config: NeedleConfig, cell: Cell) -> Recipe:
-        return Recipe(
+    def recipe(self, config: NeedleConfig, cell: Cell) -> PromptSpec:
+        return PromptSpec(
             length=cell.length,
             depth=cell.depth,
             seed=config.seed,
@@ -57,7 +57,7 @@ class Identity:
             options=dict(config.options),
         )
 
-    def key(self, recipe: Recipe, scheme: Mapping[str, Any]) -> str:
+    def key(self, recipe: PromptSpec, scheme: Mapping[str, Any]) -> str:
         parts = {
             "schema": SCHEMA,
             "recipe": recipe.to_dict(),

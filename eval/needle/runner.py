@@ -28,7 +28,7 @@ from longctx.eval.protocol import (
 from longctx.eval.runfolder.folder import timestamp
 from longctx.eval.runfolder.records import SCHEMA, Record, RecordFile
 from longctx.eval.scoring import Verdict, judge
-from longctx.eval.spec import Recipe
+from longctx.eval.spec import PromptSpec
 
 
 class Observer(Protocol):
@@ -56,7 +56,7 @@ class Sweep:
     def all_cells(self) -> list[Cell]:
         return list(cells(self.config, list(self.schemes)))
 
-    def recipe(self, cell: Cell) -> Recipe:
+    def recipe(self, cell: Cell) -> PromptSpec:
         return self.identity.recipe(self.config, cell)
 
     def scheme(self, cell: Cell) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Sweep:
             max_new_tokens=recipe.answer_tokens,
             request_length=recipe.length,
             conversation=prompt.conversation,
-            truth=Truth(prompt.exercise.expected, cell.depth),
+            truth=Truth(prompt.sample.expected, cell.depth),
         )
         began = time.perf_counter()
         completion: Completion | None = None
@@ -158,9 +158,9 @@ class Sweep:
         else:
             verdict = judge(
                 completion.text,
-                prompt.exercise.expected,
+                prompt.sample.expected,
                 completion.finish_reason,
-                prompt.exercise.match,
+                prompt.sample.match,
             )
         answer = {
             "response": completion and completion.text,
@@ -178,7 +178,7 @@ class Sweep:
     def _record(
         self,
         cell: Cell,
-        recipe: Recipe,
+        recipe: PromptSpec,
         prompt: Prompt,
         verdict: Verdict,
         answer: Mapping[str, Any],
@@ -205,9 +205,9 @@ class Sweep:
                 "sha256": haystack.sha256,
                 "offset": prompt.haystack_offset,
             },
-            "question": prompt.exercise.question,
-            "expected": list(prompt.exercise.expected),
-            "match": prompt.exercise.match,
+            "question": prompt.sample.question,
+            "expected": list(prompt.sample.expected),
+            "match": prompt.sample.match,
             "prompt_sha256": prompt.sha256,
             "recipe": recipe.to_dict(),
             "score": verdict.score,

@@ -21,7 +21,7 @@ from longctx.eval.needle.needle import TASK
 from longctx.eval.prompt import Prompt, PromptBuilder
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.records import Record
-from longctx.eval.spec import Recipe
+from longctx.eval.spec import PromptSpec
 from longctx.eval.tasks import wording_sha256
 from longctx.eval.texts import haystack as haystacks
 from longctx.eval.texts import prose
@@ -31,7 +31,7 @@ from longctx.eval.texts.haystack import Haystack
 class Row(NamedTuple):
     run: dict[str, Any]
     record: Record
-    recipe: Recipe
+    recipe: PromptSpec
 
 
 def read_row(path: Path, number: int) -> Row:
@@ -48,13 +48,13 @@ def read_row(path: Path, number: int) -> Row:
         )
     record = found[number - 1]
     stored = record.get("recipe")
-    names = {field.name for field in fields(Recipe)}
+    names = {field.name for field in fields(PromptSpec)}
     if not isinstance(stored, Mapping) or {*stored, "options"} != names:
         raise UserError(
             f"--row {number}: its record holds no recipe that this version reads: use the version "
             f"that wrote it ({run['sessions'][-1].get('versions', {}).get('longctx', 'unknown')})"
         )
-    return Row(run, record, Recipe(**stored))
+    return Row(run, record, PromptSpec(**stored))
 
 
 def find_haystack(row: Row, pattern: str | None) -> Haystack:

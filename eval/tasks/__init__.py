@@ -1,6 +1,6 @@
 """The tasks that exist, by name, and what the user's arguments mean to each of them.
 
-Every task turns a recipe into an exercise (base.Task); `longctx.eval.prompt` fits it to its length.
+Every task turns a recipe into a sample (base.Task); `longctx.eval.prompt` fits it to its length.
 """
 
 from __future__ import annotations

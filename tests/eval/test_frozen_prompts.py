@@ -17,7 +17,7 @@ from longctx import tiny
 from longctx.chat.encoder import ChatEncoder
 from longctx.eval import tasks
 from longctx.eval.prompt import PromptBuilder
-from longctx.eval.spec import Recipe
+from longctx.eval.spec import PromptSpec
 from longctx.eval.texts import prose
 from longctx.eval.texts.haystack import Haystack
 from longctx.models import source
@@ -82,7 +82,7 @@ def prose_builder(chat: ChatEncoder) -> PromptBuilder:
     return PromptBuilder(prose.haystack(2048), chat, allow_repeat=False)
 
 
-def recipe(task: str, haystack: Haystack, **changes: Any) -> Recipe:
+def recipe(task: str, haystack: Haystack, **changes: Any) -> PromptSpec:
     usual = {
         "length": 4096 if task == "cwe" else 2048,
         "depth": 30.0 if tasks.get(task).about.has_depth else None,

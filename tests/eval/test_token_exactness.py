@@ -162,10 +162,10 @@ def test_needles_stand_between_sentences(name: str, language: str, builder_of: A
     haystack = builder.haystack
     for depth in (0.0, 30.0, 100.0):
         prompt = build(builder, language, depth=depth, length=2048)
-        (statement,) = prompt.exercise.statements
+        (statement,) = prompt.sample.statements
         before, after = prompt.conversation.user.split(statement.text)
-        head = prompt.exercise.introduction + prompt.exercise.before
-        body = before[len(head) :].rstrip() + after[: after.rindex(prompt.exercise.question)]
+        head = prompt.sample.introduction + prompt.sample.before
+        body = before[len(head) :].rstrip() + after[: after.rindex(prompt.sample.question)]
         start = haystack.text.index(body.strip()[:40])
         place = start + len(before[len(head) :].rstrip())
         assert place == start or place in sentence_ends(haystack.text)

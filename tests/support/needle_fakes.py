@@ -20,7 +20,7 @@ from longctx.eval.needle.grid import Identity
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.prompt import Prompt, PromptBuilder
 from longctx.eval.protocol import Arm, Completion, Request, Target
-from longctx.eval.spec import Recipe
+from longctx.eval.spec import PromptSpec
 from longctx.eval.texts import prose
 from longctx.eval.texts.haystack import Haystack
 
@@ -190,7 +190,7 @@ QA = [
 ]  # fmt: skip
 
 
-def recipe(task: str, **changes: Any) -> Recipe:
+def recipe(task: str, **changes: Any) -> PromptSpec:
     """A recipe of a task, in a language's own words, with everything else as it usually is."""
     about = tasks.get(task).about
     given = {"options": {}, "language": "en", **changes}
@@ -212,7 +212,7 @@ def recipe(task: str, **changes: Any) -> Recipe:
         "task": task,
         "options": options,
     }
-    return Recipe(**{**values, **given})
+    return PromptSpec(**{**values, **given})
 
 
 def build(task: str, tokenizer: Any, haystack: Haystack, **changes: Any) -> Prompt:

@@ -173,7 +173,7 @@ def test_a_map_that_tells_nothing_is_called_so(tmp_path: Path, chatml: Any, book
     assert "**Not discriminative**" in (tmp_path / "weak" / "summary.md").read_text()
 
     expected = {
-        sweep.builder.build(sweep.recipe(cell)).exercise.expected[0] for cell in sweep.all_cells()
+        sweep.builder.build(sweep.recipe(cell)).sample.expected[0] for cell in sweep.all_cells()
     }
     _, figures = run(sweep, tmp_path / "knows", {"none": lambda *_: " ".join(sorted(expected))})
     assert "without the needle" in figures["controls"]["reasons"][0]

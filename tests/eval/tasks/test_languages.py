@@ -98,7 +98,7 @@ def test_a_needle_is_a_sentence_among_others(chatml: Any, language: str, depth: 
     neighbours = set()
     for repeat in range(8):
         prompt = prompt_of(language, chatml, repeat, depth)
-        (statement,) = (one.text for one in prompt.exercise.statements)
+        (statement,) = (one.text for one in prompt.sample.statements)
         user = prompt.conversation.user
         before, after = user.split(statement)
         *_, before = before.rsplit("\n", 1)
@@ -110,10 +110,10 @@ def test_a_needle_is_a_sentence_among_others(chatml: Any, language: str, depth: 
         assert not after or after.startswith(begins)
         neighbours.add(before[-3:])
         # The question is about the name in the needle.
-        (key,) = (key for key in LANGUAGES[language].keys if key in prompt.exercise.question)
+        (key,) = (key for key in LANGUAGES[language].keys if key in prompt.sample.question)
         assert key in statement
-        assert key in prompt.exercise.answer_prefix
-        assert "{" not in user + prompt.exercise.answer_prefix
+        assert key in prompt.sample.answer_prefix
+        assert "{" not in user + prompt.sample.answer_prefix
     assert len(neighbours) > 1 or depth == 0
 
 

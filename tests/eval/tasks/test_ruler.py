@@ -56,11 +56,11 @@ def test_niah_has_rulers_counts(
     else:
         assert len(found) == needles
         assert len({key for _, key, _ in found}) == keys
-    assert len(prompt.exercise.expected) == len(prompt.evidence_spans) == expected
+    assert len(prompt.sample.expected) == len(prompt.evidence_spans) == expected
     kind = "uuid" if value is UUID else "number"
-    asked = prompt.exercise.question
+    asked = prompt.sample.question
     for _, key, held in found:
-        assert (key in asked) == (held in prompt.exercise.expected)
+        assert (key in asked) == (held in prompt.sample.expected)
     if expected == 1:
         assert text.startswith(f"A special magic {kind} is hidden within the following text.")
         assert asked.startswith(f"What is the special magic {kind} for ")
@@ -94,8 +94,8 @@ def test_vt_has_four_hops_in_order(chatml: Any, book: Haystack) -> None:
     assert len(links) == 5
     assert links[0][1].isdigit() and len(links[0][1]) == 5
     assert [before for before, _ in links[:-1]] == [source for _, source in links[1:]]
-    assert tuple(name for name, _ in links) == prompt.exercise.expected
-    assert links[0][1] in prompt.exercise.question
+    assert tuple(name for name, _ in links) == prompt.sample.expected
+    assert links[0][1] in prompt.sample.question
     assert "5 variables are assigned the value " + links[0][1] in prompt.conversation.answer_prefix
     short = build("vt", chatml, book, length=2048).conversation.user.split("they are: ")[0]
     assert niah.NOISE not in short
@@ -108,8 +108,8 @@ def test_cwe_counts(chatml: Any, book: Haystack, length: int, often: int, rarely
     entries = re.findall(r"(\d+)\. (\S+)", shown)
     assert [int(n) for n, _ in entries] == list(range(1, len(entries) + 1))
     counts = Counter(word for _, word in entries)
-    assert {word for word, n in counts.items() if n == often} == set(prompt.exercise.expected)
-    assert len(prompt.exercise.expected) == 10
+    assert {word for word, n in counts.items() if n == often} == set(prompt.sample.expected)
+    assert len(prompt.sample.expected) == 10
     assert set(counts.values()) == {often, rarely}
     example = prompt.conversation.user.split(counting._CWE_INTRODUCTION)[1]
     taught = Counter(re.findall(r"\d+\. ([a-z]+)", example.split("\nQuestion")[0]))
@@ -132,7 +132,7 @@ def test_fwe_follows_zipf(chatml: Any, book: Haystack) -> None:
     counts = Counter(text.split(" "))
     ranked = counts.most_common()
     assert ranked[0][0] == "..."
-    assert tuple(word for word, _ in ranked[1:4]) == prompt.exercise.expected
+    assert tuple(word for word, _ in ranked[1:4]) == prompt.sample.expected
     total = ranked[0][1] / 0.6079271  # 1 / zeta(2)
     for rank, (word, count) in enumerate(ranked[:10], start=1):
         assert count == pytest.approx(total * 0.6079271 / rank**2, abs=1.5)
@@ -182,9 +182,9 @@ def test_qa_shows_its_document_once(chatml: Any, questions: Haystack) -> None:
     documents = re.findall(r"Document (\d+):\n", text)
     assert documents == [str(n) for n in range(1, len(documents) + 1)]
     (span,) = prompt.evidence_spans
-    assert prompt.exercise.expected[0] in chatml.decode(prompt.ids[slice(*span)])
-    assert text.endswith(f"Question: {prompt.exercise.question.split('Question: ')[1]}")
-    assert prompt.exercise.match == "part"
+    assert prompt.sample.expected[0] in chatml.decode(prompt.ids[slice(*span)])
+    assert text.endswith(f"Question: {prompt.sample.question.split('Question: ')[1]}")
+    assert prompt.sample.match == "part"
     few = Haystack.from_text(json.dumps(QA[:5]), "few.json")
     with pytest.raises(UserError, match=r"--qa few\.json: it has too few documents for 4096"):
         build("qa_1", chatml, few)

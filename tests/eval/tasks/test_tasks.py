@@ -16,7 +16,7 @@ from longctx.errors import UserError
 from longctx.eval import tasks
 from longctx.eval.prompt import PromptBuilder
 from longctx.eval.scoring import judge
-from longctx.eval.spec import Recipe
+from longctx.eval.spec import PromptSpec
 from longctx.eval.tasks import base, latent, styles
 from longctx.eval.texts.haystack import Haystack
 
@@ -48,23 +48,23 @@ def test_prompts_of_every_task(
     ]
     assert len({prompt.sha256, *(other.sha256 for other in others)}) == 3
     # The answer prefix is not scored, and the text without evidence has no answer.
-    exercise = prompt.exercise
-    assert judge(prompt.conversation.answer_prefix, exercise.expected, "stop").score == 0
-    right = " ".join(exercise.expected)
-    assert judge(right, exercise.expected, "stop", exercise.match).status == "ok"
+    sample = prompt.sample
+    assert judge(prompt.conversation.answer_prefix, sample.expected, "stop").score == 0
+    right = " ".join(sample.expected)
+    assert judge(right, sample.expected, "stop", sample.match).status == "ok"
     if prompt.evidence_spans:
         shown = " ".join(tokenizer.decode(prompt.ids[a:b]) for a, b in prompt.evidence_spans)
-        assert any(value in shown for value in exercise.expected)
+        assert any(value in shown for value in sample.expected)
     closed = builder.build_closed_book(recipe(task, length=length))
-    assert closed.expected == exercise.expected
-    for value in exercise.expected:
+    assert closed.expected == sample.expected
+    for value in sample.expected:
         assert value not in closed.conversation.user
 
 
 @pytest.mark.parametrize("task", [name for name in tasks.TASKS if not name.startswith("qa")])
 def test_recipes_survive_json(task: str) -> None:
     one = recipe(task)
-    again = Recipe(**json.loads(json.dumps(one.to_dict())))
+    again = PromptSpec(**json.loads(json.dumps(one.to_dict())))
     assert again == one
     assert ("options" in one.to_dict()) == bool(one.options)
 
@@ -152,8 +152,8 @@ def test_distractors_are_as_many_as_asked(chatml: Any, book: Haystack, count: in
     prompt = build("distractors", chatml, book, options={"distractors": count})
     found = re.findall(r"The access code of the (\S+) room is (\d{7})\.", prompt.conversation.user)
     assert len(found) == len(set(found)) == count + 1
-    (value,) = prompt.exercise.expected
-    assert [key in prompt.exercise.question for key, held in found if held == value] == [True]
+    (value,) = prompt.sample.expected
+    assert [key in prompt.sample.question for key, held in found if held == value] == [True]
     with pytest.raises(UserError, match="--distractors -1: must be a number from 0"):
         build("distractors", chatml, book, options={"distractors": -1})
 
@@ -166,10 +166,10 @@ def test_a_chain_ends_after_its_hops(chatml: Any, book: Haystack, hops: int) -> 
     last = dict(re.findall(r"Note (\S+) says: the number is (\d+)\.", text))
     assert len(last) == 4
     assert len(follow) == 4 * hops
-    at = UUID.findall(prompt.exercise.question)[0]
+    at = UUID.findall(prompt.sample.question)[0]
     for _ in range(hops):
         at = follow[at]
-    assert (last[at],) == prompt.exercise.expected
+    assert (last[at],) == prompt.sample.expected
     with pytest.raises(UserError, match="--hops 0: must be a number from 1"):
         build("uuid_chain", chatml, book, options={"hops": 0})
 
@@ -181,12 +181,12 @@ def test_the_nth_poem_is_the_nth(chatml: Any, book: Haystack, depth: float, repe
     found = re.findall(
         r"Here is a poem about ([^:]+): .*? It is signed (\S+)\.", prompt.conversation.user
     )
-    ordinal, topic = re.findall(r"the (\w+) poem about (.+) in the", prompt.exercise.question)[0]
+    ordinal, topic = re.findall(r"the (\w+) poem about (.+) in the", prompt.sample.question)[0]
     signed = [signature for about, signature in found if about == topic]
     assert len(signed) == 4
     assert len(found) == 8
     place = ("first", "second", "third", "fourth").index(ordinal)
-    assert (signed[place],) == prompt.exercise.expected
+    assert (signed[place],) == prompt.sample.expected
     assert abs((prompt.depth_actual or 0) - depth) <= 1.5
 
 
@@ -220,7 +220,7 @@ def test_latent_pairs_share_no_content_word() -> None:
 @pytest.mark.parametrize("language", tasks.LANGUAGES)
 def test_the_needle_in_every_language(chatml: Any, book: Haystack, language: str) -> None:
     prompt = build("needle", chatml, book, language=language, length=2048)
-    (value,) = prompt.exercise.expected
+    (value,) = prompt.sample.expected
     assert NUMBER.fullmatch(value)
     assert value in chatml.decode(prompt.ids[slice(*prompt.needle_span or (0, 0))])
     assert judge(f" {value}。", [value], "stop").status == "ok"
@@ -232,11 +232,11 @@ def test_the_needle_in_every_language(chatml: Any, book: Haystack, language: str
 
 def test_styles_of_the_needle(chatml: Any, book: Haystack, tmp_path: Path) -> None:
     passkey = build("needle", chatml, book, options={"needle": "passkey"})
-    (value,) = passkey.exercise.expected
+    (value,) = passkey.sample.expected
     assert passkey.conversation.user.count(value) == 2
     magic = build("needle", chatml, book, options={"needle": "magic-number"})
     assert len(NEEDLE.findall(magic.conversation.user)) == 1
-    sandwich = build("needle", chatml, book, options={"needle": "sf-sandwich"}).exercise
+    sandwich = build("needle", chatml, book, options={"needle": "sf-sandwich"}).sample
     assert judge("Eat a sandwich in Dolores Park on a sunny day.", sandwich.expected, "stop").score
     known = Haystack.from_text(book.text + " In Dolores Park a Sandwich, on a sunny day.", "known")
     with pytest.raises(UserError, match="--haystack known: sandwich, Dolores Park, sunny"):
@@ -247,8 +247,8 @@ def test_styles_of_the_needle(chatml: Any, book: Haystack, tmp_path: Path) -> No
         "question: What is the code of {key}?\nvalue: uuid\nkeys: [Oslo]\n"
     )
     own = build("needle", chatml, book, options={"needle": styles.read_style(str(file), "en")})
-    assert UUID.fullmatch(own.exercise.expected[0])
-    assert own.exercise.question == "What is the code of Oslo?"
+    assert UUID.fullmatch(own.sample.expected[0])
+    assert own.sample.question == "What is the code of Oslo?"
     assert styles.read_style("random-number", "en") is None
 
 
