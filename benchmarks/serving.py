@@ -47,10 +47,10 @@ def load(options: argparse.Namespace) -> Any:
 
     dtype = getattr(torch, options.dtype)
     if options.model != "random":
-        from longctx import models
+        from longctx.models.source import load_config, load_model, locate
 
-        source = models.locate(options.model)
-        return models.load_model(source, models.load_config(source), dtype, options.device)
+        source = locate(options.model)
+        return load_model(source, load_config(source), dtype, options.device)
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}

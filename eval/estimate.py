@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from longctx.eval.config import show_length
-from longctx.eval.grid import Cell, columns
+from longctx.eval.format import show_bytes, show_length, show_seconds
+from longctx.eval.needle.grid import Cell, columns
 
 # One decoded token against one prefilled token: 65 and 71 measured on a CPU at 2K and 8K.
 _DECODE_FACTOR = 65
@@ -126,22 +126,3 @@ def rate_of(records: Iterable[Mapping[str, Any]], shape: Shape, answer_tokens: i
 def work_done(record: Mapping[str, Any], shape: Shape, answer_tokens: int) -> float:
     """The work of a finished cell: what it took from the cell before is not in it."""
     return work(shape, record["length"], answer_tokens, record.get("cached_tokens") or 0)
-
-
-def show_seconds(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = max(1, round(seconds))
-    if whole < 100:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def show_bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"

@@ -17,17 +17,18 @@ from __future__ import annotations
 import bisect
 import hashlib
 from array import array
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from longctx.chat.encoder import ChatEncoder, Conversation, Encoded
 from longctx.errors import UserError
 from longctx.eval import tasks
-from longctx.eval.chat import ChatEncoder, Conversation, Encoded
-from longctx.eval.exercise import Exercise, Filled, Span, weave
-from longctx.eval.haystack import Haystack, Slice, TokenMap
-from longctx.eval.needle import LANGUAGE, TASK, WORDING_SHA256, seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Filled, Sample, Span, weave
 from longctx.eval.scoring import Match
+from longctx.eval.spec import PromptSpec
 from longctx.eval.tasks.qa import TooFewError
+from longctx.eval.texts.haystack import Haystack, Slice, TokenMap
 
 # How far the nearest sentence end may lie from the depth asked for: 1.5 % of 4K, 0.2 % of 32K.
 # Where a sentence is longer than that, the needle goes between clauses or words.
@@ -40,33 +41,6 @@ _PROBE_UNITS = 16
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that a prompt is a function of. Equal recipes give equal bytes."""
-
-    length: int
-    depth: float | None
-    seed: int
-    repeat: int
-    answer_tokens: int
-    answer_prefix: str
-    system: str | None
-    exact: bool
-    allow_repeat: bool
-    haystack_sha256: str
-    tokenizer_sha256: str
-    template_sha256: str
-    task: str = TASK
-    language: str = LANGUAGE
-    wording_sha256: str = WORDING_SHA256
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Without options where there are none: recipes from before them keep their keys."""
-        fields = asdict(self)
-        return fields if self.options else {k: v for k, v in fields.items() if k != "options"}
-
-
-@dataclass(frozen=True)
 class Prompt:
     """Spans and `question_start` count tokens of `ids`; `depth_actual` is in percent.
 
@@ -76,7 +50,7 @@ class Prompt:
 
     ids: list[int]
     conversation: Conversation
-    exercise: Exercise
+    sample: Sample
     slack: int
     depth_actual: float | None
     needle_span: tuple[int, int] | None
@@ -121,37 +95,35 @@ class PromptBuilder:
     def haystack_tokens(self) -> int:
         return self._map.tokens
 
-    def build(self, recipe: Recipe) -> Prompt:
-        exercise = tasks.get(recipe.task).exercise(recipe, self.haystack)
+    def build(self, recipe: PromptSpec) -> Prompt:
+        sample = tasks.get(recipe.task).sample(recipe, self.haystack)
         budget = recipe.length - recipe.answer_tokens
-        return _measure(self._fit(recipe, exercise, budget), exercise, budget)
+        return _measure(self._fit(recipe, sample, budget), sample, budget)
 
-    def build_closed_book(self, recipe: Recipe) -> ClosedBook:
+    def build_closed_book(self, recipe: PromptSpec) -> ClosedBook:
         """The same question over the same text without its evidence: the control."""
-        exercise = tasks.get(recipe.task).exercise(recipe, self.haystack).closed_book()
+        sample = tasks.get(recipe.task).sample(recipe, self.haystack).closed_book()
         # What the evidence took is text now: a haystack that just sufficed is no error here.
         budget = recipe.length - recipe.answer_tokens
-        fitted = self._fit(recipe, exercise, budget, all_there_is=True)
-        for secret in exercise.secrets:
+        fitted = self._fit(recipe, sample, budget, all_there_is=True)
+        for secret in sample.secrets:
             if secret in fitted.conversation.user:
                 raise AssertionError(f"the needle's value {secret} is in a closed-book prompt")
-        return ClosedBook(
-            fitted.encoded.ids, exercise.expected, exercise.match, fitted.conversation
-        )
+        return ClosedBook(fitted.encoded.ids, sample.expected, sample.match, fitted.conversation)
 
     def _fit(
-        self, recipe: Recipe, exercise: Exercise, budget: int, *, all_there_is: bool = False
+        self, recipe: PromptSpec, sample: Sample, budget: int, *, all_there_is: bool = False
     ) -> Body:
         """With `all_there_is`, too little text gives a shorter prompt, else an error."""
-        bare = len(self._encode(recipe, exercise, self._no_text(exercise)).encoded.ids)
+        bare = len(self._encode(recipe, sample, self._no_text(sample)).encoded.ids)
         wanted = budget - bare  # tokens of haystack, but for merges at its seams
         if wanted < 1:
             raise UserError(
                 f"--lengths {recipe.length}: template, needles, question and answer alone take "
                 f"{bare + recipe.answer_tokens} tokens: give a larger length"
             )
-        if exercise.fill is not None:
-            return self._fit_units(recipe, exercise, budget, all_there_is)
+        if sample.fill is not None:
+            return self._fit_units(recipe, sample, budget, all_there_is)
         offset = self._offset(recipe, wanted)
         hay = self._map.slice(offset, wanted + _MARGIN_TOKENS)
         if len(hay.token_ends) < wanted:
@@ -166,41 +138,41 @@ class PromptBuilder:
             )
         exact = recipe.exact and len(hay.token_ends) >= wanted
         fit = self._fit_exactly if exact else self._fit_sentences
-        body = fit(recipe, exercise, hay, wanted, budget)
+        body = fit(recipe, sample, hay, wanted, budget)
         return body._replace(start=offset + body.start)
 
-    def _no_text(self, exercise: Exercise) -> Filled:
-        if exercise.fill is not None:
+    def _no_text(self, sample: Sample) -> Filled:
+        if sample.fill is not None:
             return Filled("", [])
-        return weave("", [(0, statement) for statement in exercise.statements])
+        return weave("", [(0, statement) for statement in sample.statements])
 
-    def _offset(self, recipe: Recipe, wanted: int) -> int:
+    def _offset(self, recipe: PromptSpec, wanted: int) -> int:
         rng = seeded("offset", recipe.seed, recipe.length, recipe.repeat)
         return self._map.start_for(wanted + _MARGIN_TOKENS, rng.random())
 
-    def _encode(self, recipe: Recipe, exercise: Exercise, text: Filled) -> Body:
-        head = exercise.introduction + exercise.before
-        user = head + text.text + exercise.after + exercise.question
-        conversation = Conversation(user, recipe.system, exercise.answer_prefix)
+    def _encode(self, recipe: PromptSpec, sample: Sample, text: Filled) -> Body:
+        head = sample.introduction + sample.before
+        user = head + text.text + sample.after + sample.question
+        conversation = Conversation(user, recipe.system, sample.answer_prefix)
         spans = [
             span._replace(start=len(head) + span.start, end=len(head) + span.end)
             for span in text.spans
         ]
         return Body(conversation, self._chat.encode(conversation), spans)
 
-    def _with(self, recipe: Recipe, exercise: Exercise, hay: Slice, cut: int) -> Body:
+    def _with(self, recipe: PromptSpec, sample: Sample, hay: Slice, cut: int) -> Body:
         """The prompt with the first `cut` characters of the slice and its statements in them."""
-        placed = [(_place(hay, cut, one.depth), one) for one in exercise.statements]
+        placed = [(_place(hay, cut, one.depth), one) for one in sample.statements]
         placed.sort(key=lambda pair: (pair[0], pair[1].depth))
-        return self._encode(recipe, exercise, weave(hay.text[:cut], placed))
+        return self._encode(recipe, sample, weave(hay.text[:cut], placed))
 
     def _fit_sentences(
-        self, recipe: Recipe, exercise: Exercise, hay: Slice, wanted: int, budget: int
+        self, recipe: PromptSpec, sample: Sample, hay: Slice, wanted: int, budget: int
     ) -> Body:
         """Cut at the last sentence end that fits: what is left over is less than a sentence."""
         cut = hay.boundaries.last_sentence_end(hay.character_after(wanted + _MARGIN_TOKENS // 8))
         while cut:
-            body = self._with(recipe, exercise, hay, cut)
+            body = self._with(recipe, sample, hay, cut)
             if len(body.encoded.ids) <= budget:
                 return body
             cut = hay.boundaries.last_sentence_end(cut - 1)
@@ -210,7 +182,7 @@ class PromptBuilder:
         )
 
     def _fit_exactly(
-        self, recipe: Recipe, exercise: Exercise, hay: Slice, wanted: int, budget: int
+        self, recipe: PromptSpec, sample: Sample, hay: Slice, wanted: int, budget: int
     ) -> Body:
         """Cut anywhere so that not one token is left over.
 
@@ -222,7 +194,7 @@ class PromptBuilder:
             aim, tried = wanted, set[int]()
             while (cut := rest.character_after(aim)) not in tried and cut:
                 tried.add(cut)
-                body = self._with(recipe, exercise, rest, cut)
+                body = self._with(recipe, sample, rest, cut)
                 missing = budget - len(body.encoded.ids)
                 if missing == 0:
                     return body._replace(start=skipped)
@@ -233,10 +205,10 @@ class PromptBuilder:
         )
 
     def _fit_units(
-        self, recipe: Recipe, exercise: Exercise, budget: int, all_there_is: bool
+        self, recipe: PromptSpec, sample: Sample, budget: int, all_there_is: bool
     ) -> Body:
         """As many units of the task's own text as fit: one more would not."""
-        fill = exercise.fill
+        fill = sample.fill
         assert fill is not None
         if recipe.exact:
             raise UserError(
@@ -244,9 +216,9 @@ class PromptBuilder:
             )
 
         def of(units: int) -> Body:
-            return self._encode(recipe, exercise, fill(units, True))
+            return self._encode(recipe, sample, fill(units, True))
 
-        low, best = exercise.fewest, of(exercise.fewest)
+        low, best = sample.fewest, of(sample.fewest)
         low_size = least = len(best.encoded.ids)
         if least > budget:
             raise UserError(
@@ -266,7 +238,7 @@ class PromptBuilder:
             size = len(body.encoded.ids)
             if size <= least:
                 return best  # without its evidence such a task has no text at all
-            rate = max((size - least) / (units - exercise.fewest), 1e-3)
+            rate = max((size - least) / (units - sample.fewest), 1e-3)
             if size <= budget:
                 low, low_size, best = units, size, body
             else:
@@ -282,11 +254,11 @@ class PromptBuilder:
         return best
 
 
-def _measure(fitted: Body, exercise: Exercise, budget: int) -> Prompt:
+def _measure(fitted: Body, sample: Sample, budget: int) -> Prompt:
     """Find statements and question in the tokens, and check that answers stand in them alone."""
     conversation, encoded = fitted.conversation, fitted.encoded
     user = conversation.user
-    for secret in exercise.secrets:
+    for secret in sample.secrets:
         hidden = sum(user[span.start : span.end].count(secret) for span in fitted.spans)
         elsewhere = user.count(secret) - hidden
         if not hidden or elsewhere or secret in conversation.answer_prefix:
@@ -304,7 +276,7 @@ def _measure(fitted: Body, exercise: Exercise, budget: int) -> Prompt:
     def in_prompt(first: int, last: int) -> tuple[int, int]:
         return encoded.user_start + first, encoded.user_start + last
 
-    question_start = len(user) - len(exercise.question)
+    question_start = len(user) - len(sample.question)
     spans = [(span, *tokens_of(span)) for span in fitted.spans]
     evidence = [in_prompt(first, last) for span, first, last in spans if span.evidence]
     depth = needle_span = None
@@ -313,8 +285,8 @@ def _measure(fitted: Body, exercise: Exercise, budget: int) -> Prompt:
     for asked, first, last in spans:
         if asked.asked:
             needle_span = in_prompt(first, last)
-            body_first = token_at(len(exercise.introduction) + len(exercise.before))
-            body_last = token_at(question_start - len(exercise.after) - 1)
+            body_first = token_at(len(sample.introduction) + len(sample.before))
+            body_last = token_at(question_start - len(sample.after) - 1)
             statements = sum(end - start for _, start, end in spans)
             before = sum(end - start for _, start, end in spans if start < first)
             hay_tokens = body_last + 1 - body_first - statements
@@ -323,7 +295,7 @@ def _measure(fitted: Body, exercise: Exercise, budget: int) -> Prompt:
     return Prompt(
         ids=encoded.ids,
         conversation=conversation,
-        exercise=exercise,
+        sample=sample,
         slack=budget - len(encoded.ids),
         depth_actual=depth,
         needle_span=needle_span,

@@ -12,16 +12,17 @@ from typing import Annotated
 import typer
 
 from longctx import __version__
-from longctx.compare_cmd import compare
+from longctx.commands.compare import compare
+from longctx.commands.info import info
+from longctx.commands.needle import needle
+from longctx.commands.perplexity import perplexity
+from longctx.commands.plan import models, plan
+from longctx.commands.reconstruct import reconstruct
+from longctx.commands.report import report
+from longctx.commands.rescore import rescore
+from longctx.commands.serve import serve
+from longctx.commands.tasks import tasks
 from longctx.errors import UserError
-from longctx.needle_cmd import needle
-from longctx.perplexity_cmd import perplexity
-from longctx.plan_cmd import models, plan
-from longctx.reconstruct_cmd import reconstruct
-from longctx.report_cmd import report
-from longctx.rescore_cmd import rescore
-from longctx.serve_cmd import serve
-from longctx.tasks_cmd import tasks
 
 app = typer.Typer(
     name="longctx",
@@ -50,34 +51,18 @@ def root(
     """Longer context for transformers models (YaRN, Dual Chunk Attention), and the needle test."""
 
 
-@app.command()
-def info(
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on one line instead of tables.")
-    ] = False,
-) -> None:
-    """Show versions, devices, and which attention kernels run here (and why others do not)."""
-    from longctx import info as about
-
-    collected = about.collect()
-    if json:
-        typer.echo(about.to_json(collected))
-    else:
-        about.show(collected)
-
-
-# Commands that live in modules of their own are registered here, one line each:
-#     app.command()(function)
+# In order of use, as `longctx --help` lists them.
+app.command(context_settings={"auto_envvar_prefix": "LONGCTX"})(serve)  # LONGCTX_PORT, …
 app.command()(needle)
 app.command()(perplexity)
+app.command()(report)
 app.command()(compare)
+app.command()(plan)
+app.command()(models)
 app.command()(rescore)
 app.command()(reconstruct)
 app.command()(tasks)
-app.command()(report)
-app.command(context_settings={"auto_envvar_prefix": "LONGCTX"})(serve)  # LONGCTX_PORT, …
-app.command()(models)
-app.command()(plan)
+app.command()(info)
 
 
 def main() -> None:

@@ -18,10 +18,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from longctx.eval.config import show_length
-from longctx.eval.effective import MEANING, show_effective
-from longctx.eval.ranking import Arm, arms_of, ranked
-from longctx.eval.summary import Results
+from longctx.eval.format import show_length
+from longctx.eval.needle.effective import MEANING, show_effective
+from longctx.eval.needle.ranking import Arm, arms_of, ranked
+from longctx.eval.needle.summary import Results
 from longctx.plots import words
 from longctx.plots.look import Look
 from longctx.plots.palette import BAND, INK, MUTED, NOT_RUN

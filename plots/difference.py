@@ -18,9 +18,9 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import FigureBase
 from matplotlib.patches import Rectangle
 
-from longctx.eval.config import show_depth, show_length
-from longctx.eval.paired import Comparison, compare, net_by_cell, pairs_of
-from longctx.eval.summary import Results
+from longctx.eval.format import show_depth, show_length
+from longctx.eval.needle.paired import Comparison, compare, net_by_cell, pairs_of
+from longctx.eval.needle.summary import Results
 from longctx.plots.palette import INK, MUTED, NOT_RUN, RGB, difference_colour, difference_stops
 
 STAR = "★"

@@ -30,8 +30,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.patches import Rectangle
 
-from longctx.eval.config import show_depth, show_length
-from longctx.eval.summary import Results, Tally, heading, load
+from longctx.eval.format import show_depth, show_length
+from longctx.eval.needle.summary import Results, Tally, heading, load
 from longctx.plots import difference, legend, lower_strip, overlays, words
 from longctx.plots.layout import NARROWEST, Layout, layout_for
 from longctx.plots.look import Look

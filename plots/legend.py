@@ -10,10 +10,10 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from longctx.eval.config import show_length
-from longctx.eval.effective import THRESHOLD
-from longctx.eval.paired import LIMIT
-from longctx.eval.summary import Results
+from longctx.eval.format import show_length
+from longctx.eval.needle.effective import THRESHOLD
+from longctx.eval.needle.paired import LIMIT
+from longctx.eval.needle.summary import Results
 from longctx.plots.difference import Difference
 from longctx.plots.overlays import DASHES, DOTS
 from longctx.plots.palette import BAND, INK, MUTED, NOT_RUN

@@ -15,8 +15,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
-from longctx.eval.config import show_depth, show_length
-from longctx.eval.summary import Results, Tally
+from longctx.eval.format import show_depth, show_length
+from longctx.eval.needle.summary import Results, Tally
 from longctx.plots.palette import MUTED, NOT_RUN, RGB, palette
 
 _GAP = "   "

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-from longctx.eval.perplexity_files import show_perplexity
+from longctx.eval.perplexity.files import show_perplexity
 from longctx.plots import frontier
 from longctx.plots.palette import INK, MUTED, NOT_RUN
 from longctx.plots.words import width_of

@@ -16,9 +16,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from longctx.eval.config import show_length
-from longctx.eval.effective import THRESHOLD, Effective
-from longctx.eval.summary import Results
+from longctx.eval.format import show_length
+from longctx.eval.needle.effective import THRESHOLD, Effective
+from longctx.eval.needle.summary import Results
 from longctx.plots import frontier
 from longctx.plots.palette import BAND, INK, MUTED, NOT_RUN
 

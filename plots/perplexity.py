@@ -21,9 +21,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from longctx.eval.config import show_length
-from longctx.eval.perplexity_files import show_perplexity
-from longctx.eval.perplexity_summary import Results, load
+from longctx.eval.format import show_length
+from longctx.eval.perplexity.files import show_perplexity
+from longctx.eval.perplexity.summary import Results, load
 from longctx.plots import words
 from longctx.plots.heatmap import DPI
 from longctx.plots.lower_strip import CAP

@@ -11,8 +11,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from longctx.eval.config import show_depth, show_length
-from longctx.eval.summary import Results, Tally
+from longctx.eval.format import show_depth, show_length
+from longctx.eval.needle.summary import Results, Tally
 from longctx.plots.palette import NOT_RUN, RGB, palette
 
 _WIDTH = 7

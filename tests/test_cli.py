@@ -12,7 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 import longctx
-from longctx import cli, info
+from longctx import cli
+from longctx.commands import info
 from longctx.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,8 +77,8 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno} imports relatively"
             assert node.module is not None
-            # `from longctx import eval` imports longctx.eval; `from longctx.info import collect`
-            # adds a name that no rule below can match.
+            # `from longctx import eval` imports longctx.eval; where a class is imported, its name
+            # is added, which changes nothing below.
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
     return found
 
@@ -87,45 +87,86 @@ def starts_with(module: str, *packages: str) -> bool:
     return any(module == p or module.startswith(p + ".") for p in packages)
 
 
+# What of this project each room may import beside itself, from the command line down. A module
+# belongs to the longest name that it starts with.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "longctx": (),
+    "longctx.__main__": ("longctx.cli",),
+    "longctx.cli": ("longctx.commands", "longctx.errors", "longctx.__version__"),
+    "longctx.commands": ("longctx",),
+    "longctx.runs": (
+        *("longctx.models", "longctx.report", "longctx.plots", "longctx.eval", "longctx.chat"),
+        *("longctx.attention", "longctx.errors"),
+        # What was asked for, and the pictures of a finished run.
+        *("longctx.commands.options", "longctx.commands.report"),
+    ),
+    "longctx.serve": (
+        *("longctx.models", "longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat"),
+        *("longctx.eval.format", "longctx.errors", "longctx.__version__"),
+        "longctx.commands.options",
+    ),
+    "longctx.models": (
+        *("longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat", "longctx.eval"),
+        *("longctx.errors", "longctx.commands.options"),
+    ),
+    "longctx.report": ("longctx.plots", "longctx.eval", "longctx.errors", "longctx.__version__"),
+    # Reads what lies in a run folder, never a model.
+    "longctx.plots": (
+        *("longctx.eval.format", "longctx.eval.runfolder.records", "longctx.errors"),
+        *(f"longctx.eval.needle.{name}" for name in ("effective", "paired", "ranking", "summary")),
+        *(f"longctx.eval.perplexity.{name}" for name in ("summary", "files")),
+    ),
+    "longctx.tiny": ("longctx.eval",),
+    # Sees models through a protocol. The version is kept in run folders.
+    "longctx.eval": ("longctx.chat", "longctx.errors", "longctx.__version__"),
+    "longctx.engine": ("longctx.attention", "longctx.errors"),
+    # The engine behind the harness's protocol.
+    "longctx.engine.target": ("longctx.engine", "longctx.attention", "longctx.eval.protocol"),
+    "longctx.chat": ("longctx.errors",),
+    "longctx.attention": (),
+    "longctx.errors": (),
+}
+
+# The libraries that a room may import, where these are few.
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "longctx": (),
+    "longctx.__main__": (),
+    "longctx.cli": ("typer",),
+    "longctx.plots": ("numpy", "matplotlib", "rich"),
+    "longctx.errors": (),
+    "longctx.attention": ("torch",),
+    "longctx.attention.hf": ("torch", "transformers", "accelerate"),  # the one place that knows it
+    "longctx.attention.kernels.flash_attn": ("torch", "flash_attn", "flash_attn_interface"),
+}
+
+
+def room(module: str, rooms: Iterable[str]) -> str | None:
+    """The longest name that a module starts with; `longctx` itself is no room of its modules."""
+    return max(
+        (
+            name
+            for name in rooms
+            if module == name or (name != "longctx" and starts_with(module, name))
+        ),
+        key=len,
+        default=None,
+    )
+
+
 def may_import(module: str, imported: str) -> bool:
-    """cli -> server -> engine -> attention; cli -> eval; cli -> plots -> what eval has recorded."""
+    """cli -> commands -> runs -> models -> engine -> attention; serve -> engine; eval -> chat."""
     if imported.split(".")[0] in sys.stdlib_module_names:
         return True
-    if module == "longctx":
-        return False
-    if starts_with(module, "longctx.attention"):
-        allowed = ["torch", "longctx.attention"]
-        name = module.removeprefix("longctx.attention.")
-        if name.startswith("hf"):  # the one place that knows transformers
-            allowed += ["transformers", "accelerate"]
-        if name.startswith("kernels.flash_attn"):
-            allowed += ["flash_attn", "flash_attn_interface"]
-        return starts_with(imported, *allowed)
-    if starts_with(module, "longctx.eval"):  # sees models through a protocol
-        # `import longctx` is for the version; it loads nothing.
-        return not imported.startswith("longctx.") or starts_with(
-            imported, "longctx.eval", "longctx.errors", "longctx.__version__"
+    if imported == "longctx":  # for the version; it loads nothing
+        imported = "longctx.__version__"
+    if starts_with(imported, "longctx"):
+        own = room(module, MAY_IMPORT)
+        assert own is not None, f"{module} is in no room of MAY_IMPORT"
+        return starts_with(imported, *MAY_IMPORT[own]) or (
+            own != "longctx" and starts_with(imported, own)
         )
-    if starts_with(module, "longctx.plots"):  # reads what lies in a run folder, never a model
-        return starts_with(
-            imported,
-            "numpy",
-            "matplotlib",
-            "rich",
-            "longctx.plots",
-            "longctx.errors",
-            *(
-                f"longctx.eval.{name}"
-                for name in ("config", "effective", "paired", "ranking", "records", "summary")
-            ),
-            *(f"longctx.eval.perplexity_{name}" for name in ("summary", "files")),
-        )
-    if starts_with(module, "longctx.engine"):  # its adapter for the harness knows the protocol
-        harness = ["longctx.eval.target"] if module == "longctx.engine.target" else []
-        return not imported.startswith("longctx.") or starts_with(
-            imported, "longctx.engine", "longctx.attention", "longctx.errors", *harness
-        )
-    return True
+    own = room(module, LIBRARIES)
+    return own is None or starts_with(imported, *LIBRARIES[own])
 
 
 MODULES = list(all_modules())
@@ -135,6 +176,21 @@ MODULES = list(all_modules())
 def test_imports_keep_their_direction(module: str, path: Path) -> None:
     wrong = sorted(name for name in imports_of(path) if not may_import(module, name))
     assert not wrong, f"{module} may not import {', '.join(wrong)}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not at the top, nor inside functions, nor for types."""
+    known = dict(MODULES)
+    left = {
+        # `from longctx.eval import stats` needs that module; the package itself holds nothing.
+        module: {name if name in known else name.rpartition(".")[0] for name in imports_of(path)}
+        & (known.keys() - {module})
+        for module, path in MODULES
+    }
+    while free := [module for module, needed in left.items() if not needed & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left, f"in a circle, or needing one: {', '.join(sorted(left))}"
 
 
 def loaded_after(code: str) -> set[str]:

@@ -1,6 +1,6 @@
 """The tasks that exist, by name, and what the user's arguments mean to each of them.
 
-Every task turns a recipe into an exercise (base.Task); `longctx.eval.prompt` fits it to its length.
+Every task turns a recipe into a sample (base.Task); `longctx.eval.prompt` fits it to its length.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from longctx.errors import UserError
-from longctx.eval.needle import LANGUAGE
+from longctx.eval.needle.needle import LANGUAGE
 from longctx.eval.tasks import niah, qa
 from longctx.eval.tasks.base import Options, Task
 from longctx.eval.tasks.counting import CommonWords, FrequentWords

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from longctx.errors import UserError
-from longctx.eval.exercise import Exercise
-from longctx.eval.haystack import Haystack
+from longctx.eval.sample import Sample
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import PromptSpec
 
 Options = Mapping[str, Any]
 # RULER draws places among these percents (arXiv 2404.06654): 40 of them, the ends included.
@@ -47,10 +47,10 @@ class Task(Protocol):
         ...
 
     def answer_prefix(self, language: str, options: Options) -> str:
-        """The prefix where the user gives none; `{key}` is filled in by `exercise`."""
+        """The prefix where the user gives none; `{key}` is filled in by `sample`."""
         ...
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         """A pure function of recipe and haystack.
 
         Raises:
@@ -63,7 +63,7 @@ def digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def depth_of(recipe: Recipe) -> float:
+def depth_of(recipe: PromptSpec) -> float:
     """The depth of a task that has one."""
     if recipe.depth is None:
         raise AssertionError(f"{recipe.task} needs a depth")

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from longctx.errors import UserError
-from longctx.eval.exercise import Exercise, Filled
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Filled, Sample
 from longctx.eval.tasks.base import About, Options
 from longctx.eval.tasks.vocabulary import ADJECTIVES, NOUNS
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import PromptSpec
 
 COMMON = 10
 _SHORT = 4096  # below it RULER repeats words less often
@@ -74,7 +74,7 @@ class CommonWords:
     def answer_prefix(self, language: str, options: Options) -> str:
         return _CWE_PREFIX
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         rng = seeded("cwe", recipe.seed, recipe.length, recipe.repeat)
         short = recipe.length < _SHORT
         words, shown = (20, Repeats(3, 1)) if short else (40, Repeats(10, 3))
@@ -102,7 +102,7 @@ class CommonWords:
                 _list_of([*common, *others[:units]], repeats, seeded("cwe", shuffle, units)), []
             )
 
-        return Exercise(
+        return Sample(
             introduction=introduction,
             question=_CWE_QUESTION,
             answer_prefix=recipe.answer_prefix,
@@ -145,7 +145,7 @@ class FrequentWords:
     def answer_prefix(self, language: str, options: Options) -> str:
         return _FWE_PREFIX
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         rng = seeded("fwe", recipe.seed, recipe.length, recipe.repeat)
         size = max((recipe.length - recipe.answer_tokens) // 50, 5)
         coded: dict[str, None] = {}
@@ -162,7 +162,7 @@ class FrequentWords:
             seeded("fwe", shuffle, units).shuffle(words)
             return Filled(" ".join(words), [])
 
-        return Exercise(
+        return Sample(
             introduction=_FWE_INTRODUCTION,
             question=_FWE_QUESTION,
             answer_prefix=recipe.answer_prefix,

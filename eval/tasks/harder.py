@@ -15,9 +15,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from longctx.errors import UserError
-from longctx.eval.exercise import Exercise, Statement
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Sample, Statement
 from longctx.eval.tasks.base import (
     About,
     Options,
@@ -28,9 +27,10 @@ from longctx.eval.tasks.base import (
     uuid4,
 )
 from longctx.eval.tasks.vocabulary import ADJECTIVES, NOUNS
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import PromptSpec
 
 DISTRACTORS, HOPS, DECOY_CHAINS = 10, 4, 3
 _MOST = 10_000
@@ -70,7 +70,7 @@ class Distractors:
     def answer_prefix(self, language: str, options: Options) -> str:
         return self._PREFIX
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         count = _count(recipe.options, "distractors", 0)
         rng = seeded("distractors", recipe.seed, recipe.length, recipe.repeat)
         taken: set[str] = set()
@@ -87,7 +87,7 @@ class Distractors:
             for n, ((key, value), place) in enumerate(zip(pairs, places, strict=True))
         )
         key, value = pairs[0]
-        return Exercise(
+        return Sample(
             introduction=self._INTRODUCTION,
             question=self._QUESTION.format(key=key),
             answer_prefix=recipe.answer_prefix.replace("{key}", key),
@@ -121,7 +121,7 @@ class UuidChain:
     def answer_prefix(self, language: str, options: Options) -> str:
         return self._PREFIX
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         hops = _count(recipe.options, "hops", 1)
         rng = seeded("uuid_chain", recipe.seed, recipe.length, recipe.repeat)
         taken: set[str] = set()
@@ -146,7 +146,7 @@ class UuidChain:
             statements.append(Statement(last, place, evidence=real, asked=real))
             if real:
                 first, answer = notes[0], value
-        return Exercise(
+        return Sample(
             introduction=self._INTRODUCTION,
             question=self._QUESTION.format(key=first),
             answer_prefix=recipe.answer_prefix.replace("{key}", first),
@@ -188,7 +188,7 @@ class OrderedRecall:
     def answer_prefix(self, language: str, options: Options) -> str:
         return self._PREFIX
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         rng = seeded("ordered_recall", recipe.seed, recipe.length, recipe.repeat)
         taken: set[str] = set()
         depth = depth_of(recipe)
@@ -215,7 +215,7 @@ class OrderedRecall:
         )
         ordinal = self._ORDINALS[asked]
         prefix = recipe.answer_prefix.replace("{ordinal}", ordinal).replace("{key}", topic)
-        return Exercise(
+        return Sample(
             introduction=self._INTRODUCTION,
             question=self._QUESTION.format(ordinal=ordinal, topic=topic),
             answer_prefix=prefix,

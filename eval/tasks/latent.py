@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longctx.eval.exercise import Exercise, Statement
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Sample, Statement
 from longctx.eval.tasks.base import About, Options, depth_of, elsewhere, fresh
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import PromptSpec
 
 OTHERS = 2  # persons of whom something else is told
 
@@ -123,7 +123,7 @@ class Latent:
     def answer_prefix(self, language: str, options: Options) -> str:
         return _WORDS[language][2]
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         language = recipe.language
         rng = seeded("latent", language, recipe.seed, recipe.length, recipe.repeat)
         taken: set[str] = set()
@@ -136,7 +136,7 @@ class Latent:
             for n, ((told, _), name, place) in enumerate(zip(pairs, names, places, strict=True))
         )
         introduction, question, _ = _WORDS[language]
-        return Exercise(
+        return Sample(
             introduction=introduction,
             question=question.format(question=pairs[0][1]),
             answer_prefix=recipe.answer_prefix,

@@ -14,17 +14,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from longctx.errors import UserError
-from longctx.eval import needle
-from longctx.eval.exercise import Exercise, Statement
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle import needle
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Sample, Statement
 from longctx.eval.tasks.base import About, Options, depth_of, fresh
 from longctx.eval.tasks.languages import LANGUAGES
 from longctx.eval.tasks.style import Style
 from longctx.eval.tasks.styles import style_of
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import PromptSpec
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class NeedleTask:
         style = style_of(options, language)
         return needle.DEFAULT_ANSWER_PREFIX if style is None else style.answer_prefix
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         style = style_of(recipe.options, recipe.language)
         if style is not None:
             return _styled(style, recipe, haystack)
@@ -59,7 +59,7 @@ class NeedleTask:
             repeat=recipe.repeat,
             answer_prefix=recipe.answer_prefix,
         )
-        return Exercise(
+        return Sample(
             introduction=made.introduction,
             question=made.question,
             answer_prefix=made.answer_prefix,
@@ -69,7 +69,7 @@ class NeedleTask:
         )
 
 
-def _styled(style: Style, recipe: Recipe, haystack: Haystack) -> Exercise:
+def _styled(style: Style, recipe: PromptSpec, haystack: Haystack) -> Sample:
     rng = seeded("needle", style.wording(), recipe.seed, recipe.length, recipe.repeat)
     taken: set[str] = set()
     # Names may stand in a book; the value may not.
@@ -86,7 +86,7 @@ def _styled(style: Style, recipe: Recipe, haystack: Haystack) -> Exercise:
     def filled(text: str) -> str:
         return text.replace("{key}", key).replace("{value}", value)
 
-    return Exercise(
+    return Sample(
         introduction=filled(style.introduction),
         question=filled(style.question),
         answer_prefix=recipe.answer_prefix.replace("{key}", key),

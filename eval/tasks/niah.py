@@ -17,9 +17,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from longctx.eval.exercise import Exercise, Fill, Filled, Statement, lines
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Fill, Filled, Sample, Statement, lines
 from longctx.eval.tasks.base import (
     About,
     Options,
@@ -31,9 +30,10 @@ from longctx.eval.tasks.base import (
     uuid4,
 )
 from longctx.eval.tasks.vocabulary import ADJECTIVES, NOUNS
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import PromptSpec
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 ANSWER_TOKENS = 128
@@ -82,7 +82,7 @@ class Niah:
     def answer_prefix(self, language: str, options: Options) -> str:
         return _PREFIXES[self._many].replace("{kind}", self.kind)
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         rng = seeded(self.name, recipe.seed, recipe.length, recipe.repeat)
         taken: set[str] = set()
         needles = []
@@ -96,7 +96,7 @@ class Niah:
         expected = tuple(value for _, values in asked for value in values)
         fill = None if self.haystack == "text" else self._fill(recipe, haystack, statements, taken)
         many = self._many
-        return Exercise(
+        return Sample(
             introduction=_INTRODUCTIONS[many].format(kind=self.kind),
             question=_QUESTIONS[many].format(kind=self.kind, key=query),
             answer_prefix=recipe.answer_prefix.replace("{key}", query),
@@ -110,7 +110,7 @@ class Niah:
 
     def _statements(
         self,
-        recipe: Recipe,
+        recipe: PromptSpec,
         rng: random.Random,
         needles: list[tuple[str, list[str]]],
         asked: list[tuple[str, list[str]]],
@@ -136,7 +136,7 @@ class Niah:
 
     def _fill(
         self,
-        recipe: Recipe,
+        recipe: PromptSpec,
         haystack: Haystack,
         statements: tuple[Statement, ...],
         taken: set[str],

@@ -17,13 +17,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longctx.errors import UserError
-from longctx.eval.exercise import Exercise, Filled, Span
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Filled, Sample, Span
 from longctx.eval.tasks.base import About, Options
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import PromptSpec
 
 _ORDER = (
     "Answer the question based on the given documents. Only give me the answer and do not output "
@@ -64,7 +64,7 @@ class QuestionAnswering:
     def answer_prefix(self, language: str, options: Options) -> str:
         return _PREFIX
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         data = read(haystack.id, haystack.text)
         # The same order of questions at every length: repeat n is question n of it.
         order = seeded(self.name, recipe.seed).sample(
@@ -98,7 +98,7 @@ class QuestionAnswering:
                 size += len(part) + 2
             return Filled("\n\n".join(parts), spans)
 
-        return Exercise(
+        return Sample(
             introduction=_INTRODUCTION,
             question=_QUESTION.format(key=asked.text),
             answer_prefix=recipe.answer_prefix,

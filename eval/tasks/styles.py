@@ -22,11 +22,11 @@ from typing import Any
 import yaml
 
 from longctx.errors import UserError
-from longctx.eval.needle import LANGUAGE
+from longctx.eval.needle.needle import LANGUAGE
 from longctx.eval.tasks.base import Options
 from longctx.eval.tasks.languages import LANGUAGES
 from longctx.eval.tasks.style import Style
-from longctx.eval.text import settle
+from longctx.eval.texts.text import settle
 
 VALUES = ("number", "uuid", "word")
 DEFAULT = "random-number"

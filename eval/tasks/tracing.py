@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from longctx.eval.exercise import Exercise, Filled, Statement, lines
-from longctx.eval.haystack import Haystack
-from longctx.eval.needle import seeded
+from longctx.eval.needle.needle import seeded
+from longctx.eval.sample import Filled, Sample, Statement, lines
 from longctx.eval.tasks.base import About, Options, elsewhere, fresh, number
 from longctx.eval.tasks.niah import NOISE
+from longctx.eval.texts.haystack import Haystack
 
 if TYPE_CHECKING:
-    from longctx.eval.prompt import Recipe
+    from longctx.eval.spec import PromptSpec
 
 HOPS = 4
 _INTRODUCTION = (
@@ -51,7 +51,7 @@ class VariableTracking:
     def answer_prefix(self, language: str, options: Options) -> str:
         return _PREFIX.replace("{count}", str(HOPS + 1))
 
-    def exercise(self, recipe: Recipe, haystack: Haystack) -> Exercise:
+    def sample(self, recipe: PromptSpec, haystack: Haystack) -> Sample:
         rng = seeded("vt", recipe.seed, recipe.length, recipe.repeat)
         taken: set[str] = set()
         shown = 0 if recipe.length < _SHORT else _EXAMPLE_LINES
@@ -65,7 +65,7 @@ class VariableTracking:
         def fill(units: int, evidence: bool) -> Filled:
             return lines([NOISE] * units, placed, evidence=evidence)
 
-        return Exercise(
+        return Sample(
             introduction=example + _INTRODUCTION,
             question=_QUESTION.format(key=value),
             answer_prefix=recipe.answer_prefix.replace("{key}", value),

@@ -19,7 +19,7 @@ import torch
 
 from longctx.attention import Scheme, resolve
 from longctx.attention.config import rope_parameters
-from longctx.attention.hf_model import check_model
+from longctx.attention.hf.model import check_model
 from longctx.engine import sampling
 from longctx.engine.constraint import Constraint, JsonConstraints
 from longctx.engine.detokenize import Detokenizer
@@ -35,7 +35,7 @@ from longctx.engine.memory import default_kv_budget
 from longctx.engine.request import EngineRequest, Event
 from longctx.engine.runner import Runner
 from longctx.engine.scheduler import MAX_SCORED, Scheduler
-from longctx.engine.sequence import Sequence as Running
+from longctx.engine.sequence import RequestState
 from longctx.engine.stepper import Counts, Stepper
 from longctx.errors import UserError
 
@@ -137,7 +137,7 @@ class Engine:
         self._json: JsonConstraints | None = None
         self._json_lock = threading.Lock()
         self._wake = threading.Condition()  # guards the three below
-        self._inbox: deque[Running] = deque()
+        self._inbox: deque[RequestState] = deque()
         self._closed = False
         self._drain = False
         self._thread: threading.Thread | None = None
@@ -195,7 +195,7 @@ class Engine:
         constraint = self._constraint(request)
         bucket = self._runner.bucket(request.request_length or len(request.prompt_ids))
         handle = Generation(lambda: self._cancel(sequence), listener)
-        sequence = Running(
+        sequence = RequestState(
             request,
             bucket=bucket,
             logit_scale=self._runner.logit_scale(bucket),
@@ -299,7 +299,7 @@ class Engine:
         for sequence in pending:
             self._stepper.fail(sequence, error)
 
-    def _cancel(self, sequence: Running) -> None:
+    def _cancel(self, sequence: RequestState) -> None:
         with self._wake:
             sequence.cancelled = True
             self._wake.notify_all()

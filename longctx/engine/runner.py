@@ -19,8 +19,8 @@ import torch
 from longctx.attention import Scheme, kernels
 from longctx.attention.config import rope_parameters
 from longctx.attention.hf import active
-from longctx.attention.hf_model import find_parts
-from longctx.attention.hf_rope import scaled_inv_freq
+from longctx.attention.hf.model import find_parts
+from longctx.attention.hf.rope import scaled_inv_freq
 from longctx.attention.rope import temperature, temperature_bucket, yarn_mscale
 from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch

@@ -17,7 +17,7 @@ import numpy as np
 
 from longctx.engine.kv import KvPool, Segment, SequenceKv
 from longctx.engine.prefix import Prefix, PrefixStore
-from longctx.engine.sequence import Sequence
+from longctx.engine.sequence import RequestState
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ MAX_SCORED = 256
 class Chunk(NamedTuple):
     """The next `length` uncomputed tokens of a sequence."""
 
-    sequence: Sequence
+    sequence: RequestState
     length: int
 
     @property
@@ -60,8 +60,8 @@ class Scheduler:
     def __init__(self, pool: KvPool, *, chunk_budget: int, max_running: int) -> None:
         self.pool = pool
         self.prefixes = PrefixStore()
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # in order of admission
+        self.waiting: deque[RequestState] = deque()
+        self.running: list[RequestState] = []  # in order of admission
         self._chunk_budget = chunk_budget
         self._max_running = max_running
 
@@ -74,7 +74,7 @@ class Scheduler:
         left = max(self._chunk_budget - len(batch), min(MIN_PREFILL, self._chunk_budget))
         shares = dict.fromkeys(prefills, 0)
 
-        def give(sequence: Sequence, most: int) -> None:
+        def give(sequence: RequestState, most: int) -> None:
             nonlocal left
             wanted = sequence.remaining - shares[sequence]
             if sequence.request.prompt_logprobs:
@@ -90,13 +90,13 @@ class Scheduler:
 
     # -- admission ------------------------------------------------------------------------------
 
-    def admit(self) -> list[Sequence]:
+    def admit(self) -> list[RequestState]:
         """Move from the queue to the running what fits; the newly admitted.
 
         A request that does not fit yet is overtaken by smaller ones, but not for ever.
         """
-        admitted: list[Sequence] = []
-        blocked: list[Sequence] = []
+        admitted: list[RequestState] = []
+        blocked: list[RequestState] = []
         for sequence in list(self.waiting):
             if len(self.running) >= self._max_running or len(blocked) == MAX_BLOCKED:
                 break
@@ -116,7 +116,7 @@ class Scheduler:
                 break
         return admitted
 
-    def _admit_one(self, sequence: Sequence) -> bool:
+    def _admit_one(self, sequence: RequestState) -> bool:
         source, entry, cached = self._find_prefix(sequence)
         kv = None
         if self._make_room(self._needs(sequence, source, cached), spared=entry):
@@ -137,7 +137,7 @@ class Scheduler:
             self.prefixes.touch(entry)
         return True
 
-    def _needs(self, sequence: Sequence, source: list[Segment], cached: int) -> int:
+    def _needs(self, sequence: RequestState, source: list[Segment], cached: int) -> int:
         """Tokens of memory beside what is shared."""
         _, origin = self.pool.split(source, cached)
         return sequence.total - origin
@@ -148,7 +148,7 @@ class Scheduler:
                 return False
         return True
 
-    def _find_prefix(self, sequence: Sequence) -> tuple[list[Segment], Prefix | None, int]:
+    def _find_prefix(self, sequence: RequestState) -> tuple[list[Segment], Prefix | None, int]:
         """The longest prefix that is stored, of a finished or a running request.
 
         The last token is always computed: its logits are the answer's first. A prompt whose tokens
@@ -170,7 +170,7 @@ class Scheduler:
             return [], None, 0
         return entry.segments, entry, cached
 
-    def _worth_waiting(self, sequence: Sequence) -> bool:
+    def _worth_waiting(self, sequence: RequestState) -> bool:
         if not sequence.request.share_prefix or sequence.request.prompt_logprobs:
             return False
         _, _, stored = self._find_prefix(sequence)
@@ -181,7 +181,7 @@ class Scheduler:
             if not other.decoding
         )
 
-    def _sharers(self, sequence: Sequence) -> list[Sequence]:
+    def _sharers(self, sequence: RequestState) -> list[RequestState]:
         return [
             other
             for other in self.running
@@ -190,7 +190,7 @@ class Scheduler:
 
     # -- the end --------------------------------------------------------------------------------
 
-    def remove(self, sequence: Sequence, *, retain: bool) -> None:
+    def remove(self, sequence: RequestState, *, retain: bool) -> None:
         """Take a sequence out, wherever it is, and free or retain its memory."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)

@@ -18,7 +18,7 @@ from longctx.engine.request import EngineRequest, Event, Usage
 from longctx.engine.sampling import RowSampler
 
 
-class Sequence:
+class RequestState:
     """A request in flight.
 
     Attributes:

@@ -18,7 +18,7 @@ from longctx.engine.errors import EngineClosedError
 from longctx.engine.request import Delta, Event, Failed, Finished, FinishReason, Progress
 from longctx.engine.runner import Runner
 from longctx.engine.scheduler import Chunk, Scheduler
-from longctx.engine.sequence import Sequence
+from longctx.engine.sequence import RequestState
 from longctx.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Stepper:
     def _advance(self, batch: list[Chunk], logits_RV: torch.Tensor) -> None:
         """Count what was computed, draw and hand out the next tokens."""
         first = 0
-        drawing: list[Sequence] = []
+        drawing: list[RequestState] = []
         drawn_rows: list[int] = []
         for chunk in batch:
             sequence = chunk.sequence
@@ -157,7 +157,7 @@ class Stepper:
                 self.fail(sequence, error)
 
     def _draw(
-        self, logits_RV: torch.Tensor, rows: list[int], sequences: list[Sequence]
+        self, logits_RV: torch.Tensor, rows: list[int], sequences: list[RequestState]
     ) -> list[sampling.Drawn | Exception]:
         """A token, or what went wrong, per sequence; one by one where all together fail."""
         samplers = [sequence.sampler for sequence in sequences]
@@ -179,7 +179,7 @@ class Stepper:
         logits_RV[:, self._known_tokens :] = -torch.inf
         return logits_RV
 
-    def _hand_out(self, sequence: Sequence, drawn: sampling.Drawn) -> None:
+    def _hand_out(self, sequence: RequestState, drawn: sampling.Drawn) -> None:
         """One token: into the sequence, into its text, to its client."""
         request, token = sequence.request, drawn.token
         sequence.append(token)
@@ -211,14 +211,14 @@ class Stepper:
         found: list[float] = logprobs_LV.gather(1, index_L1)[:, 0].tolist()
         chunk.sequence.prompt_logprobs.extend(found)
 
-    def _progress(self, sequence: Sequence) -> None:
+    def _progress(self, sequence: RequestState) -> None:
         total = sequence.prompt_length
         self._emit(sequence, Progress(total, sequence.cached, min(sequence.computed, total)))
 
     # -- the end of a request ---------------------------------------------------------------------
 
     def finish(
-        self, sequence: Sequence, reason: FinishReason, stop: str | int | None = None
+        self, sequence: RequestState, reason: FinishReason, stop: str | int | None = None
     ) -> None:
         """The end as it should be: what was computed is kept for others."""
         self._scheduler.remove(sequence, retain=True)
@@ -227,7 +227,7 @@ class Stepper:
         scores = tuple(sequence.prompt_logprobs) if sequence.request.prompt_logprobs else None
         self._emit(sequence, Finished(reason, sequence.usage(), stop, scores))
 
-    def fail(self, sequence: Sequence, error: Exception) -> None:
+    def fail(self, sequence: RequestState, error: Exception) -> None:
         """The end by an error: nothing of it is kept."""
         if not isinstance(error, UserError | EngineClosedError):
             _log.error(
@@ -243,7 +243,7 @@ class Stepper:
             if sequence.cancelled:
                 self.finish(sequence, "cancelled")
 
-    def _emit(self, sequence: Sequence, event: Event) -> None:
+    def _emit(self, sequence: RequestState, event: Event) -> None:
         try:
             sequence.emit(event)
         except Exception:  # a client's listener must not cost its neighbours

@@ -19,7 +19,7 @@ from longctx.engine.engine import Engine
 from longctx.engine.errors import ContextLengthError
 from longctx.engine.handle import Answer
 from longctx.engine.request import EngineRequest
-from longctx.eval.target import Arm, Completion, ContextOverflowError, Request, Target
+from longctx.eval.protocol import Arm, Completion, ContextOverflowError, Request, Target
 
 
 class EngineTarget:

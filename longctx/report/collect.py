@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from longctx.errors import UserError
-from longctx.eval import folder, perplexity_summary, records, summary
-from longctx.eval.paired import compare, net_by_cell, pairs_of
-from longctx.eval.ranking import Arm, arms_of, ranked
-from longctx.eval.records import Record
-from longctx.eval.summary import Results
+from longctx.eval.needle import summary
+from longctx.eval.needle.paired import compare, net_by_cell, pairs_of
+from longctx.eval.needle.ranking import Arm, arms_of, ranked
+from longctx.eval.needle.summary import Results
+from longctx.eval.perplexity import summary as perplexity_summary
+from longctx.eval.runfolder import folder, records
+from longctx.eval.runfolder.records import Record
 from longctx.plots.difference import Difference
 from longctx.report.perplexity import PerplexityRun, strips_for
 

@@ -22,12 +22,12 @@ import jinja2
 from markupsafe import Markup
 
 import longctx
-from longctx.eval.config import depth_name, show_depth, show_length
-from longctx.eval.effective import MEANING, show_effective
-from longctx.eval.paired import MEANING as STAR_MEANING
-from longctx.eval.ranking import Arm
-from longctx.eval.records import Record
-from longctx.eval.summary import show_tally
+from longctx.eval.format import depth_name, show_depth, show_length
+from longctx.eval.needle.effective import MEANING, show_effective
+from longctx.eval.needle.paired import MEANING as STAR_MEANING
+from longctx.eval.needle.ranking import Arm
+from longctx.eval.needle.summary import show_tally
+from longctx.eval.runfolder.records import Record
 from longctx.plots.difference import show_net
 from longctx.plots.look import Look
 from longctx.plots.lower_strip import scale_of

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from longctx.eval.config import depth_name, show_depth, show_length
-from longctx.eval.effective import THRESHOLD
-from longctx.eval.perplexity_files import show_perplexity
-from longctx.eval.ranking import Arm
-from longctx.eval.summary import Results, Tally
+from longctx.eval.format import depth_name, show_depth, show_length
+from longctx.eval.needle.effective import THRESHOLD
+from longctx.eval.needle.ranking import Arm
+from longctx.eval.needle.summary import Results, Tally
+from longctx.eval.perplexity.files import show_perplexity
 from longctx.plots import frontier
 from longctx.plots.difference import Difference, show_net
 from longctx.plots.legend import WIDE

@@ -1,6 +1,6 @@
 """Perplexity runs in a report: figures, differences and a curve per run; strips for the maps.
 
-Reads figures that eval.perplexity_summary computed. A strip stands under the map of the same model
+Reads figures that eval.perplexity.summary computed. A strip stands under the map of the same model
 in the same position scheme alone: names prove neither.
 """
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longctx.eval.config import show_length
-from longctx.eval.perplexity_files import show_difference, show_figure, show_perplexity
-from longctx.eval.perplexity_summary import Results, meaning
-from longctx.eval.summary import Results as NeedleResults
+from longctx.eval.format import show_length
+from longctx.eval.needle.summary import Results as NeedleResults
+from longctx.eval.perplexity.files import show_difference, show_figure, show_perplexity
+from longctx.eval.perplexity.summary import Results, meaning
 from longctx.plots.lower_strip import CAP
 from longctx.plots.perplexity import COLOURS
 

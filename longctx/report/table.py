@@ -11,8 +11,8 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from longctx.eval.paired import Comparison
-from longctx.eval.ranking import Arm
+from longctx.eval.needle.paired import Comparison
+from longctx.eval.needle.ranking import Arm
 from longctx.report.collect import Report, Run
 from longctx.report.perplexity import PerplexityRun
 

@@ -10,16 +10,16 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from longctx.chat.renderer import ForcedCall
+from longctx.chat.tools import CLOSE, ContentPiece, Piece, ToolCallParser, ToolCallStart
 from longctx.engine import Delta, EngineRequest, Finished
 from longctx.errors import UserError
 from longctx.serve.answers import answer, read
-from longctx.serve.chat import ForcedCall
 from longctx.serve.errors import ApiError, of_conversation
 from longctx.serve.jobs import Heard, Job
 from longctx.serve.schema import ChatRequest
 from longctx.serve.service import Service, too_many
 from longctx.serve.tokens import TokenText, chat_logprobs
-from longctx.serve.tools import CLOSE, ContentPiece, Piece, ToolCallParser, ToolCallStart
 
 
 async def chat(request: Request, service: Service) -> Response:

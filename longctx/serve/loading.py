@@ -11,14 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longctx import dtypes, families, models, tiny
-from longctx.arms import check_kernel, device_of, settle_device_map, settle_schemes
+from longctx import tiny
 from longctx.attention import Scheme, default_method
+from longctx.commands.options import ModelOptions
 from longctx.engine import Engine
 from longctx.engine.engine import DCA_CONTEXT_FACTOR, default_context
 from longctx.errors import UserError
-from longctx.eval.config import show_length
-from longctx.options import ModelOptions
+from longctx.eval.format import show_length
+from longctx.models import dtypes, qwen2
+from longctx.models.schemes import (
+    check_kernel,
+    device_of,
+    settle_device_map,
+    settle_schemes,
+)
+from longctx.models.source import Source, load_config, load_model, load_tokenizer, locate
 from longctx.serve.service import Loaded
 from longctx.serve.settings import ServeSettings
 
@@ -32,7 +39,7 @@ class Prepared:
     """What is known before weights are loaded."""
 
     settings: ServeSettings
-    source: models.Source
+    source: Source
     config: Any
     tokenizer: Any
     chosen: dtypes.DtypeChoice
@@ -61,7 +68,7 @@ class Prepared:
             UserError: they cannot be loaded, or the context that was asked for does not fit.
         """
         settings = self.settings
-        model = models.load_model(self.source, self.config, self.chosen.dtype, self.device_map)
+        model = load_model(self.source, self.config, self.chosen.dtype, self.device_map)
         engine, notes = self._engine(model, dtypes.named(settings.kv_dtype)), []
         if (
             engine.fitting_tokens < self.context
@@ -131,8 +138,8 @@ def prepare(settings: ServeSettings) -> Prepared:
     Raises:
         UserError: one line that names the argument.
     """
-    source = models.locate(settings.model)
-    config = models.load_config(source)
+    source = locate(settings.model)
+    config = load_config(source)
     method = settings.method or default_method(config)
     options = ModelOptions(
         settings.model,
@@ -146,7 +153,7 @@ def prepare(settings: ServeSettings) -> Prepared:
     wanted = settings.context
     if wanted is None and settings.model == tiny.EMBEDDED and method != "none":
         wanted = EMBEDDED_CONTEXT
-    known = families.find(_last_part(settings.model))
+    known = qwen2.find(_last_part(settings.model))
     if wanted is None and known is not None and method == default_method(config):
         wanted = known.context
     if wanted is None:
@@ -154,7 +161,7 @@ def prepare(settings: ServeSettings) -> Prepared:
         longest = DCA_CONTEXT_FACTOR * trained  # a factor without a flag follows the context
         wanted = default_context(settle(options, config, longest)[method], config)
     scheme = settle(options, config, wanted)[method]
-    tokenizer = models.load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     device_map = settle_device_map(settings.device_map)
     device = device_of(device_map)
     chosen = dtypes.choose(settings.dtype, source, config, device)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from longctx.chat.renderer import ChatRenderer
 from longctx.engine import Engine, EngineRequest, Sampling, Stats
 from longctx.errors import UserError
-from longctx.serve.chat import ChatRenderer
 from longctx.serve.errors import ApiError, unavailable
 from longctx.serve.jobs import Job, Registry, Submitted
 from longctx.serve.metrics import Metrics

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from longctx.eval import prose
-from longctx.eval.needle import WORDINGS, Needle, needle_of
+from longctx.eval.needle.needle import WORDINGS, Needle, needle_of
+from longctx.eval.texts import prose
 from longctx.tiny.tokenizer import END, START, TEXT_SEED
 from longctx.tiny.words import training_key
 
@@ -34,7 +34,7 @@ Ids = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 
 
-class Sample(NamedTuple):
+class TrainingSample(NamedTuple):
     """`ids` has one token more than the sample's length; `weights[i]` belongs to `ids[i + 1]`."""
 
     ids: Ids
@@ -80,7 +80,7 @@ class SampleMaker:
         self._break = self._ids("\n\n")
         self._digits = self._ids("0123456789").tolist()
 
-    def batch(self, step: int, length: int, rows: int, *, easy: bool = False) -> Sample:
+    def batch(self, step: int, length: int, rows: int, *, easy: bool = False) -> TrainingSample:
         """`rows` samples of `length` + 1 tokens: ids (rows, length + 1), weights (rows, length).
 
         `easy` is the first lesson: copying, one needle, no other numbers.
@@ -89,9 +89,9 @@ class SampleMaker:
         for row in range(rows):
             rng = random.Random(f"longctx tiny {self._seed} {step} {row}")
             made.append(self.sample(rng, length, easy=easy))
-        return Sample(np.stack([m.ids for m in made]), np.stack([m.weights for m in made]))
+        return TrainingSample(np.stack([m.ids for m in made]), np.stack([m.weights for m in made]))
 
-    def sample(self, rng: random.Random, length: int, *, easy: bool = False) -> Sample:
+    def sample(self, rng: random.Random, length: int, *, easy: bool = False) -> TrainingSample:
         kind = rng.random()
         if kind < (0.3 if easy else 0.05):
             return self._random_repeated(rng, length)
@@ -102,7 +102,7 @@ class SampleMaker:
     def _ids(self, text: str) -> Ids:
         return np.array(self._tokenizer(text)["input_ids"], dtype=np.int64)
 
-    def _random_repeated(self, rng: random.Random, length: int) -> Sample:
+    def _random_repeated(self, rng: random.Random, length: int) -> TrainingSample:
         """Random tokens, again and again: nothing but copying predicts the second time."""
         period = round(math.exp(rng.uniform(math.log(4), math.log(length // 2))))
         # Among few tokens the last one alone does not say where to go on.
@@ -114,18 +114,18 @@ class SampleMaker:
         ids = np.array((fresh * (length // period + 1))[: length + 1])
         weights = np.full(length, _COPY, dtype=np.float32)
         weights[: period - 1] = _NOTHING
-        return Sample(ids, weights)
+        return TrainingSample(ids, weights)
 
-    def _repeated(self, rng: random.Random, length: int) -> Sample:
+    def _repeated(self, rng: random.Random, length: int) -> TrainingSample:
         """A passage, some other text, and the passage again."""
         passage = self._filler(rng, rng.randint(length // 8, length // 2))[0]
         between = self._filler(rng, length + 1 - 2 * len(passage))[0]
         ids = np.concatenate((passage, between, passage))
         weights = np.full(length, _TEXT, dtype=np.float32)
         weights[-len(passage) + 1 :] = _COPY
-        return Sample(ids, weights)
+        return TrainingSample(ids, weights)
 
-    def _conversation(self, rng: random.Random, length: int, *, easy: bool) -> Sample:
+    def _conversation(self, rng: random.Random, length: int, *, easy: bool) -> TrainingSample:
         needles = self._needles(rng, 0 if easy else length)
         asked = needles[: 1 if rng.random() < 0.6 else rng.randint(1, len(needles))]
         head = self._user
@@ -154,7 +154,7 @@ class SampleMaker:
         for turn in turns:
             weights[at : at + len(turn.ids)] = turn.weights
             at += len(turn.ids)
-        return Sample(ids, weights[1:])
+        return TrainingSample(ids, weights[1:])
 
     def _needles(self, rng: random.Random, length: int) -> list[Needle]:
         """The needle, and often others of the same form: other names, other numbers."""
@@ -172,7 +172,7 @@ class SampleMaker:
                 needles.append(needle_of(key, value, rng.randrange(WORDINGS)))
         return needles
 
-    def _turn(self, needle: Needle, *, first: bool) -> Sample:
+    def _turn(self, needle: Needle, *, first: bool) -> TrainingSample:
         question = self._ids(needle.question)
         ask = np.concatenate((self._break if first else self._next_user, question))
         said = self._ids(needle.answer_prefix)
@@ -185,7 +185,7 @@ class SampleMaker:
         # The full stop too: whether the number is over is as much a matter of the text.
         weights[start + 1 : start + 2 + digits] = DIGIT
         weights[start + 1] = FIRST_DIGIT
-        return Sample(ids, weights)
+        return TrainingSample(ids, weights)
 
     def _body(
         self, rng: random.Random, statements: list[Ids], room: int, *, leads: bool, easy: bool

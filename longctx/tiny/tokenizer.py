@@ -15,8 +15,8 @@ from typing import Any
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
-from longctx.eval import prose
-from longctx.eval.needle import WORDINGS, needle_of
+from longctx.eval.needle.needle import WORDINGS, needle_of
+from longctx.eval.texts import prose
 from longctx.tiny.words import training_key
 
 VOCABULARY = 2048

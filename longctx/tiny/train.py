@@ -29,7 +29,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn import functional
 from transformers import GenerationConfig, Qwen2ForCausalLM
 
-from longctx.eval.records import write_atomically
+from longctx.eval.runfolder.records import write_atomically
 from longctx.tiny.data import DIGIT, FIRST_DIGIT, SampleMaker
 from longctx.tiny.model import WINDOW, Tempered, make_model
 from longctx.tiny.tokenizer import train_tokenizer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from longctx.eval.prose_en import NAMES
+from longctx.eval.texts.prose_en import NAMES
 
 # fmt: off
 _FIRST = (

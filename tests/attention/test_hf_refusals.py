@@ -20,9 +20,10 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from longctx.attention import active, extend, hf
-from longctx.attention.hf_cache import cache_argument
-from longctx.attention.hf_model import PROVED_FAMILIES
+from longctx.attention import active, extend
+from longctx.attention.hf import handle as drop_in
+from longctx.attention.hf.cache import cache_argument
+from longctx.attention.hf.model import PROVED_FAMILIES
 
 IDS = torch.randint(1, 97, (1, 333), generator=torch.Generator().manual_seed(5))
 DCA = {"chunk_size": 64, "local_size": 16}
@@ -155,7 +156,7 @@ def test_ramp_without_theta_is_refused(model_qwen2) -> None:
 
 
 def test_an_attention_mask_that_a_layer_makes_itself_is_refused(model_qwen2) -> None:
-    from longctx.attention.hf_forward import attention_forward
+    from longctx.attention.hf.forward import attention_forward
 
     handle = extend(model_qwen2, "dca", **DCA)
     _, call = handle._before_forward(model_qwen2.model, (IDS,), {})
@@ -347,7 +348,7 @@ def test_a_cache_under_an_unknown_name_is_an_error_not_wrong_positions(
     extend(model_qwen2, "dca", **DCA)
     cache = DynamicCache()
     logits(model_qwen2, IDS[:, :70], **kv(cache))
-    monkeypatch.setattr(hf, "given_cache", lambda kwargs: None)
+    monkeypatch.setattr(drop_in, "given_cache", lambda kwargs: None)
     with pytest.raises(RuntimeError, match="71 keys for 1 queries, and the decoder was given no"):
         logits(model_qwen2, IDS[:, 70:71], **kv(cache))
 

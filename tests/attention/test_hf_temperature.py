@@ -63,7 +63,7 @@ def test_rows_without_padding_may_differ_in_temperature(model_qwen2) -> None:
     for length in (100, 333):
         with handle.request(length):
             alone.append(logits(model_qwen2))
-    from longctx.attention.hf_request import serving
+    from longctx.attention.hf.prompt_length import serving
 
     with serving(handle, (100, 333)):
         together = logits(model_qwen2, IDS.expand(2, -1))
@@ -73,7 +73,7 @@ def test_rows_without_padding_may_differ_in_temperature(model_qwen2) -> None:
 def test_rows_that_belong_to_no_prompt_are_refused(model_qwen2) -> None:
     dca(model_qwen2, "yarn+dca")
     from longctx.attention import active
-    from longctx.attention.hf_request import serving
+    from longctx.attention.hf.prompt_length import serving
 
     with (
         serving(active(model_qwen2), (100, 200)),

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from longctx.attention import extend, kernels, rope
-from longctx.attention.hf_forward import ATTENTION_NAME, attention_forward
+from longctx.attention.hf.forward import ATTENTION_NAME, attention_forward
 
 IDS = torch.randint(1, 97, (1, 333), generator=torch.Generator().manual_seed(5))
 S = 48
@@ -319,7 +319,7 @@ def test_nothing_is_patched_before_extend() -> None:
     import sys
 
     code = (
-        "import longctx.attention.hf_forward as f\n"
+        "import longctx.attention.hf.forward as f\n"
         "from transformers import AttentionInterface\n"
         "assert f.ATTENTION_NAME not in AttentionInterface().valid_keys()\n"
     )

@@ -172,7 +172,7 @@ def test_bf16_queries_are_rotated_in_fp32() -> None:
 
 
 def test_yarn_configs_may_say_their_own_attention_factor() -> None:
-    from longctx.attention.hf_rope import yarn_attention_factor
+    from longctx.attention.hf.rope import yarn_attention_factor
 
     assert yarn_attention_factor({"attention_factor": 1.5}, 4.0) == 1.5
     for parameters in ({"mscale": 0.7, "mscale_all_dim": 0.4}, {}):

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from longctx import models, tiny
+from longctx import tiny
 from longctx.engine import Engine, EngineRequest
-from longctx.eval.prose import paragraphs
+from longctx.eval.texts.prose import paragraphs
+from longctx.models.source import load_config, load_model, load_tokenizer, locate
 
 LENGTHS = (120, 2300, 300, 700, 512, 1200, 513, 140)  # window and chunk: 512
 KEYS = ("anchor", "beacon", "compass", "falcon", "glacier", "island", "kettle", "lantern")
@@ -19,9 +20,9 @@ TOKENS = 9
 
 @pytest.fixture(scope="module")
 def loaded() -> tuple[Any, Any]:
-    source = models.locate(tiny.EMBEDDED)
-    model = models.load_model(source, models.load_config(source), torch.float32, "cpu")
-    return model, models.load_tokenizer(source)
+    source = locate(tiny.EMBEDDED)
+    model = load_model(source, load_config(source), torch.float32, "cpu")
+    return model, load_tokenizer(source)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from engine_helpers import CHUNKS, engine_for, expected, prompt_of, scheme_of
 
 from longctx.attention import active, extend
 from longctx.engine.target import EngineTarget, engine_arm
-from longctx.eval.target import ContextOverflowError, Request
+from longctx.eval.protocol import ContextOverflowError, Request
 
 
 class Ids:

@@ -13,11 +13,14 @@ from typing import Any
 import needle_fakes
 import pytest
 
-from longctx import models, tiny
-from longctx.eval import prose, tasks
-from longctx.eval.chat import ChatEncoder
-from longctx.eval.haystack import Haystack
-from longctx.eval.prompt import PromptBuilder, Recipe
+from longctx import tiny
+from longctx.chat.encoder import ChatEncoder
+from longctx.eval import tasks
+from longctx.eval.prompt import PromptBuilder
+from longctx.eval.spec import PromptSpec
+from longctx.eval.texts import prose
+from longctx.eval.texts.haystack import Haystack
+from longctx.models import source
 
 QUESTIONS = [
     {"question": f"Which colour has door {n}?", "answers": [f"blue{n}"],
@@ -71,7 +74,7 @@ CHINESE = {"needle": "2bd6ac1c28fdd0b7", "latent": "b8b617592024fd26"}
 
 @pytest.fixture(scope="module")
 def chat() -> ChatEncoder:
-    return ChatEncoder(models.load_tokenizer(models.locate(tiny.EMBEDDED, weights=False)))
+    return ChatEncoder(source.load_tokenizer(source.locate(tiny.EMBEDDED, weights=False)))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def prose_builder(chat: ChatEncoder) -> PromptBuilder:
     return PromptBuilder(prose.haystack(2048), chat, allow_repeat=False)
 
 
-def recipe(task: str, haystack: Haystack, **changes: Any) -> Recipe:
+def recipe(task: str, haystack: Haystack, **changes: Any) -> PromptSpec:
     usual = {
         "length": 4096 if task == "cwe" else 2048,
         "depth": 30.0 if tasks.get(task).about.has_depth else None,

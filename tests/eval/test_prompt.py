@@ -8,18 +8,19 @@ from typing import Any
 import needle_fakes
 import pytest
 
+from longctx.chat.encoder import ChatEncoder
 from longctx.errors import UserError
-from longctx.eval.chat import ChatEncoder
-from longctx.eval.grid import Cell
-from longctx.eval.haystack import Haystack
-from longctx.eval.prompt import DEPTH_TOLERANCE_TOKENS, Prompt, PromptBuilder, Recipe
-from longctx.eval.text import sentence_ends
+from longctx.eval.needle.grid import Cell
+from longctx.eval.prompt import DEPTH_TOLERANCE_TOKENS, Prompt, PromptBuilder
+from longctx.eval.spec import PromptSpec
+from longctx.eval.texts.haystack import Haystack
+from longctx.eval.texts.text import sentence_ends
 
 ANSWER = 32
 
 
-def recipe(**changes: Any) -> Recipe:
-    base = Recipe(
+def recipe(**changes: Any) -> PromptSpec:
+    base = PromptSpec(
         length=2048,
         depth=50.0,
         seed=0,
@@ -53,7 +54,7 @@ def test_length_is_kept_with_at_most_a_sentence_to_spare(
     assert len(prompt.ids) + ANSWER + prompt.slack == length
     assert prompt.slack >= 0
     # One more sentence of the haystack would not have fitted.
-    body = body_of(prompt).replace(prompt.exercise.statements[0].text, "").strip()
+    body = body_of(prompt).replace(prompt.sample.statements[0].text, "").strip()
     tail = body[-60:].strip()
     end = book.text.index(tail, prompt.haystack_offset + len(body) - 200) + len(tail)
     following = book.text[end:][: sentence_ends(book.text[end:])[0]]
@@ -96,38 +97,38 @@ def test_depth_is_kept_among_endless_sentences(chatml: Any) -> None:
     endless = endless.replace("!", ",").replace("…", ",")
     prompt = builder(chatml, Haystack.from_text(endless)).build(recipe(length=4096, exact=True))
     assert abs(prompt.depth_actual - 50) <= 1.5
-    before = prompt.conversation.user.split(prompt.exercise.statements[0].text)[0].rstrip()
+    before = prompt.conversation.user.split(prompt.sample.statements[0].text)[0].rstrip()
     assert before[-1] in ',;"'
 
 
 def test_the_needle_stands_between_sentences(chatml: Any, book: Haystack) -> None:
     for depth in (10.0, 40.0, 90.0):
         prompt = builder(chatml, book).build(recipe(depth=depth))
-        before, after = prompt.conversation.user.split(prompt.exercise.statements[0].text)
+        before, after = prompt.conversation.user.split(prompt.sample.statements[0].text)
         assert before.rstrip()[-1] in '.?!"'
         assert before[-1].isspace()
         assert after[0].isspace()
         # Without the needle the text is the book, letter for letter.
         body = body_of(prompt)
-        around = body.split(prompt.exercise.statements[0].text)
+        around = body.split(prompt.sample.statements[0].text)
         assert (around[0].rstrip() + around[1]) in book.text or "\n\n" in around[1][:2]
 
 
 def test_the_value_stands_once_and_the_span_points_at_it(tokenizer: Any, book: Haystack) -> None:
     prompt = builder(tokenizer, book).build(recipe())
-    value = prompt.exercise.expected[0]
+    value = prompt.sample.expected[0]
     assert len(value) == 7
     assert value not in book.text
     whole = prompt.conversation.user + prompt.conversation.answer_prefix
     assert whole.count(value) == 1
     first, last = prompt.needle_span
-    assert tokenizer.decode(prompt.ids[first:last]).strip() == prompt.exercise.statements[0].text
+    assert tokenizer.decode(prompt.ids[first:last]).strip() == prompt.sample.statements[0].text
     # Its first token may begin with what stands before the question, and holds its first letter.
     asked, after = (tokenizer.decode(prompt.ids[prompt.question_start + n :]) for n in (0, 1))
-    assert prompt.exercise.question in asked
-    assert prompt.exercise.question not in after
+    assert prompt.sample.question in asked
+    assert prompt.sample.question not in after
     assert prompt.distance_to_question == prompt.question_start - last > 0
-    key = prompt.exercise.question.split(" for ")[1].split()[0]
+    key = prompt.sample.question.split(" for ")[1].split()[0]
     assert key in prompt.conversation.answer_prefix
 
 
@@ -136,7 +137,7 @@ def test_chinese_text_stays_whole(chatml: Any) -> None:
     prompt = builder(chatml, haystack).build(recipe(length=1500))
     text = chatml.decode(prompt.ids)
     assert "\ufffd" not in text
-    before, _after = prompt.conversation.user.split(prompt.exercise.statements[0].text)
+    before, _after = prompt.conversation.user.split(prompt.sample.statements[0].text)
     assert before.rstrip()[-1] in "。！"
     assert abs(prompt.depth_actual - 50) <= 100 * DEPTH_TOLERANCE_TOKENS / 1400
 
@@ -154,15 +155,15 @@ def test_repeats_and_seeds_vary_needle_and_place(chatml: Any, book: Haystack) ->
     make = builder(chatml, book)
     built = [make.build(recipe(repeat=n)) for n in range(6)]
     built += [make.build(recipe(seed=n)) for n in range(1, 4)]
-    assert len({prompt.exercise.expected[0] for prompt in built}) == len(built)
+    assert len({prompt.sample.expected[0] for prompt in built}) == len(built)
     assert len({prompt.haystack_offset for prompt in built}) == len(built)
-    assert len({prompt.exercise.statements[0].text[:8] for prompt in built}) > 1
+    assert len({prompt.sample.statements[0].text[:8] for prompt in built}) > 1
 
 
 def test_a_column_shares_needle_and_text(chatml: Any, book: Haystack) -> None:
     make = builder(chatml, book)
     shallow, deep = make.build(recipe(depth=10.0)), make.build(recipe(depth=90.0))
-    assert shallow.exercise.expected == deep.exercise.expected
+    assert shallow.sample.expected == deep.sample.expected
     assert shallow.haystack_offset == deep.haystack_offset
     shared = shallow.needle_span[0] - 1
     assert shallow.ids[:shared] == deep.ids[:shared]

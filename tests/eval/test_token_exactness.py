@@ -18,11 +18,11 @@ import needle_fakes
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from longctx.chat.encoder import ChatEncoder
 from longctx.eval import tasks
-from longctx.eval.chat import ChatEncoder
-from longctx.eval.haystack import Haystack
 from longctx.eval.prompt import Prompt, PromptBuilder
-from longctx.eval.text import sentence_ends
+from longctx.eval.texts.haystack import Haystack
+from longctx.eval.texts.text import sentence_ends
 
 ANSWER = 32
 TOKENIZERS = ("chatml", "unigram", "byte_fallback")
@@ -162,10 +162,10 @@ def test_needles_stand_between_sentences(name: str, language: str, builder_of: A
     haystack = builder.haystack
     for depth in (0.0, 30.0, 100.0):
         prompt = build(builder, language, depth=depth, length=2048)
-        (statement,) = prompt.exercise.statements
+        (statement,) = prompt.sample.statements
         before, after = prompt.conversation.user.split(statement.text)
-        head = prompt.exercise.introduction + prompt.exercise.before
-        body = before[len(head) :].rstrip() + after[: after.rindex(prompt.exercise.question)]
+        head = prompt.sample.introduction + prompt.sample.before
+        body = before[len(head) :].rstrip() + after[: after.rindex(prompt.sample.question)]
         start = haystack.text.index(body.strip()[:40])
         place = start + len(before[len(head) :].rstrip())
         assert place == start or place in sentence_ends(haystack.text)

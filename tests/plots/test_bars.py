@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from picture_checks import check
 from run_fakes import write_run
 
-from longctx.eval.ranking import arms_of, ranked
-from longctx.eval.summary import load
+from longctx.eval.needle.ranking import arms_of, ranked
+from longctx.eval.needle.summary import load
 from longctx.plots import bars
 from longctx.plots.look import Look
 from longctx.plots.palette import BAND, INK

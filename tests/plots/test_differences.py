@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from run_fakes import LENGTHS, METHODS, four_methods, window, write_run
 
-from longctx.eval.summary import load
+from longctx.eval.needle.summary import load
 from longctx.plots import difference, heatmap
 from longctx.plots.look import Look
 from longctx.plots.palette import NOT_RUN, difference_colour

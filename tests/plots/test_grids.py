@@ -11,7 +11,7 @@ from picture_checks import check, texts_of
 from run_fakes import METHODS, all_states, four_methods, write_run
 
 from longctx.errors import UserError
-from longctx.eval.summary import load
+from longctx.eval.needle.summary import load
 from longctx.plots import heatmap, words
 from longctx.plots.look import Look
 

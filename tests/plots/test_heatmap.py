@@ -18,7 +18,7 @@ from rich.console import Console
 from run_fakes import write_run
 
 from longctx.errors import UserError
-from longctx.eval.summary import load
+from longctx.eval.needle.summary import load
 from longctx.plots import heatmap
 from longctx.plots.look import Look
 from longctx.plots.palette import NOT_RUN, PALETTES, RGB, palette

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from run_fakes import DEPTHS, all_states, write_run
 
-from longctx.eval.summary import load
+from longctx.eval.needle.summary import load
 from longctx.plots.live import LEGEND, LiveMap
 from longctx.plots.palette import MUTED, NOT_RUN, palette
 

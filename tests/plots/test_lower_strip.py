@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from picture_checks import check
 from run_fakes import LENGTHS, METHODS, write_run
 
-from longctx.eval.summary import load
+from longctx.eval.needle.summary import load
 from longctx.plots import heatmap
 from longctx.plots.look import Look
 from longctx.plots.lower_strip import Scale, labelled, scale_of

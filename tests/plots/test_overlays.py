@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from run_fakes import METHODS, Status, write_run
 
-from longctx.eval.summary import load
+from longctx.eval.needle.summary import load
 from longctx.plots import frontier, heatmap
 from longctx.plots.look import Look
 from longctx.plots.palette import BAND, palette

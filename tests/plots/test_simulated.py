@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from run_fakes import DEPTHS, LENGTHS, all_states, window, write_run
 
-from longctx.eval.summary import load
+from longctx.eval.needle.summary import load
 from longctx.plots import heatmap
 from longctx.plots.look import Look
 from longctx.plots.palette import NOT_RUN, palette

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import openai
 import pytest
-import serve_fakes
 from serve_helpers import Served, served
-
-from longctx.serve.chat import ChatRenderer
 
 
 @pytest.fixture(scope="session")
@@ -22,13 +18,3 @@ def server() -> Iterator[Served]:
 def client(server: Served) -> Iterator[openai.OpenAI]:
     with server.client() as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def tools_tokenizer() -> Any:
-    return serve_fakes.tokenizer(serve_fakes.QWEN25)
-
-
-@pytest.fixture(scope="module")
-def tools_chat(tools_tokenizer: Any) -> ChatRenderer:
-    return ChatRenderer(tools_tokenizer)

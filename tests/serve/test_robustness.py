@@ -239,8 +239,8 @@ def test_a_path_cannot_forge_a_line_of_the_log() -> None:
 def test_every_option_can_come_from_the_environment(monkeypatch: Any) -> None:
     from typer.testing import CliRunner
 
-    from longctx import serve_cmd
     from longctx.cli import app
+    from longctx.commands import serve
 
     given = {
         "MODEL": "a", "KERNEL": "reference", "DTYPE": "float32", "CHUNK_SIZE": "1K",
@@ -248,7 +248,7 @@ def test_every_option_can_come_from_the_environment(monkeypatch: Any) -> None:
         "DRAIN_TIMEOUT": "1.5", "ALLOWED_HOST": "one two", "FACTOR": "2", "API_KEY": "k",
     }  # fmt: skip
     found: list[Any] = []
-    monkeypatch.setattr(serve_cmd, "run", found.append)
+    monkeypatch.setattr(serve, "run", found.append)
     environment = {f"LONGCTX_{name}": value for name, value in given.items()}
     done = CliRunner().invoke(app, ["serve", "--max-waiting", "5"], env=environment)
     assert done.exit_code == 0, done.output

@@ -1,0 +1,390 @@
+"""Drop-in for transformers: `extend` a model in place, reversibly.
+
+Route: the model's own rotary gets position_ids % S from a pre-hook, so keys are cached rotated at
+p mod S; queries are rotated on inside the attention function. The decoder's pre-hook makes one plan
+per forward. Nothing is patched at import, no other model is touched, `remove()` puts everything
+back. This file and its neighbours are the only ones that know transformers.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from longctx.attention import kernels
+from longctx.attention.config import DCA_METHODS, Scheme, check_positive, resolve
+from longctx.attention.hf import forward
+from longctx.attention.hf.cache import Tag, cache_argument, check_cache, given_cache, tag_cache
+from longctx.attention.hf.forward import ATTENTION_NAME, ForwardPlan, plan_forward
+from longctx.attention.hf.model import ModelParts, check_model, find_parts
+from longctx.attention.hf.prompt_length import lengths_for, outer_lengths, prompt_lengths, serving
+from longctx.attention.hf.rope import scaled_inv_freq
+from longctx.attention.padding import Padding, read_padding
+from longctx.attention.rope import temperature, yarn_mscale
+
+_MARK = "_longctx_handle"  # on the decoder: its active handle
+_METHODS = ("generate", "init_continuous_batching")  # replaced on the model while DCA is active
+
+
+def extend(
+    model: Any,
+    method: str,
+    *,
+    chunk_size: int | None = None,
+    local_size: int | None = None,
+    original_length: int | None = None,
+    factor: float | None = None,
+    cap: str = "chunk_size",
+    kernel: str = "auto",
+    request_length: int | None = None,
+) -> Handle:
+    """Give a transformers model a position scheme, in place, until `handle.remove()`.
+
+    Args:
+        model: a causal LM or its decoder with one shared rotary (Qwen2, Qwen2-MoE, Qwen3, Llama,
+            Mistral without active sliding window).
+        method: "none" (a no-op), "pi", "ntk", "yarn", "dca", "yarn+dca", "yarn-freqs+dca".
+        chunk_size, local_size: C and w of Dual Chunk Attention, tokens; by default from the
+            config's dual_chunk_attention_config or the family's rule.
+        original_length: L0, tokens of the trained window.
+        factor: extension of pi, ntk, yarn, yarn-freqs+dca.
+        cap: largest relative position, "chunk_size" or "chunk_size-1".
+        kernel: "auto" or a name of `longctx.attention.kernels.names()`; DCA methods only.
+        request_length: tokens of the prompt; fixes YaRN's temperature for every forward, and the
+            default factor. By default generate() takes its input's length per row and forward()
+            on an empty cache its own.
+
+    Returns:
+        A handle: prints itself, is a context manager, has `.remove()`.
+
+    Raises:
+        TypeError: not a transformers model.
+        ValueError: a scheme, kernel or model that cannot run; one line says what to change.
+        RuntimeError: the model is extended already.
+    """
+    base: Any = check_model(model).base_model
+    if getattr(base, _MARK, None) is not None:
+        raise RuntimeError(
+            f"the model is extended already ({getattr(base, _MARK).scheme.method!r}): call "
+            ".remove() on its handle first"
+        )
+    scheme = resolve(
+        base.config,
+        method,
+        chunk_size=chunk_size,
+        local_size=local_size,
+        original_length=original_length,
+        factor=factor,
+        cap=cap,
+        request_length=request_length,
+    )
+    if method not in DCA_METHODS and kernel != "auto":
+        raise ValueError(
+            f"kernel={kernel!r} has no effect with method {method!r}: kernels serve "
+            f"{', '.join(DCA_METHODS)}"
+        )
+    if method == "none":
+        return Handle(None, scheme, type(model).__name__, kernel, request_length)
+    parts = find_parts(model)
+    if method in DCA_METHODS:
+        kernels.resolve(kernel, parts.rotary.inv_freq.device, parts.model.dtype)
+        cache_argument(parts.base)
+    handle = Handle(parts, scheme, type(model).__name__, kernel, request_length)
+    handle._apply()
+    return handle
+
+
+def active(model: Any) -> Handle | None:
+    """The handle of an extended model (also of a deep copy of one), else None."""
+    return getattr(getattr(model, "base_model", None), _MARK, None)
+
+
+class Handle:
+    """An extended model's scheme, and the way back. Made by `extend`.
+
+    Attributes:
+        scheme: every number of the scheme, with sources.
+        request_length: what `extend` was given; None follows each prompt.
+    """
+
+    def __init__(
+        self,
+        parts: ModelParts | None,
+        scheme: Scheme,
+        model_name: str,
+        kernel: str,
+        request_length: int | None,
+    ) -> None:
+        self.scheme = scheme
+        self.request_length = request_length
+        self._parts = parts
+        self._model_name = model_name
+        self._kernel = kernel
+        self._active = False
+        self._hooks: list[Any] = []
+        self._config: Any = None  # the model's own config object, put back by remove()
+        self._config_before: dict[str, Any] = {}
+        self._trained: tuple[torch.Tensor, float] | None = None  # inv_freq, attention_scaling
+        self._replaced: dict[str, Any] = {}  # what the model itself had under _METHODS
+        self._inputs: tuple[str, ...] = ()  # the decoder's positional parameters
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy or an unpickled model needs the attention function in its process."""
+        self.__dict__.update(state)
+        forward.register()
+
+    @property
+    def active(self) -> bool:
+        """False for "none" and after remove()."""
+        return self._active
+
+    @property
+    def kernel_name(self) -> str | None:
+        """The kernel in use, resolved for the model's device and dtype; None without DCA."""
+        if self.scheme.chunk_map is None or self._parts is None:
+            return None
+        device = self._parts.rotary.inv_freq.device
+        return kernels.resolve(self._kernel, device, self._parts.model.dtype).name
+
+    def __repr__(self) -> str:
+        state = "active" if self._active else "not active"
+        kernel = f", kernel {self.kernel_name}" if self.kernel_name else ""
+        return f"<longctx {self._model_name}: {self.scheme}{kernel}; {state}>"
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.remove()
+
+    @contextmanager
+    def request(self, length: int) -> Iterator[None]:
+        """Fix request_length, in tokens, for the forwards inside (one prompt and its answer).
+
+        Holds in this thread or task: a thread started inside enters its own.
+
+        Raises:
+            ValueError: a length that is not a positive whole number.
+        """
+        check_positive(request_length=length)
+        with serving(self, (int(length),)):
+            yield
+
+    # -- applying and removing ------------------------------------------------------------------
+
+    def _apply(self) -> None:
+        parts = self._parts
+        assert parts is not None
+        rotary = parts.rotary
+        # All that may be refused comes before the first change.
+        inv_freq_F, attention_scaling = scaled_inv_freq(self.scheme, rotary, parts.base.config)
+        setattr(parts.base, _MARK, self)
+        self._active = True
+        if inv_freq_F is not rotary.inv_freq:
+            self._trained = (rotary.inv_freq, rotary.attention_scaling)
+            rotary.inv_freq, rotary.attention_scaling = inv_freq_F, attention_scaling
+        if self.scheme.chunk_map is None:
+            return
+        forward.register()
+        self._swap_config()
+        parameters = inspect.signature(type(parts.base).forward).parameters
+        self._inputs = tuple(parameters)[1:]
+        self._hooks = [
+            rotary.register_forward_pre_hook(self._fold_positions, with_kwargs=True),
+            parts.base.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            parts.base.register_forward_hook(self._after_forward, with_kwargs=True),
+        ]
+        if hasattr(parts.model, "generate"):
+            own = parts.model.__dict__
+            self._replaced = {name: own[name] for name in _METHODS if name in own}
+            parts.model.generate = self._generate
+            parts.model.init_continuous_batching = self._refuse_continuous_batching
+
+    def remove(self) -> None:
+        """Put the model back, bit for bit. Removing twice is harmless.
+
+        A cache that was filled meanwhile belongs to the scheme: do not go on with it.
+        """
+        if not self._active or self._parts is None:
+            return
+        parts = self._parts
+        if self._trained is not None:
+            trained_F, attention_scaling = self._trained
+            # the model may have been moved or cast since
+            parts.rotary.inv_freq = trained_F.to(parts.rotary.inv_freq)
+            parts.rotary.attention_scaling = attention_scaling
+            self._trained = None
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if self._config is not None:
+            self._restore_config()
+        for name in _METHODS:
+            parts.model.__dict__.pop(name, None)
+        parts.model.__dict__.update(self._replaced)
+        delattr(parts.base, _MARK)
+        self._active = False
+
+    def _swap_config(self) -> None:
+        """Select our attention on a copy of the config: other models may share the object."""
+        assert self._parts is not None
+        self._config = self._parts.base.config
+        own = copy.copy(self._config)
+        own._attn_implementation = ATTENTION_NAME
+        self._config_before = dict(own.__dict__)
+        _rebind_config(self._parts.model, self._config, own)
+
+    def _restore_config(self) -> None:
+        """The model's own object again, with what was set on the copy meanwhile."""
+        assert self._parts is not None
+        own = self._parts.base.config
+        for name, value in own.__dict__.items():
+            if name == "_attn_implementation_internal":
+                continue
+            if name not in self._config_before or self._config_before[name] is not value:
+                setattr(self._config, name, value)
+        _rebind_config(self._parts.model, own, self._config)
+        self._config = None
+
+    # -- one forward ----------------------------------------------------------------------------
+
+    def _fold_positions(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The rotary sees p mod S."""
+        chunk_len = self.scheme.chunk_len
+        if "position_ids" in kwargs:
+            return args, {**kwargs, "position_ids": kwargs["position_ids"] % chunk_len}
+        x, position_ids, *rest = args
+        return (x, position_ids % chunk_len, *rest), kwargs
+
+    def _before_forward(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positions from mask and cache, one plan for all layers."""
+        assert self._parts is not None
+        assert self.scheme.chunk_map is not None
+        kwargs = {**dict(zip(self._inputs, args, strict=False)), **kwargs}
+        self._check_call(kwargs)
+        tokens = kwargs.get("input_ids")
+        tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+        if tokens is None or tokens.ndim < 2:
+            return (), kwargs  # the model says itself what is missing
+        cache = given_cache(kwargs)
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, dict):  # prepared by generate() for a StaticCache
+            mask = next(iter(mask.values()))
+        padding = read_padding(
+            tokens.shape[0], tokens.shape[1], past, mask, kwargs.get("position_ids"), tokens.device
+        )
+        scales = self._logit_scales(padding, past)
+        check_cache(cache, past, Tag(self.scheme, scales))
+        kwargs["position_ids"] = padding.position_ids_BL
+        kwargs["longctx_plan"] = plan_forward(
+            self.scheme.chunk_map,
+            padding,
+            scales,
+            self._parts.rotary.inv_freq,
+            torch.promote_types(self._parts.model.dtype, torch.float32),
+            self._kernel,
+            cached=cache is not None,
+        )
+        return (), kwargs
+
+    def _after_forward(
+        self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """Remember on the cache which scheme and temperature its contents belong to."""
+        plan: ForwardPlan | None = kwargs.get("longctx_plan")
+        if plan is not None:
+            tag = Tag(self.scheme, plan.logit_scales)
+            tag_cache(output, given_cache(kwargs), tag)
+
+    def _check_call(self, kwargs: dict[str, Any]) -> None:
+        assert self._parts is not None
+        selected = self._parts.base.config._attn_implementation
+        if selected != ATTENTION_NAME:
+            raise RuntimeError(
+                f"the attention implementation was switched to {selected!r} while "
+                f"{self.scheme.method!r} is active, so keys would be rotated for another "
+                "attention: call remove() on the longctx handle first"
+            )
+        if kwargs.get("output_attentions"):
+            raise ValueError(
+                "output_attentions=True: Dual Chunk Attention never forms the weights; call "
+                "remove() and use the eager implementation to look at them"
+            )
+
+    def _logit_scales(self, padding: Padding, past: int) -> tuple[float, ...]:
+        """m^2 per row. Fixed by the prompt, never by how far decoding has come."""
+        scheme, rows = self.scheme, len(padding.lengths)
+        if scheme.method == "yarn-freqs+dca":
+            assert scheme.factor is not None
+            return (yarn_mscale(scheme.factor) ** 2,) * rows
+        if not scheme.uses_request_length:
+            return (1.0,) * rows
+        lengths = self._given_lengths()
+        if lengths is None:
+            if past:
+                raise RuntimeError(
+                    "method 'yarn+dca' on a non-empty cache needs the prompt's length for its "
+                    "temperature: pass request_length= to extend(), or run the forward inside "
+                    "`with handle.request(length):`"
+                )
+            lengths = padding.lengths
+        if rows % len(lengths):
+            raise RuntimeError(f"{rows} rows do not belong to {len(lengths)} prompts")
+        beams = rows // len(lengths)  # a prompt's beams are neighbours and share its length
+        scales = (temperature(n, scheme.original_length) ** 2 for n in lengths)
+        return tuple(scale for scale in scales for _ in range(beams))
+
+    def _given_lengths(self) -> tuple[int, ...] | None:
+        """Prompt lengths of the innermost request of this handle, else what extend() was given."""
+        lengths = lengths_for(self)
+        if lengths is not None:
+            return lengths
+        return None if self.request_length is None else (self.request_length,)
+
+    # -- generate -------------------------------------------------------------------------------
+
+    def _generate(
+        self, inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """transformers' generate with the prompt's length known, compilation off."""
+        assert self._parts is not None
+        model = self._parts.model
+        if model.device.type != "cpu":  # a static cache would compile: plans are host-side
+            if generation_config is None:
+                kwargs.setdefault("disable_compile", True)
+            else:
+                generation_config = copy.deepcopy(generation_config)
+                generation_config.disable_compile = True
+        generate = self._replaced.get("generate") or partial(type(model).generate, model)
+        lengths = None
+        if self.scheme.uses_request_length and self._given_lengths() is None:
+            lengths = outer_lengths() or prompt_lengths(
+                model.generation_config, inputs, generation_config, kwargs
+            )
+        if lengths is None:
+            return generate(inputs, generation_config, *args, **kwargs)
+        with serving(self, lengths):
+            return generate(inputs, generation_config, *args, **kwargs)
+
+    def _refuse_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(
+            "generate_batch (continuous batching) replaces the attention implementation and would "
+            f"drop {self.scheme.method!r}: use model.generate, or remove() the longctx handle"
+        )
+
+
+def _rebind_config(model: torch.nn.Module, old: Any, new: Any) -> None:
+    for module in model.modules():
+        if getattr(module, "config", None) is old:
+            module.config = new

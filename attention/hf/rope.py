@@ -1,0 +1,71 @@
+"""The frequencies a scheme puts into a model's rotary, from those the model was trained with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from longctx.attention.config import Scheme, rope_parameters
+from longctx.attention.hf.model import Rotary
+from longctx.attention.rope import (
+    base_inv_freq,
+    ntk_inv_freq,
+    pi_inv_freq,
+    yarn_inv_freq,
+    yarn_mscale,
+)
+
+
+def scaled_inv_freq(scheme: Scheme, rotary: Rotary, config: Any) -> tuple[torch.Tensor, float]:
+    """inv_freq [F] and the scale of cos and sin for a scheme.
+
+    `yarn` scales cos and sin by m(factor), as transformers does. With Dual Chunk Attention the
+    temperature is never there: keys would carry it into the cache. The trained frequencies are kept
+    (a llama3 or linear scaling too).
+
+    Raises:
+        ValueError: the config has no rope_theta, which YaRN's ramp needs.
+    """
+    trained_F = rotary.inv_freq
+    trained_scaling = rotary.attention_scaling
+    if scheme.method in ("none", "dca", "yarn+dca"):
+        return trained_F, trained_scaling
+    assert scheme.factor is not None
+    if scheme.method == "pi":
+        return pi_inv_freq(trained_F, scheme.factor), trained_scaling
+    if scheme.method == "ntk":
+        return ntk_inv_freq(trained_F, scheme.factor), trained_scaling
+
+    rope = rope_parameters(config)
+    theta = rope.get("rope_theta")
+    if theta is None:
+        raise ValueError(
+            f"method {scheme.method!r} needs rope_theta in config.rope_parameters for its ramp"
+        )
+    if rope["rope_type"] == "yarn":  # the rotary holds scaled frequencies; start from the base
+        trained_F = base_inv_freq(float(theta), 2 * trained_F.shape[0]).to(trained_F.device)
+        trained_scaling = 1.0
+    inv_freq_F = yarn_inv_freq(
+        trained_F,
+        scheme.factor,
+        theta=float(theta),
+        original_length=scheme.trained_length,
+        beta_fast=float(rope.get("beta_fast") or 32),
+        beta_slow=float(rope.get("beta_slow") or 1),
+        truncate=bool(rope.get("truncate", True)),
+    )
+    if scheme.method != "yarn":
+        return inv_freq_F, trained_scaling
+    return inv_freq_F, trained_scaling * yarn_attention_factor(rope, scheme.factor)
+
+
+def yarn_attention_factor(rope: dict[str, Any], factor: float) -> float:
+    """m(factor), or what a yarn config says instead (attention_factor; mscale, mscale_all_dim)."""
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    mscale, all_dim = rope.get("mscale"), rope.get("mscale_all_dim")
+    if mscale and all_dim:
+        ratio = yarn_mscale(factor, float(mscale)) / yarn_mscale(factor, float(all_dim))
+        return ratio
+    return yarn_mscale(factor)

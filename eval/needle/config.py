@@ -1,0 +1,102 @@
+"""What a needle sweep is told: every setting with its default, once. The command line reads this.
+
+Also the small languages of its arguments: lengths (`2K,12K`), depths (`10,50,90` or a count).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from longctx.chat.encoder import TemplateStyle
+from longctx.errors import UserError
+from longctx.eval.needle.needle import DEFAULT_ANSWER_PREFIX, LANGUAGE, TASK
+
+_UNITS = {"": 1, "K": 1024, "M": 1024**2}
+_LONGEST = 1 << 30
+
+
+@dataclass(frozen=True)
+class NeedleConfig:
+    """A sweep of one task. Lengths in tokens, depths in percent (0 is the start).
+
+    The only depth is None where a task spreads its evidence over the text.
+    """
+
+    lengths: tuple[int, ...] = (2048, 4096, 8192)
+    depths: tuple[float | None, ...] = (0.0, 25.0, 50.0, 75.0, 100.0)
+    repeats: int = 5
+    seed: int = 0
+    template: TemplateStyle = "chat"
+    system: str | None = None
+    answer_prefix: str = DEFAULT_ANSWER_PREFIX
+    answer_tokens: int = 32
+    exact: bool = False
+    allow_repeat: bool = False
+    limit: int | None = None
+    adaptive: bool = False
+    budget_minutes: float | None = None
+    task: str = TASK
+    language: str = LANGUAGE
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UserError(f"--repeats {self.repeats}: must be at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"--limit {self.limit}: must be at least 1, or left out")
+        if self.budget_minutes is not None and not 0 < self.budget_minutes < math.inf:
+            raise UserError(
+                f"--budget-minutes {self.budget_minutes:g}: must be above 0, or left out"
+            )
+        if self.adaptive and self.limit is not None:
+            raise UserError(
+                f"--limit {self.limit}: --adaptive ends by its own rule: use --budget-minutes"
+            )
+        if self.template not in ("chat", "none"):
+            raise UserError(f"--template {self.template}: use chat or none")
+
+
+def parse_lengths(text: str, flag: str = "--lengths") -> tuple[int, ...]:
+    """`2K,12K,1M` or plain numbers; K = 1024. Ascending, without doubles."""
+    lengths = set()
+    for part in _parts(text, flag):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KM]?)", part.upper())
+        value = float(match[1]) * _UNITS[match[2]] if match else 0.0
+        if not 0 < value <= _LONGEST or value != int(value):
+            raise UserError(f"{flag} {part}: not a length: write tokens, as 2048, 2K or 1M")
+        lengths.add(int(value))
+    return tuple(sorted(lengths))
+
+
+def parse_depths(text: str, flag: str = "--depths") -> tuple[float, ...]:
+    """`0,25,50` or `50%` are depths; one bare number is a count of evenly spaced ones."""
+    if re.fullmatch(r"\s*\d+\s*", text):
+        count = float(text)
+        if not 1 <= count <= 1001:
+            raise UserError(f"{flag} {text}: one number is a count from 1 to 1001 (else: 50%)")
+        if count == 1:
+            return (50.0,)
+        return tuple(round(100 * index / (count - 1), 3) for index in range(int(count)))
+    depths = set()
+    for part in _parts(text, flag):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)%?", part)
+        if not match or float(match[1]) > 100:
+            raise UserError(f"{flag} {part}: not a depth: write percent from 0 to 100")
+        depths.add(float(match[1]))
+    return tuple(sorted(depths))
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """Comma-separated methods in the order given; which ones exist is not known here."""
+    return tuple(dict.fromkeys(_parts(text, "--methods")))
+
+
+def _parts(text: str, flag: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise UserError(f"{flag} {text!r}: empty: give at least one, separated by commas")
+    return parts

@@ -1,0 +1,99 @@
+"""The cells of a sweep, their order, and the keys under which results are kept.
+
+A key is the hash of everything that determines prompt, position scheme and answer; a record with
+the same key is the same measurement. Knows no model and no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from longctx.eval.needle.config import NeedleConfig
+from longctx.eval.runfolder.records import SCHEMA
+from longctx.eval.spec import PromptSpec
+from longctx.eval.tasks import wording_sha256
+
+
+@dataclass(frozen=True)
+class Cell:
+    method: str
+    length: int
+    depth: float | None
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What stays the same over a sweep and is part of every key."""
+
+    model: str
+    dtype: str
+    kernel: str
+    haystack_sha256: str
+    tokenizer_sha256: str
+    template_sha256: str
+
+    def recipe(self, config: NeedleConfig, cell: Cell) -> PromptSpec:
+        return PromptSpec(
+            length=cell.length,
+            depth=cell.depth,
+            seed=config.seed,
+            repeat=cell.repeat,
+            answer_tokens=config.answer_tokens,
+            answer_prefix=config.answer_prefix,
+            system=config.system,
+            exact=config.exact,
+            allow_repeat=config.allow_repeat,
+            haystack_sha256=self.haystack_sha256,
+            tokenizer_sha256=self.tokenizer_sha256,
+            template_sha256=self.template_sha256,
+            task=config.task,
+            language=config.language,
+            wording_sha256=wording_sha256(config.task, config.language, config.options),
+            options=dict(config.options),
+        )
+
+    def key(self, recipe: PromptSpec, scheme: Mapping[str, Any]) -> str:
+        parts = {
+            "schema": SCHEMA,
+            "recipe": recipe.to_dict(),
+            "scheme": dict(scheme),
+            "model": self.model,
+            "dtype": self.dtype,
+            "kernel": self.kernel,
+            "decoding": {"temperature": 0, "repetition_penalty": 1},
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def cells(config: NeedleConfig, methods: Sequence[str]) -> Iterator[Cell]:
+    """Short lengths first, whole maps before more repeats, methods side by side.
+
+    A run that is stopped early leaves a complete picture of what it reached. Depths are innermost:
+    a column shares its haystack, and whoever shares prefill over depths gets them in a row.
+    """
+    for length in config.lengths:
+        for repeat in range(config.repeats):
+            for method in methods:
+                for depth in config.depths:
+                    yield Cell(method, length, depth, repeat)
+
+
+def columns(pending: Iterable[Cell]) -> Iterator[tuple[str, list[Cell]]]:
+    """Runs of neighbouring cells that differ in depth alone, with their method."""
+    column: list[Cell] = []
+    for cell in pending:
+        if column and (cell.method, cell.length, cell.repeat) != (
+            column[0].method,
+            column[0].length,
+            column[0].repeat,
+        ):
+            yield column[0].method, column
+            column = []
+        column.append(cell)
+    if column:
+        yield column[0].method, column

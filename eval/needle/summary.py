@@ -1,0 +1,346 @@
+"""From records to figures: cells, lengths, and the summary files of a run folder.
+
+Reads a run folder and nothing else, so that a summary can be made again at any time. An error is
+no zero: only scored cells count in n.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from longctx.errors import UserError
+from longctx.eval.format import depth_name, show_depth, show_length
+from longctx.eval.needle.effective import (
+    MEANING,
+    OTHER_RULES,
+    Effective,
+    effective_length,
+    show_break,
+    show_effective,
+    show_other,
+)
+from longctx.eval.runfolder import folder, records
+from longctx.eval.runfolder.records import Record
+from longctx.eval.scoring import SCORED
+from longctx.eval.stats import Interval, pooled_interval, wilson
+
+INTERVAL = (
+    "Found / asked, with the 95 % interval: Wilson's, or wider where the depths of a text fail "
+    "together."
+)
+# A map whose easiest cells fail, or which succeeds without a needle, says nothing about length.
+_SHORTEST_AT_LEAST = 0.85
+_CLOSED_BOOK_AT_MOST = 0.05
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is known about some samples: `n` scored ones and their sum, and the others by state.
+
+    `bounds` where samples are not independent; else the interval is Wilson's.
+    """
+
+    n: int
+    total: float
+    states: Mapping[str, int]
+    bounds: Interval | None = None
+
+    @property
+    def score(self) -> float | None:
+        return self.total / self.n if self.n else None
+
+    @property
+    def interval(self) -> Interval:
+        return self.bounds or wilson(self.total, self.n)
+
+    @property
+    def k(self) -> int:
+        return self.states.get("ok", 0)
+
+    def others(self) -> dict[str, int]:
+        return {state: count for state, count in self.states.items() if state not in SCORED}
+
+    def to_dict(self) -> dict[str, Any]:
+        low, high = self.interval
+        known = self.n > 0
+        return {
+            "n": self.n,
+            "k": self.k,
+            "score": round(self.total / self.n, 6) if known else None,
+            "low": round(low, 6) if known else None,
+            "high": round(high, 6) if known else None,
+            "states": dict(self.states),
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run folder as read: run.json, and the last record of every cell of its grid."""
+
+    run: Mapping[str, Any]
+    records: Sequence[Record]
+    controls: Sequence[Record]
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.run["grid"]["methods"])
+
+    @property
+    def lengths(self) -> list[int]:
+        return list(self.run["grid"]["lengths"])
+
+    @property
+    def depths(self) -> list[float | None]:
+        return list(self.run["grid"]["depths"])
+
+    @property
+    def task(self) -> str:
+        return str(self.run["settings"].get("task", "needle"))
+
+    @property
+    def trained_length(self) -> int | None:
+        return self.run.get("trained_length")
+
+    @property
+    def stopping(self) -> Mapping[str, Any] | None:
+        """The rule by which repeats were spent; None for a fixed grid."""
+        return self.run.get("stopping")
+
+    @cached_property
+    def _by_cell(self) -> dict[tuple[str, int, float | None], list[Record]]:
+        found: dict[tuple[str, int, float | None], list[Record]] = {}
+        for record in self.records:
+            place = (record["scheme"]["method"], record["length"], record["depth"])
+            found.setdefault(place, []).append(record)
+        return found
+
+    def chosen(
+        self, method: str, length: int | None = None, depth: float | None = None
+    ) -> list[Record]:
+        """The records of a cell, or of all cells over what is left out."""
+        if length is not None and depth is not None:
+            return list(self._by_cell.get((method, length, depth), ()))
+        return [
+            record
+            for place, found in self._by_cell.items()
+            for record in found
+            if place[0] == method
+            and (length is None or place[1] == length)
+            and (depth is None or place[2] == depth)
+        ]
+
+    def tally(self, method: str, length: int | None = None, depth: float | None = None) -> Tally:
+        """Pooled over what is left out; samples of the grid that have no record are `not_run`."""
+        chosen = self.chosen(method, length, depth)
+        states = Counter(record["status"] for record in chosen)
+        places = itertools.product(
+            self.lengths if length is None else (length,),
+            self.depths if depth is None else (depth,),
+        )
+        # How many repeats a cell needs the stopping rule decides; one it has in any case.
+        repeats = 1 if self.stopping else self.run["grid"]["repeats"]
+        missing = sum(
+            max(0, repeats - len(self._by_cell.get((method, *place), ()))) for place in places
+        )
+        if missing:
+            states["not_run"] = missing
+        scores = [record["score"] for record in chosen if record["status"] in SCORED]
+        return Tally(len(scores), sum(scores), dict(states))
+
+    def pooled(self, method: str, length: int) -> Tally:
+        """A length over all its depths, with the interval that effective lengths go by."""
+        tally = self.tally(method, length)
+        return replace(tally, bounds=self.interval(method, length))
+
+    def by_document(self, method: str, length: int) -> list[list[float]]:
+        """Scores grouped by what they share: the depths of one repeat have one text and needle."""
+        groups: dict[int, list[float]] = {}
+        for record in self.chosen(method, length):
+            if record["status"] in SCORED:
+                groups.setdefault(record["repeat"], []).append(record["score"])
+        return [groups[repeat] for repeat in sorted(groups)]
+
+    def interval(self, method: str, length: int) -> Interval:
+        """Over all depths; not narrower than Wilson's, as samples share texts."""
+        return pooled_interval(self.by_document(method, length))
+
+    def effective(self, method: str) -> Effective:
+        return effective_length(
+            {length: self.by_document(method, length) for length in self.lengths}
+        )
+
+
+def load(path: Path) -> Results:
+    """Read a run folder, whoever may be writing to it."""
+    run = folder.read_run(path)
+    if run is None:
+        raise UserError(f"{path}: no {folder.RUN} in it: name the folder of a run")
+    if run["task"] != "needle":
+        raise UserError(f"{path}: it holds a {run['task']} run: name the folder of a needle run")
+    found = records.latest(records.read(path / folder.RESULTS))
+    controls = records.latest(records.read(path / folder.CONTROLS))
+    return Results(run, list(found.values()), list(controls.values()))
+
+
+def summarize(results: Results) -> dict[str, Any]:
+    run = results.run
+    methods = {}
+    for method in results.methods:
+        by_depth = {
+            depth_name(depth): {
+                str(length): results.tally(method, length, depth).to_dict()
+                for length in results.lengths
+            }
+            for depth in results.depths
+        }
+        effective = results.effective(method)
+        methods[method] = {
+            "scheme": run["schemes"][method],
+            "effective_length": effective.length,
+            "effective": effective.to_dict(),
+            "lengths": {
+                str(length): results.pooled(method, length).to_dict() for length in results.lengths
+            },
+            "cells": by_depth,
+        }
+    states = Counter(record["status"] for record in results.records)
+    states["not_run"] = sum(
+        results.tally(method).states.get("not_run", 0) for method in results.methods
+    )
+    return {
+        "schema": run["schema"],
+        "task": run["task"],
+        "model": run["model"]["name"],
+        "haystack": run["haystack"],
+        "trained_length": results.trained_length,
+        "stopping": results.stopping,
+        "states": dict(states),
+        "methods": methods,
+        "controls": control_figures(results),
+        "failures": [
+            {
+                "method": record["scheme"]["method"],
+                **{name: record[name] for name in ("length", "depth", "repeat", "error")},
+            }
+            for record in results.records
+            if record["status"] == "error"
+        ],
+    }
+
+
+def control_figures(results: Results) -> dict[str, Any]:
+    """Whether the map can tell success from failure: `discriminative` is None while unknown."""
+    closed = [record["score"] for record in results.controls if record["status"] in SCORED]
+    closed_book = sum(closed) / len(closed) if closed else None
+    shortest = [
+        score
+        for method in results.methods
+        if (score := results.tally(method, min(results.lengths)).score) is not None
+    ]
+    best_shortest = max(shortest, default=None)
+    reasons = []
+    if closed_book is not None and closed_book > _CLOSED_BOOK_AT_MOST:
+        reasons.append(f"answers without the needle ({closed_book:.0%})")
+    if best_shortest is not None and best_shortest < _SHORTEST_AT_LEAST:
+        reasons.append(f"fails at the shortest length already ({best_shortest:.0%})")
+    known = closed_book is not None and best_shortest is not None
+    return {
+        "closed_book": closed_book,
+        "shortest": best_shortest,
+        "discriminative": False if reasons else (True if known else None),
+        "reasons": reasons,
+    }
+
+
+def write(path: Path) -> dict[str, Any]:
+    """Make summary.json, summary.csv and summary.md of a run folder; returns the first."""
+    results = load(path)
+    summary = summarize(results)
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    records.write_atomically(path / "summary.json", text)
+    records.write_atomically(path / "summary.csv", _as_csv(results))
+    records.write_atomically(path / "summary.md", as_markdown(results, summary))
+    return summary
+
+
+def _as_csv(results: Results) -> str:
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    others = ("truncated_output", "overflow", "error", "not_run")
+    rules = ("effective_length", "ruler", "nolima", "last_pass", "first_fail")
+    table.writerow(["method", "length", "depth", "n", "k", "score", "low", "high", *others, *rules])
+    for method in results.methods:
+        found = results.effective(method)
+        lengths = [found.length, found.ruler, found.nolima, found.last_pass, found.first_fail]
+        for length in results.lengths:
+            for depth in results.depths:
+                tally = results.tally(method, length, depth)
+                row = tally.to_dict()
+                figures = [row[name] for name in ("n", "k", "score", "low", "high")]
+                states = [tally.states.get(state, 0) for state in others]
+                table.writerow([method, length, depth_name(depth), *figures, *states, *lengths])
+    return stream.getvalue()
+
+
+def as_markdown(results: Results, summary: Mapping[str, Any]) -> str:
+    run = results.run
+    grid = run["grid"]
+    lines = [
+        f"# {heading(results)}: {run['model']['name']}",
+        "",
+        f"Haystack {run['haystack']['id']}, depths "
+        f"{', '.join(show_depth(depth) for depth in results.depths)}, "
+        f"{'up to ' if results.stopping else ''}{grid['repeats']} repeat(s), "
+        f"seed {run['settings'].get('seed')}, trained length "
+        f"{show_length(results.trained_length) if results.trained_length else 'unknown'}.",
+        "",
+        "| method | "
+        + " | ".join(show_length(length) for length in results.lengths)
+        + " | effective length | breaks | RULER's rule | NoLiMa's rule |",
+        "|---|" + "---:|" * (len(results.lengths) + 4),
+    ]
+    for method in results.methods:
+        row = [show_tally(results.pooled(method, length)) for length in results.lengths]
+        found = results.effective(method)
+        row += [show_effective(found), show_break(found)]
+        row += [show_other(found.ruler), show_other(found.nolima)]
+        lines.append(f"| {method} | " + " | ".join(row) + " |")
+    lines += ["", f"{INTERVAL} {others_sentence(summary)}", ""]
+    lines += [f"{MEANING}\n", f"{OTHER_RULES}\n"]
+    if results.stopping:
+        lines.append(f"Stopping rule: {results.stopping['rule']}\n")
+    for reason in summary["controls"]["reasons"]:
+        lines.append(f"**Not discriminative**: the model {reason}.\n")
+    return "\n".join(lines)
+
+
+def heading(results: Results) -> str:
+    """What was asked, for headings."""
+    return "Needle in a haystack" if results.task == "needle" else f"Task {results.task}"
+
+
+def show_tally(tally: Tally) -> str:
+    """`3/3 (44-100 %)`, and what was not scored behind it."""
+    low, high = tally.interval
+    shown = f"{tally.total:g}/{tally.n} ({100 * low:.0f}-{100 * high:.0f} %)" if tally.n else "–"
+    extra = ", ".join(f"{count} {state}" for state, count in tally.others().items())
+    return f"{shown} +{extra}" if extra else shown
+
+
+def others_sentence(summary: Mapping[str, Any]) -> str:
+    counts: Iterable[str] = (
+        f"{count} {state.replace('_', ' ')}"
+        for state, count in sorted(summary["states"].items())
+        if count and state not in SCORED
+    )
+    named = ", ".join(counts)
+    return f"Not counted: {named}." if named else "Every cell was scored."

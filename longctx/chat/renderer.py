@@ -1,0 +1,318 @@
+"""A conversation of OpenAI's format as token ids, such that no content can forge a turn.
+
+The model's own chat template is rendered twice: with the texts, and with a mark in place of every
+text (`longctx.chat.template`). The second rendering says which characters are the template's; the
+first must be the second with the texts put in, so the ids spell what the template renders or the
+request is refused. What stands between special tokens and holds parts of tools (definitions,
+calls) is encoded as one piece, as it was in training. Knows neither HTTP nor the engine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from reprlib import repr as short
+from typing import Any, Literal, NamedTuple
+
+from longctx.chat import template
+from longctx.chat.messages import Marked, Text, functions_of, mark_messages, mark_tools, normalise
+from longctx.chat.tools import OPEN
+from longctx.errors import UserError
+
+ToolChoice = str | dict[str, Any] | None
+
+# What templates do to the white space around a text.
+_TRIMS: tuple[Callable[[str], str], ...] = (
+    lambda text: text,
+    lambda text: text.strip(),
+    lambda text: text.strip("\n"),
+    lambda text: text.rstrip(),
+    lambda text: text.lstrip(),
+    lambda text: text.rstrip("\n"),
+    lambda text: text.lstrip("\n"),
+)
+
+
+@dataclass(frozen=True)
+class ForcedCall:
+    """What makes an answer a tool call: the prompt ends with `prefix`, the answer is in `schema`.
+
+    `prefix` is part of the ids of `encode`; feed it to `ToolCallParser` before the answer's text,
+    which ends with the JSON. A `$ref` in a function's parameters still points into them.
+    """
+
+    prefix: str
+    schema: dict[str, Any]
+
+
+class Run(NamedTuple):
+    """A stretch of a conversation: the template's, a message's, or data of tools."""
+
+    kind: Literal["template", "special", "content", "data"]
+    text: str
+
+
+class ChatRenderer:
+    """Encodes conversations for one tokenizer (any fast tokenizer of transformers).
+
+    Tokenising a million tokens takes seconds: call it from a worker thread; several may call at
+    the same time. Dates and thinking are as `longctx.chat.template` sets them.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(
+                "messages: this model's tokenizer has no chat template: use /v1/completions, or "
+                "serve an instruct model"
+            )
+        self._tokenizer = tokenizer
+        self._encoder = template.Encoder(tokenizer)
+
+    def encode(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        tool_choice: ToolChoice = None,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """Token ids of the prompt.
+
+        Roles are system, developer (a system message to the template), user, assistant and tool;
+        contents are strings or lists of text parts, which are joined by line ends. `name` of a
+        message and `tool_call_id` reach the model where the template prints them. White space is
+        trimmed where the template trims it. With `tool_choice` "none" the model is told of no
+        tools; with "required" or a function's name the ids end with the prefix of `forced_call`.
+
+        Raises:
+            UserError: what the template refuses, leaves out or reads into (a text that holds
+                marks of its own, such as `<tool_response>` with some); images; unknown roles;
+                tools where the template has no place for them or writes calls in another format.
+        """
+        forced = self.forced_call(tools, tool_choice)
+        offered = None if tool_choice == "none" else tools or None
+        ids: list[int] = []
+        for run in self._runs(normalise(messages), offered, add_generation_prompt):
+            if run.kind == "template":
+                ids += self._encoder.template(run.text)
+            else:
+                ids += self._encoder.contents(run.text)
+        if forced and add_generation_prompt:
+            ids += self._encoder.contents(forced.prefix)
+        return ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of text by itself, none of them a special token's."""
+        return self._encoder.contents(text)
+
+    @staticmethod
+    def forced_call(
+        tools: list[dict[str, Any]] | None, tool_choice: ToolChoice
+    ) -> ForcedCall | None:
+        """How "required" and a named function are made sure of; None for "auto" and "none".
+
+        Raises:
+            UserError: a choice that is none of these, or of a tool that is not there; bad tools.
+        """
+        functions = functions_of(tools)
+        named = _named(tool_choice)
+        if named is None and tool_choice in (None, "auto", "none"):
+            return None
+        if named is None and tool_choice != "required":
+            raise UserError(
+                f"tool_choice: {short(tool_choice)} is none of none, auto, required and "
+                '{"type": "function", "function": {"name": …}}: pass one of these'
+            )
+        if not functions:
+            raise UserError(f"tool_choice: {short(tool_choice)} needs tools: pass some")
+        if named is not None and named not in functions:
+            raise UserError(
+                f"tool_choice: there is no tool {short(named)}: name one of {', '.join(functions)}"
+            )
+        chosen = list(functions) if named is None else [named]
+        return ForcedCall(f"{OPEN}\n", _schema({name: functions[name] for name in chosen}))
+
+    def _runs(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None,
+        add_generation_prompt: bool,
+    ) -> list[Run]:
+        real = self._render(messages, tools, add_generation_prompt)
+        for candidate in _readings(messages):
+            marked = Marked()
+            with_marks = self._render(
+                mark_messages(candidate, marked), mark_tools(tools, marked), add_generation_prompt
+            )
+            try:
+                layout = template.split(with_marks)
+            except template.UnreadableError as error:
+                raise UserError(f"messages: this model's chat template: {error}") from None
+            _nothing_lost(layout, marked.texts, with_marks, tools)
+            runs = _fill(layout, marked.texts, real)
+            if runs is not None:
+                return _merged([part for run in runs for part in self._cut(run)])
+        raise UserError(
+            "messages: this model's chat template acts on what a text says, so what is the "
+            "template's cannot be told from what is the text's: take the template's own marks out"
+        )
+
+    def _render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None,
+        add_generation_prompt: bool,
+    ) -> str:
+        try:
+            return template.render(
+                self._tokenizer,
+                messages,
+                tools=tools,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except Exception as error:
+            # Templates raise what they like: jinja2 errors, or their own words about roles.
+            raise UserError(
+                f"messages: this model's chat template refuses them: {error}"
+            ) from error
+
+    def _cut(self, run: Run) -> Iterator[Run]:
+        """The template's text around its special tokens, apart from them."""
+        span = self._encoder.special_span(run.text) if run.kind == "template" else None
+        if span is None:
+            yield run
+            return
+        first, last = span
+        yield Run("template", run.text[:first])
+        yield Run("special", run.text[first:last])
+        yield Run("template", run.text[last:])
+
+
+def _named(choice: ToolChoice) -> str | None:
+    if not isinstance(choice, dict) or choice.get("type") != "function":
+        return None
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _schema(functions: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A call of one of the functions, as JSON schema."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": name},
+                "arguments": {"$ref": f"#/$defs/{name}"},
+            },
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for name in functions
+    ]
+    definitions = {
+        name: _moved(function.get("parameters") or {"type": "object"}, f"#/$defs/{name}")
+        for name, function in functions.items()
+    }
+    return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), "$defs": definitions}
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """A schema whose `#` has become `root`."""
+    if isinstance(schema, list):
+        return [_moved(item, root) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: root + value[1:]
+        if key == "$ref" and isinstance(value, str) and value.startswith("#")
+        else _moved(value, root)
+        for key, value in schema.items()
+    }
+
+
+def _readings(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """With thinking apart from the answer, as some templates take it apart; and as it is."""
+    if any(_THOUGHT in message["content"] for message in messages if _is_answer(message)):
+        yield [_apart(message) if _is_answer(message) else message for message in messages]
+    yield messages
+
+
+_THOUGHT = "</think>"
+
+
+def _is_answer(message: dict[str, Any]) -> bool:
+    return message["role"] == "assistant" and "reasoning_content" not in message
+
+
+def _apart(message: dict[str, Any]) -> dict[str, Any]:
+    thought, found, answer = message["content"].rpartition(_THOUGHT)
+    if not found:
+        return message
+    thought = thought.partition(_THOUGHT)[0].rpartition("<think>")[2].strip("\n")
+    return {**message, "content": answer.lstrip("\n"), "reasoning_content": thought}
+
+
+def _nothing_lost(
+    layout: template.Layout,
+    texts: Sequence[Text],
+    rendered: str,
+    tools: list[dict[str, Any]] | None,
+) -> None:
+    """Everything that must reach the model is in the rendering."""
+    there = {found.mark for found in layout.found}
+    for index, text in enumerate(texts):
+        if text.required and index not in there:
+            if text.where.startswith("tools"):
+                raise UserError(
+                    "tools: this model's chat template has no place for tools: leave them out, "
+                    "or serve a model whose template has one"
+                )
+            raise UserError(
+                f"{text.where}: this model's chat template leaves it out: leave it out too, or "
+                "serve a model whose template has a place for it"
+            )
+    if tools and f'{OPEN}\n{{"name": ' not in rendered:
+        raise UserError(
+            f'tools: this model\'s chat template does not ask for calls as {OPEN}{{"name": …, '
+            '"arguments": …}: leave them out, or serve a model whose template does'
+        )
+
+
+def _fill(layout: template.Layout, texts: Sequence[Text], real: str) -> list[Run] | None:
+    """The layout with its texts put in; None where that is not what the template renders."""
+    runs, at = [Run("template", layout.pieces[0])], len(layout.pieces[0])
+    if not real.startswith(layout.pieces[0]):
+        return None
+    for found, following in zip(layout.found, layout.pieces[1:], strict=True):
+        text = texts[found.mark]
+        for trim in _TRIMS:
+            printed = trim(text.text)
+            if found.form != "plain":
+                printed = json.dumps(printed, ensure_ascii=found.form == "ascii")[1:-1]
+            end = at + len(printed)
+            if real.startswith(printed, at) and real.startswith(following, end):
+                break
+        else:
+            return None
+        runs += [Run(text.kind, printed), Run("template", following)]
+        at = end + len(following)
+    return runs if at == len(real) else None
+
+
+def _merged(runs: list[Run]) -> list[Run]:
+    """Data with the template's text around it as one run, the rest of the template as another."""
+    merged: list[Run] = []
+    for plain, group in groupby(runs, key=lambda run: run.kind in ("template", "data")):
+        members = list(group)
+        if plain and any(run.kind == "data" for run in members):
+            merged.append(Run("data", "".join(run.text for run in members)))
+        else:
+            merged += members
+    joined: list[Run] = []
+    for own, group in groupby(merged, key=lambda run: run.kind in ("template", "special")):
+        members = list(group)
+        joined += [Run("template", "".join(run.text for run in members))] if own else members
+    return joined

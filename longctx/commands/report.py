@@ -1,0 +1,230 @@
+"""`longctx report`: run folders side by side, as a page, a picture or numbers.
+
+Imports nothing heavy: `longctx --help` reads this file. Reads run folders alone, never a model.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from longctx.errors import UserError
+from longctx.plots.look import ANNOTATE, Look, one_of
+from longctx.plots.palette import PALETTES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from longctx.report.collect import Report
+
+FORMATS = ("html", "png", "svg", "csv")
+PICTURES = ("map", "effective", "perplexity")
+_PICTURE_FORMATS = ("png", "svg")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """The command's arguments. None stands where a rule decides."""
+
+    folders: tuple[Path, ...]
+    output: Path | None = None
+    format: str | None = None
+    picture: str = "map"
+    look: Look = Look()  # noqa: RUF009  # frozen
+    date: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("--picture", self.picture, PICTURES)
+        if self.format is not None:
+            one_of("--format", self.format, FORMATS)
+
+
+_options = ReportOptions(())
+
+
+def report(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR", help="Run folders: methods and models to compare."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write. Default: report.<format> in the folder, or here for several."
+        ),
+    ] = _options.output,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(FORMATS)}. Default: as the output's name ends, else {FORMATS[0]}."
+        ),
+    ] = _options.format,
+    picture: Annotated[
+        str,
+        typer.Option(help="What png and svg show: map, effective (lengths as bars), perplexity."),
+    ] = _options.picture,
+    palette: Annotated[
+        str, typer.Option(help=f"Colours of the maps: {' or '.join(PALETTES)}.")
+    ] = _options.look.palette,
+    annotate: Annotated[
+        str, typer.Option(help=f"Cells that show their count: {', '.join(ANNOTATE)}.")
+    ] = _options.look.annotate,
+    title: Annotated[
+        str | None, typer.Option(help="The headline. Default: the models' names.")
+    ] = _options.look.title,
+    date: Annotated[
+        str | None,
+        typer.Option(help="The date on the page. Default: SOURCE_DATE_EPOCH's, else today."),
+    ] = _options.date,
+) -> None:
+    """Compare runs: tables, maps, differences and failures on one page that needs no network."""
+    options = ReportOptions(
+        folders=tuple(folders),
+        output=output,
+        format=format,
+        picture=picture,
+        look=Look(palette, annotate, title),
+        date=date,
+    )
+    typer.echo(f"wrote {make(options)}")
+
+
+def make(options: ReportOptions) -> Path:
+    """Write the report; returns its path."""
+    from longctx.report.collect import collect
+
+    form = _format(options)
+    if options.picture != _options.picture and form not in _PICTURE_FORMATS:
+        raise UserError(
+            f"--picture {options.picture}: {form} has no picture to choose: "
+            f"use --format {' or '.join(_PICTURE_FORMATS)}"
+        )
+    output = options.output or _default_output(options.folders, form)
+    date = _date(options.date, os.environ)
+    found = collect(options.folders)
+    if form in _PICTURE_FORMATS:
+        _write_picture(options, found, output)
+    else:
+        from longctx.eval.runfolder.records import write_atomically
+
+        if form == "csv":
+            from longctx.report.table import as_csv
+
+            text = as_csv(found)
+        else:
+            from longctx.report.page import render
+
+            text = render(found, options.look, date=date, command=_command(options))
+        try:
+            write_atomically(output, text)
+        except OSError as error:
+            raise _unwritable(output, error) from None
+    return output
+
+
+def _write_picture(options: ReportOptions, found: Report, output: Path) -> None:
+    from longctx.plots import heatmap, words
+
+    if options.picture == "perplexity":
+        figure = _curve(options, found)
+        texts = [run.model for run in found.perplexity]
+    else:
+        figure, texts = _maps(options, found)
+    missing = words.undrawable("".join(texts))
+    if missing:
+        typer.echo(f"no font for {missing[:20]}: shown as ▯; {words.REMEDY}", err=True)
+    try:
+        heatmap.save(figure, output)
+    except OSError as error:
+        raise _unwritable(output, error) from None
+
+
+def _maps(options: ReportOptions, found: Report) -> tuple[Figure, list[str]]:
+    from longctx.plots import bars, heatmap
+
+    if not found.runs:
+        raise UserError(
+            f"--picture {options.picture}: no needle run is named: name one, or use "
+            "--picture perplexity"
+        )
+    runs = [run.results for run in found.runs]
+    texts = heatmap.shown_texts(runs, options.look)
+    if options.picture == "effective":
+        if found.perplexity:
+            raise UserError("--picture effective: it shows no perplexity: name needle runs alone")
+        return bars.figure_of(runs, options.look), texts
+    if found.perplexity and not any(found.strips):
+        typer.echo(
+            "no perplexity is shown: it was measured for another model, dtype, scheme or lengths",
+            err=True,
+        )
+    return heatmap.figure_of(runs, options.look, found.strips), texts
+
+
+def _curve(options: ReportOptions, found: Report) -> Figure:
+    from longctx.plots import perplexity
+
+    if len(found.perplexity) != 1:
+        raise UserError(
+            f"--picture perplexity: {len(found.perplexity)} perplexity runs are named: name one"
+        )
+    return perplexity.figure_of(found.perplexity[0].results)
+
+
+def _unwritable(output: Path, error: OSError) -> UserError:
+    return UserError(f"--output {output}: cannot be written ({error.strerror}): name another file")
+
+
+def _format(options: ReportOptions) -> str:
+    ending = options.output.suffix.removeprefix(".") if options.output else ""
+    if options.format is not None:
+        if ending in FORMATS and ending != options.format:
+            raise UserError(
+                f"--format {options.format}: --output {options.output} ends in .{ending}: "
+                "change one of them"
+            )
+        return options.format
+    if ending and ending not in FORMATS:
+        raise UserError(
+            f"--output {options.output}: .{ending} is no format: use {', '.join(FORMATS)}, "
+            "or say --format"
+        )
+    return ending or FORMATS[0]
+
+
+def _default_output(folders: Sequence[Path], form: str) -> Path:
+    return (folders[0] if len(folders) == 1 else Path()) / f"report.{form}"
+
+
+def _date(wanted: str | None, environment: Mapping[str, str]) -> str:
+    if wanted is not None:
+        try:
+            return datetime.date.fromisoformat(wanted).isoformat()
+        except ValueError:
+            raise UserError(f"--date {wanted}: not a date: write 2026-11-25") from None
+    epoch = environment.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        return datetime.datetime.now(datetime.UTC).date().isoformat()
+    try:
+        return datetime.datetime.fromtimestamp(int(epoch), datetime.UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError):
+        raise UserError(
+            f"SOURCE_DATE_EPOCH={epoch}: not a number of seconds: correct or unset it"
+        ) from None
+
+
+def _command(options: ReportOptions) -> str:
+    words = ["longctx", "report", *map(str, options.folders)]
+    chosen = {"output": options.output, "date": options.date, **vars(options.look)}
+    defaults = {"output": None, "date": None, **vars(Look())}
+    for flag, value in chosen.items():
+        if value != defaults[flag]:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)

@@ -1,0 +1,164 @@
+"""A model behind an OpenAI-compatible server as the subject of a needle run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from longctx.chat.encoder import ChatEncoder, Conversation
+from longctx.commands.options import NeedleOptions, refuse_local
+from longctx.errors import UserError
+from longctx.eval.protocol import Arm, ContextOverflowError, Request, Target, TargetLostError
+from longctx.models.base import Loaded, Subject, TokensOnly, bare_scheme
+from longctx.models.openai_client import EndpointError, EndpointTarget, api_key
+from longctx.models.openai_wire import APIS, PATHS, Api
+from longctx.models.source import load_tokenizer, locate
+
+METHOD = "unverified"
+_QUESTION = "Answer with the single word ready."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointSubject(Subject):
+    base_url: str
+    api: Api
+    timeout: float
+    options: NeedleOptions
+
+    def banner(self) -> list[str]:
+        key = "with an API key" if api_key() else "without an API key"
+        return [
+            f"{self.base_url}{PATHS[self.api]}, {self.concurrency} at once, {key}",
+            "method unverified: an endpoint does not show its position scheme",
+        ]
+
+    def session(self) -> dict[str, Any]:
+        return {
+            "concurrency": self.concurrency,
+            "timeout_s": self.timeout,
+            "tokenizer": self.options.tokenizer,  # `reconstruct` looks there
+        }
+
+    def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
+        """Asks once, so that a wrong address, key or name is told before the run begins."""
+        target = EndpointTarget(
+            self.base_url,
+            self.name,
+            self.api,
+            key=api_key(),
+            timeout=self.timeout,
+            concurrency=self.concurrency,
+        )
+        with target:
+            proof = self._greet(target)
+
+        @contextmanager
+        def open_arm() -> Iterator[Target]:
+            with target:  # one and the same for all columns: it counts failures in a row
+                yield target
+
+        backend = f"endpoint {self.api}"
+        arm = Arm(METHOD, self.schemes[METHOD], open_arm, backend, proof, self.concurrency)
+        return {METHOD: arm}
+
+    def _greet(self, target: EndpointTarget) -> dict[str, Any]:
+        config = self.options.config
+        conversation = Conversation(_QUESTION, config.system)
+        ids = ChatEncoder(self.tokenizer, config.template).encode(conversation).ids
+        try:
+            answer = target.generate(Request(ids, 1, len(ids) + 1, conversation))
+        except (EndpointError, TargetLostError, ContextOverflowError) as error:
+            raise UserError(
+                f"--base-url {self.base_url}: MODEL {self.name} does not answer ({error}): is the "
+                "server up, does the URL end in /v1, is the name the server's, is a key needed "
+                "(LONGCTX_API_KEY)?"
+            ) from error
+        left_out = sorted(target.dialect.left_out)
+        told = ["unverified"]
+        if left_out:
+            told.append(f"the server refuses {', '.join(left_out)}: left out")
+        if answer.prompt_tokens not in (None, len(ids)):
+            told.append(
+                f"the server counts {answer.prompt_tokens} prompt tokens where --tokenizer gives "
+                f"{len(ids)}: its template or its vocabulary differs, lengths are off by as much"
+            )
+        return {
+            "verified": None,
+            "by": "; ".join(told),
+            "left_out": left_out,
+            "prompt_tokens": len(ids),
+            "server_prompt_tokens": answer.prompt_tokens,
+        }
+
+
+def endpoint_subject(options: NeedleOptions) -> EndpointSubject:
+    """Check the arguments; the server is not called."""
+    base_url = _checked_url(options.base_url or "")
+    reason = "an endpoint has one arm, whatever it does there"
+    refuse_local(options, reason)
+    if options.api not in APIS:
+        raise UserError(f"--api {options.api}: not known: use {' or '.join(APIS)}")
+    if options.tokenizer is None:
+        raise UserError(
+            f"--base-url {base_url}: lengths are counted with the model's own tokenizer: give "
+            "--tokenizer DIR or a hub id"
+        )
+    if options.concurrency < 1:
+        raise UserError(f"--concurrency {options.concurrency}: must be at least 1")
+    if not 0 < options.timeout < math.inf:
+        raise UserError(f"--timeout {options.timeout:g}: must be a number of seconds above 0")
+    if options.api == "chat" and options.config.template != "chat":
+        raise UserError(
+            f"--template {options.config.template}: a chat endpoint has its own: use "
+            "--api completions"
+        )
+    try:
+        source = locate(options.tokenizer, weights=False)
+        tokenizer = load_tokenizer(source)
+    except UserError as error:
+        told = str(error).removeprefix(f"MODEL {options.tokenizer}: ")
+        raise UserError(f"--tokenizer {options.tokenizer}: {told}") from error
+    return EndpointSubject(
+        name=options.model,
+        kind="endpoint",
+        fingerprint=f"endpoint:{options.api}:{base_url}#{options.model}",
+        dtype="remote",
+        kernel="remote",
+        tokenizer=tokenizer,
+        schemes={METHOD: bare_scheme(METHOD)},
+        trained_length=options.original_length,
+        shape=TokensOnly(),
+        concurrency=options.concurrency,
+        base_url=base_url,
+        api=options.api,
+        timeout=options.timeout,
+        options=options,
+    )
+
+
+def _checked_url(text: str) -> str:
+    told = "…" if "@" in text else text  # a password may stand before it
+    bad = UserError(f"--base-url {told}: not an address: write http://127.0.0.1:8000/v1")
+    try:
+        parts = urlsplit(text)
+        httpx.URL(text)
+    except (ValueError, httpx.InvalidURL):
+        raise bad from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise bad
+    if parts.username or parts.password or parts.query:
+        shown = f"{parts.scheme}://{parts.hostname}"
+        raise UserError(
+            f"--base-url {shown}…: it holds credentials or a query, and it is kept in run.json: "
+            "put the key into LONGCTX_API_KEY"
+        )
+    for path in PATHS.values():
+        if parts.path.rstrip("/").endswith(path):
+            raise UserError(f"--base-url {text}: leave {path} out")
+    return text.rstrip("/")

@@ -1,0 +1,302 @@
+"""What a model needs at a length, and which GPUs hold it: from its config, before any weights.
+
+    weights + activations of one step + keys and values of every context <= usable memory
+
+Counts the parameters of the model that transformers would build, without building it. Knows no
+engine but for its estimate of a step.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from longctx.errors import UserError
+
+GiB = 1 << 30
+Weights = Literal["bf16", "int8", "int4"]
+WEIGHTS: tuple[Weights, ...] = ("bf16", "int8", "int4")
+# What a card of a label shows as its memory: 79.6 GiB of "80GB". The rest goes to the driver.
+_GIB_PER_LABEL = 0.995
+# Of that, what may be planned: the rest is for fragments, buffers of communication and graphs.
+USABLE = 0.9
+# Of a group of int4 weights: a scale and a zero point in bf16.
+_INT4_GROUP, _INT4_GROUP_BYTES = 128, 4
+_MOST_GPUS = 1024
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a plan is a function of. Sizes in bytes but for `parameters`; `scheme` is for people."""
+
+    name: str
+    parameters: int
+    weights: Weights
+    weight_bytes: int
+    kv_bytes_per_token: int
+    layers: int
+    heads: int
+    kv_heads: int
+    step_bytes: int
+    context: int
+    scheme: str
+
+    @property
+    def kv_bytes(self) -> int:
+        """Keys and values of one context in bfloat16."""
+        return self.kv_bytes_per_token * self.context
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """`4x80GB`: how many, and the size that they are sold by."""
+
+    count: int
+    label_gb: float
+
+    @property
+    def usable_bytes(self) -> int:
+        """Of one GPU."""
+        return int(self.label_gb * _GIB_PER_LABEL * USABLE * GiB)
+
+    def __str__(self) -> str:
+        return f"{self.count}x{self.label_gb:g}GB"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to spread a model over GPUs: `replicas` of it, each over `gpus_each` of them.
+
+    `split`: nothing on one GPU, its layers (one GPU computes at a time), or every layer (tensor
+    parallel). Bytes are per GPU. `contexts` counts all replicas; `longest` is the largest single
+    context that memory holds, in tokens, 0 where not even the weights fit.
+    """
+
+    gpus: str
+    split: Literal["none", "layers", "tensor"]
+    gpus_each: int
+    replicas: int
+    engine: Literal["hf", "vllm"]
+    weight_bytes: int
+    step_bytes: int
+    kv_bytes_per_context: int
+    usable_bytes: int
+    contexts: int
+    longest: int
+
+
+def parse_gpus(text: str, flag: str = "--gpus") -> tuple[Gpus, ...]:
+    """`4x80GB`, several with commas; the count may be left out."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(
+            r"(?:(\d+)\s*[xX×]\s*)?(\d+(?:\.\d+)?)\s*(?:GB|G)?", part.strip(), re.I
+        )
+        count, size = (int(match[1] or 1), float(match[2])) if match else (0, 0.0)
+        if not 1 <= count <= _MOST_GPUS or not 1 <= size <= 10_000:
+            raise UserError(f"{flag} {part.strip()}: not GPUs: write count and size, as 4x80GB")
+        found.append(Gpus(count, size))
+    return tuple(dict.fromkeys(found))
+
+
+def tensor_parallel_sizes(heads: int, kv_heads: int, most: int) -> list[int]:
+    """Powers of two that divide the query heads and either divide the KV heads or are multiples."""
+    sizes = []
+    size = 1
+    while size <= most:
+        if heads % size == 0 and (kv_heads % size == 0 or size % kv_heads == 0):
+            sizes.append(size)
+        size *= 2
+    return sizes
+
+
+def options_for(model: Model, gpus: Gpus) -> list[Option]:
+    """One GPU each, the layers over all of them, and every tensor parallel size they allow."""
+    options = [_option(model, gpus, "none", 1, 1.0, 1.0)]
+    if gpus.count > 1:
+        # The GPU with the most layers decides.
+        share = -(-model.layers // gpus.count) / model.layers
+        options.append(_option(model, gpus, "layers", gpus.count, share, share))
+    for size in tensor_parallel_sizes(model.heads, model.kv_heads, gpus.count)[1:]:
+        # With more GPUs than KV heads, heads are held more than once.
+        kv_share = 1 / min(size, model.kv_heads)
+        options.append(_option(model, gpus, "tensor", size, 1 / size, kv_share))
+    return options
+
+
+def _option(
+    model: Model,
+    gpus: Gpus,
+    split: Literal["none", "layers", "tensor"],
+    gpus_each: int,
+    weight_share: float,
+    kv_share: float,
+) -> Option:
+    weight_bytes = math.ceil(model.weight_bytes * weight_share)
+    kv_per_token = math.ceil(model.kv_bytes_per_token * kv_share)
+    left = max(gpus.usable_bytes - weight_bytes - model.step_bytes, 0)
+    replicas = gpus.count // gpus_each
+    return Option(
+        gpus=str(gpus),
+        split=split,
+        gpus_each=gpus_each,
+        replicas=replicas,
+        engine="vllm" if split == "tensor" else "hf",
+        weight_bytes=weight_bytes,
+        step_bytes=model.step_bytes,
+        kv_bytes_per_context=kv_per_token * model.context,
+        usable_bytes=gpus.usable_bytes,
+        contexts=left // (kv_per_token * model.context) * replicas,
+        longest=left // kv_per_token,
+    )
+
+
+def best(options: list[Option]) -> Option:
+    """Most contexts at once; then the fewest GPUs that must talk, and tensors before layers."""
+    return max(
+        options,
+        key=lambda option: (
+            option.contexts,
+            0 if option.contexts else option.longest,
+            -option.gpus_each,
+            option.split == "tensor",
+        ),
+    )
+
+
+def model_of(
+    name: str, config: Any, *, context: int, weights: Weights, step_tokens: int, logit_rows: int
+) -> Model:
+    """Measure a transformers config.
+
+    Args:
+        step_tokens, logit_rows: of one step, for the estimate of activations.
+
+    Raises:
+        UserError: packed weights, or a cache that is not keys and values of every layer.
+    """
+    from longctx.attention.config import default_method, resolve
+    from longctx.engine.memory import step_bytes
+    from longctx.models.source import shape_of
+
+    _check(name, config)
+    shape = shape_of(config)
+    parameters, weight_bytes = count_parameters(name, config, weights)
+    try:
+        scheme = str(resolve(config, default_method(config), request_length=context))
+    except ValueError as error:
+        scheme = f"method none ({error})"
+    return Model(
+        name=name,
+        parameters=parameters,
+        weights=weights,
+        weight_bytes=weight_bytes,
+        kv_bytes_per_token=shape.kv_bytes(1, 2),
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        step_bytes=step_bytes(config, 2, step_tokens, logit_rows),
+        context=context,
+        scheme=scheme,
+    )
+
+
+def _check(name: str, config: Any) -> None:
+    packed = getattr(config, "quantization_config", None)
+    if packed:
+        how = packed.get("quant_method") if isinstance(packed, dict) else type(packed).__name__
+        raise UserError(
+            f"MODEL {name}: its weights are packed ({how}): name the unpacked checkpoint, and "
+            "plan with --weights int8 or int4"
+        )
+    other = set(getattr(config, "layer_types", None) or ()) - {
+        "full_attention",
+        "sliding_attention",
+    }
+    if getattr(config, "kv_lora_rank", None):
+        other.add("latent attention")
+    if not getattr(config, "num_attention_heads", None):
+        other.add("no attention heads")
+    if other:
+        raise UserError(
+            f"MODEL {name}: {', '.join(sorted(other))}: its cache is not keys and values of every "
+            "layer: name a model like Qwen2, Llama or Mistral"
+        )
+
+
+def count_parameters(name: str, config: Any, weights: Weights) -> tuple[int, int]:
+    """Parameters, tied ones once, and their bytes.
+
+    Packed are the matrices of the layers; embeddings, head, norms and biases stay in bfloat16.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever its own constructor finds wrong
+        raise UserError(
+            f"MODEL {name}: no model can be made of its config ({error}): restore the file"
+        ) from error
+    whole = {
+        id(part.weight)
+        for part in (model.get_input_embeddings(), model.get_output_embeddings())
+        if part is not None
+    }
+    count = size = 0
+    for parameter in model.parameters():
+        numel = parameter.numel()
+        count += numel
+        packed = weights != "bf16" and parameter.ndim >= 2 and id(parameter) not in whole
+        size += _packed_bytes(numel, parameter.shape[-1], weights) if packed else 2 * numel
+    return count, size
+
+
+def _packed_bytes(numel: int, columns: int, weights: Weights) -> int:
+    if weights == "int8":
+        return numel + 2 * (numel // columns)  # a scale for each row
+    return numel // 2 + _INT4_GROUP_BYTES * -(-numel // _INT4_GROUP)
+
+
+@dataclass(frozen=True)
+class OnCpu:
+    """What the same context takes on this machine's processor under `--dtype auto`, in bytes."""
+
+    dtype: str
+    reason: str
+    weight_bytes: int
+    kv_bytes: int
+    free_bytes: int
+    fits: bool
+
+
+def on_cpu(model: Model) -> OnCpu:
+    """The checkpoint taken for bfloat16; keys and values follow, or stay in bfloat16 to fit."""
+    from longctx.attention import cpu
+    from longctx.engine.memory import free_host_bytes
+    from longctx.models.dtypes import WEIGHTS_SHARE
+
+    ability, free = cpu.native_bf16(), free_host_bytes()
+    wide = not ability and 4 * model.parameters <= WEIGHTS_SHARE * free
+    weights = (4 if wide else 2) * model.parameters
+    left = free - weights - model.step_bytes * (2 if wide else 1)
+    kv_bytes = 2 * model.kv_bytes if wide and 2 * model.kv_bytes <= left else model.kv_bytes
+    dtype = "float32" if wide else "bfloat16"
+    return OnCpu(dtype, ability.reason, weights, kv_bytes, free, kv_bytes <= left)
+
+
+def to_dict(model: Model, options: list[Option], chosen: list[Option]) -> dict[str, Any]:
+    """One object for programs; `best` has one option for each set of GPUs."""
+    return {
+        "cpu": asdict(on_cpu(model)),
+        **asdict(model),
+        "kv_bytes": model.kv_bytes,
+        "kv_dtype": "bfloat16",
+        "usable": USABLE,
+        "options": [asdict(option) for option in options],
+        "best": [asdict(option) for option in chosen],
+        "fits": any(option.contexts for option in chosen),
+    }

@@ -1,0 +1,137 @@
+"""Models that are none: they know where the needle is and answer by a rule. No weights.
+
+    sim:perfect         finds everything
+    sim:window=N        finds needles at most N tokens from the question: at length L those below
+                        depth 1 - N/L, so that its effective length is N
+    sim:lost-middle     finds needles near both ends; the longer the text, the less in between
+    sim:flaky[=SHARE]   misses a share of the prompts (0.2), by chance
+
+For tests, documentation and for seeing what a map means. Chance is seeded by the prompt: the same
+prompt is answered alike in every run. Distances are those of the map: depth times length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from longctx import tiny
+from longctx.commands.options import NeedleOptions, refuse_local
+from longctx.errors import UserError
+from longctx.eval.needle.config import parse_lengths
+from longctx.eval.protocol import Arm, Completion, Request, Target, Truth
+from longctx.models import source
+from longctx.models.base import Loaded, Subject, TokensOnly, bare_scheme
+from longctx.models.source import SIMULATED
+
+NAMES = ("sim:perfect", "sim:window=N", "sim:lost-middle", "sim:flaky", "sim:flaky=SHARE")
+METHOD = "sim"
+_FLAKY_SHARE = 0.2
+_MIDDLE_HOLDS = 1024  # up to here sim:lost-middle finds everything
+_MISSED = "I do not know."
+_VERSION = 1  # part of the fingerprint: another rule is another model
+
+Finds = Callable[[Request, Truth], bool]
+
+
+@dataclass(frozen=True)
+class SimTarget:
+    finds: Finds
+
+    def generate(self, request: Request) -> Completion:
+        truth = request.truth
+        found = truth is not None and self.finds(request, truth)
+        text = " ".join(truth.expected) if truth is not None and found else _MISSED
+        return Completion(text, "stop", 0.0, 0.0)
+
+    def logprobs(self, ids: Sequence[int], *, request_length: int) -> npt.NDArray[np.float64]:
+        raise NotImplementedError("a simulated model has no probabilities")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimSubject(Subject):
+    finds: Finds
+
+    def banner(self) -> list[str]:
+        return ["a simulated model: no weights, the embedded model's tokenizer"]
+
+    def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
+        @contextmanager
+        def open_arm() -> Iterator[Target]:
+            yield SimTarget(self.finds)
+
+        proof = {"verified": None, "by": "no attention is at work"}
+        return {METHOD: Arm(METHOD, self.schemes[METHOD], open_arm, "simulated", proof)}
+
+
+def sim_subject(options: NeedleOptions) -> SimSubject:
+    """
+    Raises:
+        UserError: no such simulated model, or a flag that it has no use for.
+    """
+    finds, window = _rule(options.model)
+    refuse_local(options, f"MODEL {options.model} is simulated and has one arm")
+    return SimSubject(
+        name=options.model,
+        kind="simulated",
+        fingerprint=f"{options.model}/{_VERSION}",
+        dtype="none",
+        kernel="none",
+        tokenizer=source.load_tokenizer(source.locate(tiny.EMBEDDED)),
+        schemes={METHOD: bare_scheme(METHOD)},
+        trained_length=window,
+        shape=TokensOnly(),
+        finds=finds,
+    )
+
+
+def _rule(model: str) -> tuple[Finds, int | None]:
+    """What it finds, and the window that it has."""
+    name, _, value = model.removeprefix(SIMULATED).partition("=")
+    if name == "perfect" and not value:
+        return lambda request, truth: True, None
+    if name == "window" and value:
+        lengths = parse_lengths(value, f"MODEL {model}: window")
+        if len(lengths) == 1:
+            return _within(lengths[0]), lengths[0]
+    if name == "lost-middle" and not value:
+        return _near_an_end, None
+    if name == "flaky" and (share := _share(value or str(_FLAKY_SHARE))) is not None:
+        return lambda request, truth: _chance(request) >= share, None
+    raise UserError(f"MODEL {model}: no such simulated model: use one of {', '.join(NAMES)}")
+
+
+def _within(window: int) -> Finds:
+    def finds(request: Request, truth: Truth) -> bool:
+        # In integers of a thousandth of a percent, so that the frontier itself is found.
+        depth = round((truth.depth or 0.0) * 1000)
+        return (100_000 - depth) * request.request_length <= 100_000 * window
+
+    return finds
+
+
+def _near_an_end(request: Request, truth: Truth) -> bool:
+    lost = max(0.0, 1 - _MIDDLE_HOLDS / request.request_length)
+    return _chance(request) >= lost * math.sin(
+        math.pi * (50.0 if truth.depth is None else truth.depth) / 100
+    )
+
+
+def _chance(request: Request) -> float:
+    digest = hashlib.sha256(array("q", request.ids).tobytes()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _share(text: str) -> float | None:
+    try:
+        share = float(text)
+    except ValueError:
+        return None
+    return share if 0 <= share <= 1 else None

@@ -1,0 +1,191 @@
+"""A needle run: from options to a finished run folder.
+
+Joins what the other parts know: loading, schemes, the harness, the pictures. Holds no algorithm.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from longctx.commands import report as report_cmd
+from longctx.commands.options import NeedleOptions
+from longctx.eval.needle import summary
+from longctx.eval.needle.controls import closed_book_is_due, run_closed_book
+from longctx.eval.needle.grid import Cell
+from longctx.eval.needle.progress import ProgressReport
+from longctx.eval.protocol import Arm, TargetLostError
+from longctx.eval.runfolder import folder, records
+from longctx.eval.runfolder.folder import RunFolder
+from longctx.models.base import Loaded
+from longctx.plots import heatmap
+from longctx.plots.live import LiveMap
+from longctx.plots.look import Look
+from longctx.runs.needle_prepare import Prepared, prepare
+from longctx.runs.screen import print_banner, print_results, proof_words, say
+
+DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
+
+
+def run(options: NeedleOptions, loaded: Loaded | None = None, deadline: float | None = None) -> int:
+    """Run the sweep of one task; returns the exit code."""
+    return run_prepared(prepare(options), loaded, deadline)
+
+
+def deadline_of(options: NeedleOptions) -> float | None:
+    """When --budget-minutes from now are over, in seconds of time.monotonic."""
+    minutes = options.config.budget_minutes
+    return None if minutes is None else time.monotonic() + 60 * minutes
+
+
+def run_prepared(
+    prepared: Prepared, loaded: Loaded | None = None, deadline: float | None = None
+) -> int:
+    """
+    Args:
+        deadline: of the command as a whole, where it runs several tasks; else the run has its own.
+    """
+    options = prepared.options
+    err = Console(stderr=True)
+    out = err if options.json else Console()
+    print_banner(err, prepared)
+    if options.dry_run:
+        plan = prepared.plan(_records_so_far(prepared.output))
+        say(err, str(plan))
+        _print_json(options, {"dry_run": True, **prepared.describe(), "plan": asdict(plan)})
+        return DONE
+
+    with RunFolder(prepared.output) as run_folder:
+        interrupted = _sweep(prepared, run_folder, err, {} if loaded is None else loaded, deadline)
+        if folder.read_run(prepared.output) is None:
+            return INTERRUPTED  # while loading: there is nothing to show yet
+        figures = summary.write(prepared.output)
+    results = summary.load(prepared.output)
+    pictures = _draw(prepared, err)
+    print_results(out, prepared.output, results, figures, pictures, options.palette)
+    code = _exit_code(figures, interrupted)
+    _print_json(options, {"output": str(prepared.output), "exit_code": code, **figures})
+    return code
+
+
+def _sweep(
+    prepared: Prepared,
+    run_folder: RunFolder,
+    err: Console,
+    loaded: Loaded,
+    deadline: float | None,
+) -> bool:
+    """Run what is pending; True where the user interrupted it."""
+    options, sweep, subject = prepared.options, prepared.sweep, prepared.subject
+    description = prepared.describe()
+    run_folder.check(description)
+    pending = prepared.next_cells(run_folder.results.records)
+    # Where --limit or an interrupt ended the run before, the control may be all that is left.
+    control = options.config.limit is None and closed_book_is_due(sweep, run_folder.controls)
+    if not pending and not control:
+        run_folder.begin(description)
+        say(err, str(prepared.plan(run_folder.results.records, rate=0.0)))
+        return False
+    try:
+        with err.status(f"loading {options.model}"):
+            arms = subject.arms(loaded)
+            rate = subject.probe(arms)
+        description["sessions"][0]["arms"] = {
+            method: {"backend": arm.backend, "proof": dict(arm.proof)}
+            for method, arm in arms.items()
+        }
+        # Only now: a run whose model or method cannot be loaded must not claim the folder.
+        joined = run_folder.begin(description)
+
+        def draw_map() -> LiveMap:
+            so_far = list(run_folder.results.records.values())
+            return LiveMap(summary.Results(joined, so_far, []), options.palette)
+
+        for method, arm in arms.items():
+            say(err, f"  {method}: {arm.backend}, {proof_words(arm.proof)}")
+        for note in subject.notes():
+            say(err, f"  {note}")
+        say(err, str(prepared.plan(run_folder.results.records, rate)))
+        report = ProgressReport(
+            err,
+            pending,
+            subject.shape,
+            options.config.answer_tokens,
+            subject.prefix_sharing,
+            draw_map,
+        )
+        with report:
+            if deadline is None:
+                deadline = deadline_of(options)
+            in_time = _run_rounds(prepared, pending, arms, run_folder, report, deadline)
+        if control and in_time:
+            first = next(iter(sweep.schemes))
+            run_closed_book(sweep, arms[first], run_folder.controls)
+    except KeyboardInterrupt:
+        err.print(f"interrupted, {_left(prepared, run_folder)}: the same command goes on from here")
+        return True
+    except TargetLostError as error:
+        say(
+            err,
+            f"the target is lost ({error}), {_left(prepared, run_folder)}: once it is back, the "
+            "same command goes on from here",
+        )
+    return False
+
+
+def _run_rounds(
+    prepared: Prepared,
+    pending: Sequence[Cell],
+    arms: Mapping[str, Arm],
+    run_folder: RunFolder,
+    report: ProgressReport,
+    deadline: float | None,
+) -> bool:
+    """Ask, look at the answers, ask what is wanted next; False where the budget ended it."""
+    sweep, file = prepared.sweep, run_folder.results
+    tried: set[str] = set()
+    while pending:
+        if not sweep.run(pending, arms, file, report, deadline):
+            minutes = prepared.options.config.budget_minutes
+            report.say(f"{minutes:g} minutes are spent: the same command goes on from here")
+            return False
+        tried |= {sweep.key(cell) for cell in pending}
+        pending = prepared.next_cells(file.records, tried)
+        report.expect(pending)
+    return True
+
+
+def _left(prepared: Prepared, run_folder: RunFolder) -> str:
+    left = len(prepared.next_cells(run_folder.results.records))
+    more = " at least" if prepared.options.config.adaptive else ""
+    return f"{left} cells left{more}"
+
+
+def _records_so_far(output: Path) -> dict[str, Any]:
+
+    return records.latest(records.read(output / folder.RESULTS))
+
+
+def _draw(prepared: Prepared, err: Console) -> list[Path]:
+
+    with err.status("drawing"):
+        look = Look(prepared.options.palette)
+        page = report_cmd.make(report_cmd.ReportOptions((prepared.output,), look=look))
+        return [*heatmap.draw(prepared.output, look), page]
+
+
+def _exit_code(figures: Mapping[str, Any], interrupted: bool) -> int:
+    if interrupted:
+        return INTERRUPTED
+    return CELLS_FAILED if figures["failures"] else DONE
+
+
+def _print_json(options: NeedleOptions, content: Mapping[str, Any]) -> None:
+    if options.json:
+        print(json_module.dumps(content, ensure_ascii=False, allow_nan=False), flush=True)

@@ -1,0 +1,286 @@
+"""Before a needle run: every argument checked against model, tokenizer and text; no weights loaded.
+
+Gives what a dry run prints and a real run needs. Does not run or write anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from longctx.chat.encoder import ChatEncoder
+from longctx.commands.options import NeedleOptions
+from longctx.errors import UserError
+from longctx.eval import estimate, tasks
+from longctx.eval.estimate import Plan
+from longctx.eval.needle.adaptive import next_round, stopping_rule
+from longctx.eval.needle.config import NeedleConfig
+from longctx.eval.needle.grid import Cell, Identity
+from longctx.eval.needle.needle import LANGUAGE, TASK
+from longctx.eval.needle.runner import Sweep
+from longctx.eval.prompt import PromptBuilder
+from longctx.eval.runfolder.folder import describe_run, read_run
+from longctx.eval.texts import haystack as haystacks
+from longctx.eval.texts import prose
+from longctx.eval.texts.haystack import Haystack
+from longctx.models.base import Subject
+from longctx.models.source import SIMULATED, tokenizer_sha256
+from longctx.plots.palette import PALETTES
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before weights are loaded."""
+
+    options: NeedleOptions
+    subject: Subject
+    sweep: Sweep
+    output: Path
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must not change from one run to the next in the same folder."""
+        config, identity = self.options.config, self.sweep.identity
+        names = ("seed", "template", "system", "answer_prefix", "answer_tokens")
+        return {
+            "model": identity.model,
+            "dtype": identity.dtype,
+            "kernel": identity.kernel,
+            **{name: getattr(config, name) for name in (*names, "exact", "allow_repeat")},
+            "haystack_sha256": identity.haystack_sha256,
+            "tokenizer_sha256": identity.tokenizer_sha256,
+            "template_sha256": identity.template_sha256,
+            "wording_sha256": tasks.wording_sha256(config.task, config.language, config.options),
+            "temperature": 0,
+            "repetition_penalty": 1,
+            **self._task_settings(),
+        }
+
+    def _task_settings(self) -> dict[str, Any]:
+        """What differs from the default task, so that its older folders go on."""
+        config = self.options.config
+        found: dict[str, Any] = {}
+        if config.task != TASK:
+            found["task"] = config.task
+        if config.language != LANGUAGE:
+            found["language"] = config.language
+        if config.options:
+            found["options"] = dict(config.options)
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """run.json for this run."""
+
+        haystack, subject = self.sweep.builder.haystack, self.subject
+        config = self.options.config
+        run = describe_run(
+            config=config,
+            settings=self.settings,
+            schemes=subject.schemes,
+            model={
+                "name": subject.name,
+                "type": subject.kind,
+                "fingerprint": self.sweep.identity.model,
+            },
+            haystack={
+                "id": haystack.id,
+                "sha256": haystack.sha256,
+                "tokens": self.sweep.builder.haystack_tokens,
+                "files": list(haystack.files),
+            },
+            trained_length=subject.trained_length,
+            session={
+                "command": shlex.join(["longctx", *sys.argv[1:]]),
+                "pid": os.getpid(),
+                "budget_minutes": config.budget_minutes,
+                "preset": self.options.preset,
+                **subject.session(),
+            },
+        )
+        if config.adaptive:
+            run["stopping"] = stopping_rule(config.repeats, config.budget_minutes)
+        return run
+
+    def next_cells(self, records: Mapping[str, Any], tried: Set[str] = frozenset()) -> list[Cell]:
+        """What to ask now: the rest of the grid, or what the stopping rule wants next.
+
+        Args:
+            tried: keys that this session has asked already.
+        """
+        if self.options.config.adaptive:
+            return next_round(self.sweep, records, tried)
+        pending = self.sweep.pending(records)[: self.options.config.limit]
+        return [] if tried else pending
+
+    def plan(self, records: Mapping[str, Any], rate: float | None = None) -> Plan:
+        """Figures of what is to be done; without a rate, from finished cells or a small product."""
+
+        subject, answer_tokens = self.subject, self.options.config.answer_tokens
+        rate_from = "from a probe"
+        if rate is None:
+            rate = estimate.rate_of(records.values(), subject.shape, answer_tokens)
+            rate_from = "from finished cells"
+        if rate is None:
+            rate, rate_from = subject.rough_rate(), "a rough guess"
+        everything = self.sweep.all_cells()
+        return estimate.plan(
+            everything=everything,
+            pending=self.sweep.pending(records)[: self.options.config.limit],
+            shape=subject.shape,
+            answer_tokens=answer_tokens,
+            prefix_sharing=subject.prefix_sharing,
+            bytes_per_value=subject.bytes_per_value,
+            rate=None if rate is None else rate / subject.concurrency,
+            rate_from=rate_from,
+        )
+
+
+def settle_task(options: NeedleOptions) -> NeedleConfig:
+    """The sweep's settings for the one task that is asked for.
+
+    Raises:
+        UserError: the task is not in that language, or lacks its file of questions.
+    """
+    (name,) = options.tasks
+    task = tasks.get(name)
+    tasks.check_language(name, options.language)
+    if task.about.questions and options.qa is None:
+        raise UserError(f"--tasks {name}: asks about documents of yours: give their file with --qa")
+    settings = tasks.options_of(
+        name, {k: v for k, v in options.task_options.items() if v is not None}
+    )
+    prefix = options.answer_prefix
+    return replace(
+        options.config,
+        task=name,
+        language=options.language,
+        options=settings,
+        answer_tokens=task.about.answer_tokens,
+        answer_prefix=task.answer_prefix(options.language, settings) if prefix is None else prefix,
+        depths=options.config.depths if task.about.has_depth else (None,),
+    )
+
+
+def _haystack(options: NeedleOptions) -> Haystack:
+    config = options.config
+    if tasks.get(config.task).about.questions:
+        assert options.qa is not None  # settle_task
+        files = options.qa.split(",")
+        file = files[-1] if config.task == "qa_2" else files[0]
+        return haystacks.of_files([Path(file)], Path(file).name, f"--qa {file}", "--qa")
+    if options.haystack is not None:
+        return haystacks.load(options.haystack)
+    if config.language not in prose.LANGUAGES:
+        raise UserError(
+            f"--language {config.language}: text is generated in {', '.join(prose.LANGUAGES)} "
+            "only: give one of your own with --haystack"
+        )
+    return prose.haystack(_longest(options), language=config.language)
+
+
+def _longest(options: NeedleOptions) -> int:
+    """The longest length, of those in the folder too: the text that they share depends on it."""
+    before = None if options.output is None else read_run(options.output)
+    known = before["grid"]["lengths"] if before and before["task"] == TASK else []
+    return max(*options.config.lengths, *known, 0)
+
+
+def prepare(options: NeedleOptions) -> Prepared:
+    """Check every argument against model, tokenizer and haystack, without loading weights."""
+
+    options = replace(options, config=settle_task(options))
+    config = options.config
+    if options.prefill_chunk < 1:
+        raise UserError(f"--prefill-chunk {options.prefill_chunk}: must be at least 1")
+    if options.palette not in PALETTES:
+        raise UserError(f"--palette {options.palette}: not known: use {' or '.join(PALETTES)}")
+    options = _settle(options)
+    config = options.config
+    subject = _subject(options)
+    chat = ChatEncoder(subject.tokenizer, config.template)
+    haystack = _haystack(options)
+    identity = Identity(
+        model=subject.fingerprint,
+        dtype=subject.dtype,
+        kernel=subject.kernel,
+        haystack_sha256=haystack.sha256,
+        tokenizer_sha256=tokenizer_sha256(subject.tokenizer),
+        template_sha256=chat.sha256(config.system),
+    )
+    builder = PromptBuilder(haystack, chat, allow_repeat=config.allow_repeat)
+    sweep = Sweep(
+        config,
+        identity,
+        builder,
+        {method: _without_sources(scheme) for method, scheme in subject.schemes.items()},
+    )
+    sweep.check_prompts()
+
+    output = options.output or _default_output(options, sweep)
+    if options.output is None and not output.exists():
+        # A folder that this command made on a machine of another kind goes on in its own dtype.
+        for dtype in subject.other_dtypes:
+            other = replace(sweep, identity=replace(identity, dtype=dtype))
+            if (found := _default_output(options, other)).exists():
+                return prepare(replace(options, output=found))
+    return Prepared(options=options, subject=subject, sweep=sweep, output=output)
+
+
+def _settle(options: NeedleOptions) -> NeedleOptions:
+    """A chat endpoint cannot be made to go on from a beginning of an answer: it gets none."""
+    config = options.config
+    if options.base_url is None:
+        endpoint = ("tokenizer", "api", "concurrency", "timeout")
+        defaults = NeedleOptions("")
+        for name in endpoint:
+            value = getattr(options, name)
+            if value != getattr(defaults, name):
+                raise UserError(f"--{name} {value}: is for endpoints: give --base-url, or leave it")
+        return options
+    if not options.model:
+        raise UserError(
+            f"--base-url {options.base_url}: MODEL is missing: the server's name for it"
+        )
+    if options.api != "chat":
+        return options
+    if options.answer_prefix:
+        raise UserError(
+            f"--answer-prefix {options.answer_prefix}: a chat endpoint begins its answer itself: "
+            "leave it out, or use --api completions"
+        )
+    return replace(options, config=replace(config, answer_prefix=""))
+
+
+def _subject(options: NeedleOptions) -> Subject:
+    # Each brings its own libraries: a simulated model waits for no torch.
+    if options.base_url is not None:
+        from longctx.models.endpoint import endpoint_subject
+
+        return endpoint_subject(options)
+    if options.model.startswith(SIMULATED):
+        from longctx.models.simulated import sim_subject
+
+        return sim_subject(options)
+    from longctx.models.local import local_subject
+
+    return local_subject(options)
+
+
+def _without_sources(scheme: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in scheme.items() if name != "sources"}
+
+
+def _default_output(options: NeedleOptions, sweep: Sweep) -> Path:
+    """The same command finds its folder again; another model or text gets its own."""
+
+    config = replace(options.config, lengths=(1,), depths=(0.0,), repeats=1, limit=None)
+    probe = replace(sweep, config=config)
+    scheme = next(iter(sweep.schemes))
+    name = re.sub(r"[^\w.=-]+", "-", Path(options.model).name)
+    return Path("runs") / f"{config.task}-{name}-{probe.key(Cell(scheme, 1, 0.0, 0))[:8]}"

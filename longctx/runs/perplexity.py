@@ -1,0 +1,216 @@
+"""A perplexity run on a local model: from options to a finished run folder, and what it says.
+
+Joins what the other parts know: loading, schemes, passes, figures, the picture. Holds no algorithm.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from longctx.commands.options import PerplexityOptions
+from longctx.eval.format import show_length, show_seconds
+from longctx.eval.perplexity import files
+from longctx.eval.perplexity.files import show_difference, show_figure, show_perplexity
+from longctx.eval.perplexity.passes import Pass, show_pass
+from longctx.eval.perplexity.summary import RESULTS, Results, load
+from longctx.eval.protocol import Arm
+from longctx.eval.runfolder import folder, records
+from longctx.eval.runfolder.folder import LockedFolder
+from longctx.eval.runfolder.records import PERPLEXITY, Record
+from longctx.models import source
+from longctx.models.plain import local_arm
+from longctx.plots import perplexity as picture
+from longctx.runs.perplexity_prepare import Prepared, prepare
+from longctx.runs.screen import proof_words, say
+
+DONE, PASSES_FAILED, INTERRUPTED = 0, 3, 130
+_FAILURES_SHOWN = 5
+
+
+class PerplexityFolder(LockedFolder):
+    kinds: ClassVar[Mapping[str, Sequence[str]]] = {RESULTS: PERPLEXITY}
+
+
+def run(options: PerplexityOptions) -> int:
+    """Measure what the options describe; returns the exit code."""
+    err = Console(stderr=True)
+    out = err if options.json else Console()
+    prepared = prepare(options)
+    _print_banner(err, prepared)
+    if options.dry_run:
+        plan = prepared.plan(records.latest(records.read(prepared.output / RESULTS, PERPLEXITY)))
+        say(err, str(plan))
+        _print_json(options, {"dry_run": True, **prepared.describe(), "plan": asdict(plan)})
+        return DONE
+
+    with PerplexityFolder(prepared.output) as run_folder:
+        interrupted = _measure(prepared, run_folder, err)
+        if folder.read_run(prepared.output) is None:
+            return INTERRUPTED  # while loading: there is nothing to show yet
+        summary = files.write(prepared.output)
+    pictures = picture.draw(prepared.output)
+    _print_results(out, prepared.output, load(prepared.output), summary, pictures)
+    code = INTERRUPTED if interrupted else (PASSES_FAILED if summary["failures"] else DONE)
+    _print_json(options, {"output": str(prepared.output), "exit_code": code, **summary})
+    return code
+
+
+def _measure(prepared: Prepared, run_folder: PerplexityFolder, err: Console) -> bool:
+    """Run what is pending; True where the user interrupted it."""
+    measurement, file = prepared.measurement, run_folder.files[RESULTS]
+    description = prepared.describe()
+    run_folder.check(description)
+    pending = measurement.pending(file.records)[: prepared.options.config.limit]
+    say(err, str(prepared.plan(file.records)))
+    if not pending:
+        run_folder.begin(description)
+        return False
+    try:
+        with err.status(f"loading {prepared.options.model}"):
+            arms = _load_arms(prepared)
+        description["sessions"][0]["arms"] = {
+            method: {"backend": arm.backend, "proof": dict(arm.proof)}
+            for method, arm in arms.items()
+        }
+        # Only now: a run whose model or method cannot be loaded must not claim the folder.
+        run_folder.begin(description)
+        for method, arm in arms.items():
+            say(err, f"  {method}: {arm.backend}, {proof_words(arm.proof)}")
+        measurement.run(pending, arms, file, _Lines(err, prepared, pending))
+    except KeyboardInterrupt:
+        left = len(measurement.pending(file.records))
+        err.print(f"interrupted, {left} passes left: the same command goes on from here")
+        return True
+    return False
+
+
+def _load_arms(prepared: Prepared) -> dict[str, Arm]:
+    options = prepared.options
+    model = source.load_model(
+        prepared.source, prepared.model_config, prepared.chosen.dtype, prepared.device_map
+    )
+    return {
+        method: local_arm(
+            model,
+            scheme,
+            decode=lambda ids: str(prepared.tokenizer.decode(ids)),
+            stop_ids=frozenset(),
+            kernel=options.kernel,
+            prefill_chunk=options.prefill_chunk,
+            prefix_sharing=False,
+        )
+        for method, scheme in prepared.schemes.items()
+    }
+
+
+class _Lines:
+    """One line for each finished pass, with the time left at the rate so far."""
+
+    def __init__(self, err: Console, prepared: Prepared, pending: Sequence[Pass]) -> None:
+        self._err, self._prepared = err, prepared
+        self._count, self._finished = len(pending), 0
+        self._left, self._done = sum(map(prepared.work_of, pending)), 0.0
+        self._began = time.perf_counter()
+
+    def finished(self, done: Pass, record: Record) -> None:
+        work = self._prepared.work_of(done)
+        self._finished, self._left, self._done = (
+            self._finished + 1,
+            self._left - work,
+            self._done + work,
+        )
+        losses = record["nll"]
+        told = f"perplexity {_of(losses)}" if losses else f"failed: {record['error']}"
+        left = ""
+        if self._finished < self._count:
+            seconds = (time.perf_counter() - self._began) / self._done * self._left
+            left = f", {show_seconds(seconds)} left"
+        counted = f"{self._finished}/{self._count}"
+        say(
+            self._err,
+            f"{counted:>7}  {show_pass(done):<34} {told} in {record['total_s']:.1f} s{left}",
+        )
+
+
+def _of(losses: Sequence[float]) -> str:
+    return show_perplexity(math.exp(min(math.fsum(losses) / len(losses), 700.0)))
+
+
+def _print_banner(err: Console, prepared: Prepared) -> None:
+    identity, texts = prepared.measurement.identity, prepared.measurement.corpus
+    config = prepared.options.config
+    err.print(
+        f"[bold]{escape(prepared.options.model)}[/] ({prepared.model_config.model_type}, "
+        f"{identity.dtype}, trained on {show_length(prepared.trained_length)}) · "
+        f"{escape(texts.id)}, {len(texts.documents)} document(s) of "
+        f"{show_length(config.longest)} tokens · {escape(str(prepared.output))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if prepared.chosen.note is not None:
+        say(err, f"  {prepared.chosen.note}")
+    if texts.left_out:
+        say(err, f"  {texts.left_out} text(s) shorter than that are left out")
+    say(err, f"  metric {config.metric} · {prepared.bos_words}")
+    for scheme in prepared.schemes.values():
+        own = scheme.method in prepared.measurement.by_length
+        passes = "a pass for every length" if own or config.metric == "window" else "one pass"
+        say(err, f"  {scheme} · {passes}")
+
+
+def _print_results(
+    out: Console,
+    output: Path,
+    results: Results,
+    summary: Mapping[str, Any],
+    pictures: Sequence[Path],
+) -> None:
+    out.print()
+    _print_table(out, results, results.methods, lambda m, n: show_figure(results, m, n))
+    say(out, f"{summary['meaning']} 95 % interval; perplexity.md has bits per byte.")
+    if len(results.methods) > 1:
+        out.print()
+        _print_table(
+            out,
+            results,
+            results.methods[1:],
+            lambda m, n: show_difference(results.difference(m, n)),
+            head=f"against {results.methods[0]}",
+        )
+        say(out, files.DIFFERENCE_NOTE)
+    if others := files.others_sentence(summary):
+        out.print(others, style="bold yellow")
+    for failure in summary["failures"][:_FAILURES_SHOWN]:
+        say(
+            out,
+            f"failed: {failure['method']} {show_length(failure['window'])} of "
+            f"{failure['document']}: {failure['error']}",
+        )
+    names = ", ".join(file.name for file in pictures)
+    say(out, f"wrote {output}/ with perplexity.md, perplexity.csv and {names}")
+
+
+def _print_table(
+    out: Console, results: Results, methods: Sequence[str], cell: Any, head: str = "method"
+) -> None:
+    table = Table(head, box=None, pad_edge=False, header_style="bold")
+    for length in results.lengths:
+        table.add_column(show_length(length), justify="right")
+    for method in methods:
+        table.add_row(method, *(cell(method, length) for length in results.lengths))
+    out.print(table, highlight=False)
+
+
+def _print_json(options: PerplexityOptions, content: Mapping[str, Any]) -> None:
+    if options.json:
+        print(json_module.dumps(content, ensure_ascii=False, allow_nan=False), flush=True)

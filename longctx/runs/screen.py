@@ -1,0 +1,109 @@
+"""What `longctx needle` says to people: the banner before, the map and the table after.
+
+Formats what others computed. Knows no model and starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from longctx.eval.format import show_depth, show_length
+from longctx.eval.needle.adaptive import stopping_rule
+from longctx.eval.needle.effective import Effective, show_break, show_effective, show_other
+from longctx.eval.needle.summary import Results, Tally, others_sentence
+from longctx.plots.terminal import TerminalMap
+
+if TYPE_CHECKING:
+    from longctx.runs.needle_prepare import Prepared
+
+_FAILURES_SHOWN = 5
+
+
+def say(console: Console, line: str) -> None:
+    """One line as it is: numbers uncoloured, long ones left to the terminal to break."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_banner(err: Console, prepared: Prepared) -> None:
+    haystack, builder = prepared.sweep.builder.haystack, prepared.sweep.builder
+    text = f"{haystack.id}, {builder.haystack_tokens:,} tokens"
+    subject = prepared.subject
+    trained = subject.trained_length
+    window = "" if trained is None else f", trained on {show_length(trained)}"
+    precision = "" if subject.kind in ("endpoint", "simulated") else f", {subject.dtype}"
+    err.print(
+        f"[bold]{escape(subject.name)}[/] ({subject.kind}{precision}{window}) · "
+        f"{escape(text)} · {escape(str(prepared.output))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for line in subject.banner():
+        say(err, f"  {line}")
+    config = prepared.options.config
+    if config.adaptive:
+        say(err, f"  {stopping_rule(config.repeats, config.budget_minutes)['rule']}")
+
+
+def proof_words(proof: Mapping[str, Any]) -> str:
+    if "layer_change" not in proof:
+        return str(proof["by"])
+    verdict = "proved" if proof["verified"] else "NOT proved: the effect drowns in rounding"
+    return (
+        f"{verdict}: a layer at {proof['tokens']} tokens changes by {proof['layer_change']:.1%}, "
+        f"a short prompt by {proof['short_change']:.1%}"
+    )
+
+
+def _broken(effective: Effective) -> str:
+    if effective.first_fail is not None:
+        return f"breaks {show_break(effective)}"
+    return "no break seen" if effective.enough_samples else "too few samples to see a break"
+
+
+def _stacked(tally: Tally) -> str:
+    """`show_tally` with a part a line: six lengths stand side by side in 80 columns."""
+    low, high = tally.interval
+    scored = [f"{tally.total:g}/{tally.n}", f"{100 * low:.0f}-{100 * high:.0f}%"]
+    others = [f"+{count} {state}" for state, count in tally.others().items()]
+    return "\n".join([*(scored if tally.n else ["–"]), *others])
+
+
+def print_results(
+    out: Console,
+    output: Path,
+    results: Results,
+    figures: Mapping[str, Any],
+    pictures: Sequence[Path],
+    palette: str,
+) -> None:
+    out.print()
+    out.print(TerminalMap(results, palette))
+    out.print()
+    table = Table("method", box=None, pad_edge=False, header_style="bold")
+    for length in results.lengths:
+        table.add_column(show_length(length), justify="right")
+    table.add_column("effective length", justify="right")
+    for method in results.methods:
+        cells = [_stacked(results.pooled(method, length)) for length in results.lengths]
+        table.add_row(method, *cells, show_effective(results.effective(method)))
+    out.print(table, highlight=False)
+    out.print(f"found/asked, below it the 95 % interval. {others_sentence(figures)}", style="dim")
+    for method in results.methods:
+        found = results.effective(method)
+        say(
+            out,
+            f"{method}: {_broken(found)}; by RULER's rule {show_other(found.ruler)}, "
+            f"by NoLiMa's {show_other(found.nolima)}",
+        )
+    for reason in figures["controls"]["reasons"]:
+        out.print(f"not discriminative: the model {reason}", style="bold yellow")
+    for failure in figures["failures"][:_FAILURES_SHOWN]:
+        where = f"{show_length(failure['length'])} at {show_depth(failure['depth'])}"
+        say(out, f"failed: {failure['method']} {where}: {failure['error']}")
+    say(out, f"wrote {output}/ with summary.md and {', '.join(file.name for file in pictures)}")

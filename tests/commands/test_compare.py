@@ -1,0 +1,158 @@
+"""`longctx compare`: one file, several models, one report. On simulated models."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_server import reads, serving
+from typer.testing import CliRunner
+
+from longctx import cli
+from longctx.errors import UserError
+from longctx.eval.runfolder import records
+from longctx.runs import needle
+from longctx.tiny import WEIGHTS
+
+DEFAULTS = "defaults: {lengths: [256, 1K], depths: 11, repeats: 2, methods: none}\n"
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures_of_single_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needle, "_draw", lambda *_: [])
+
+
+def invoke(file: Path, *more: str, errors: bool = True) -> Any:
+    return CliRunner().invoke(cli.app, ["compare", str(file), *more], catch_exceptions=errors)
+
+
+def write(path: Path, text: str) -> Path:
+    file = path / "models.yaml"
+    file.write_text(f"output: {path / 'out'}\n{text}")
+    return file
+
+
+def test_models_in_one_report_sorted_by_effective_length(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        DEFAULTS + "runs:\n  - model: sim:window=256\n  - {model: 'sim:perfect', name: best}\n",
+    )
+    done = invoke(file)
+    assert done.exit_code == 0, done.output
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("best", "sim-"))]
+    assert [row[0] for row in rows[-2:]] == ["best", "sim-window=256"]
+    out = tmp_path / "out"
+    assert {entry.name for entry in out.iterdir()} == {
+        *("best", "sim-window=256", "report.html", "report.csv"),
+    }
+    page = (out / "report.html").read_text()
+    assert "sim:perfect" in page and "sim:window=256" in page
+    effective = {
+        (row["model"], row["effective_length"])
+        for row in csv.DictReader((out / "report.csv").read_text().splitlines())
+        if not row["depth"]
+    }
+    assert effective == {("sim:perfect", "1024"), ("sim:window=256", "256")}
+    before = {
+        name: (out / name / "results.jsonl").read_bytes() for name in ("best", "sim-window=256")
+    }
+    assert invoke(file).exit_code == 0
+    after = {name: (out / name / "results.jsonl").read_bytes() for name in before}
+    assert after == before
+
+
+def test_tasks_of_an_entry_have_a_folder_each(tmp_path: Path) -> None:
+    runs = "runs:\n  - {model: 'sim:perfect', tasks: [niah_single_1, vt], lengths: 512}\n"
+    file = write(tmp_path, DEFAULTS + runs)
+    done = invoke(file)
+    assert done.exit_code == 0, done.output
+    rows = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("sim-")}
+    assert rows == {"sim-perfect/niah_single_1", "sim-perfect/vt"}
+    for task in ("niah_single_1", "vt"):
+        record = (tmp_path / "out/sim-perfect" / task / "results.jsonl").read_text().splitlines()[0]
+        assert json.loads(record)["task"] == task
+
+
+def test_a_model_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    runs = "runs:\n  - model: ./nowhere\n  - {model: 'sim:perfect', lengths: 256}\n"
+    done = invoke(write(tmp_path, DEFAULTS + runs))
+    assert done.exit_code == 3
+    assert "error: runs[0]: MODEL ./nowhere: no such directory" in done.stderr
+    assert "failed: nowhere" in done.stderr
+    assert len(records.read(tmp_path / "out" / "sim-perfect" / "results.jsonl")) == 22
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_endpoints_and_local_models_stand_side_by_side(tmp_path: Path) -> None:
+    with serving(lambda number, body: reads(body)) as server:
+        runs = (
+            f"runs:\n  - {{model: served, base_url: '{server.url}', tokenizer: {WEIGHTS}}}\n"
+            "  - {model: embedded, methods: [none, dca]}\n"
+        )
+        settings = "defaults: {lengths: 256, depths: [0, 100], repeats: 1}\n"
+        done = invoke(write(tmp_path, settings + runs))
+    assert done.exit_code == 0, done.output
+    found = {
+        name: list(json.loads((tmp_path / "out" / name / "summary.json").read_text())["methods"])
+        for name in ("served", "embedded")
+    }
+    assert found == {"served": ["unverified"], "embedded": ["none", "dca"]}
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    done = invoke(write(tmp_path, DEFAULTS + "runs: [{model: 'sim:perfect'}]\n"), "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "44 cells: 0 done, 44 to do" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_of_one_depth_is_no_count(tmp_path: Path) -> None:
+    text = "runs: [{model: 'sim:perfect', lengths: [512], depths: [25], repeats: 1}]\n"
+    done = invoke(write(tmp_path, text))
+    assert done.exit_code == 0, done.output
+    run = json.loads((tmp_path / "out" / "sim-perfect" / "run.json").read_text())
+    assert run["grid"]["depths"] == [25.0]
+
+
+BAD = {
+    "no yaml": ("runs: [", "no YAML"),
+    "a list": ("- a\n", "no YAML|the file: keys and values"),
+    "no runs": ("runs: []\n", "runs: a list of at least one entry"),
+    "unknown top": ("models: []\n", "models: not known: use defaults, output, runs"),
+    "unknown key": ("runs: [{model: m, length: 2K}]\n", r"runs\[0\]\.length: .*mean lengths\?"),
+    "unknown default": ("defaults: {seeds: 1}\nruns: [{model: m}]\n", r"defaults\.seeds: .*seed\?"),
+    "no model": ("runs: [{methods: dca}]\n", r"runs\[0\]\.model: is missing"),
+    "not a mapping": ("runs: [sim]\n", r"runs\[0\]: keys and values"),
+    "nested": ("runs: [{model: m, lengths: {a: 1}}]\n", r"runs\[0\]\.lengths: a value or a list"),
+    "bad length": ("runs: [{model: m, lengths: 2X}]\n", r"runs\[0\]: --lengths 2X: not a length"),
+    "bad number": ("runs: [{model: m, repeats: many}]\n", r"runs\[0\]: repeats many: a number"),
+    "bad flag": ("runs: [{model: m, exact: 3}]\n", r"runs\[0\]: exact 3: true or false"),
+    "flag for value": ("runs: [{model: m, seed: true}]\n", r"runs\[0\]: seed true: a value"),
+    "half a number": ("runs: [{model: m, repeats: 2.5}]\n", r"runs\[0\]: repeats 2.5: a whole"),
+    "endless": ("runs: [{model: m, repeats: .inf}]\n", r"runs\[0\]: repeats inf: a number"),
+    "empty": ("runs: [{model: m, needle: }]\n", r"runs\[0\]: needle: is empty: give a value"),
+    "no seed": ("runs: [{model: m, seed: null}]\n", r"runs\[0\]: seed: is empty: give a value"),
+    "bad name": ("runs: [{model: m, name: ../x}]\n", r"runs\[0\]\.name \.\./x: letters"),
+    "twins": ("runs: [{model: a/m}, {model: b/m}]\n", r"runs\[0\]: another entry is called m"),
+    "second lacks a file": (
+        "runs: [{model: 'sim:perfect'}, {model: m, tasks: qa_1}]\n",
+        r"runs\[1\]: --tasks qa_1: asks about documents of yours: give their file with --qa",
+    ),
+    "code": ("runs: !!python/object/apply:os.system [ls]\n", "no YAML"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_are_one_line_with_the_keys_path(case: str, tmp_path: Path) -> None:
+    text, message = BAD[case]
+    with pytest.raises(UserError, match=message):
+        invoke(write(tmp_path, text), errors=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        invoke(tmp_path / "no.yaml", errors=False)

@@ -1,0 +1,158 @@
+"""Several tasks in one command, presets, and what their flags refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from longctx import cli
+from longctx.errors import UserError
+from longctx.eval.needle import ruler_table
+from longctx.eval.needle.presets import PRESETS
+from longctx.eval.needle.summary import load
+from longctx.eval.runfolder import records
+
+GRID = ("--methods", "none", "--lengths", "1K,2K", "--depths", "0,100", "--repeats", "1")
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.app, arguments, prog_name="longctx")
+
+
+def refused(message: str, *arguments: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+
+
+def test_tasks_run_side_by_side(tiny_model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    names = ["niah_multikey_2", "vt", "latent"]
+    arguments = ["needle", str(tiny_model), *GRID, "--tasks", ",".join(names)]
+    arguments += ["--output", str(run), "--language", "en"]
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["tasks"] == names
+    assert {file.name for file in run.iterdir()} == {
+        *names,
+        "tasks.md",
+        "tasks.json",
+        "report.html",
+    }
+    found = {name: records.read(run / name / "results.jsonl") for name in names}
+    assert [len(found[name]) for name in names] == [4, 2, 4]
+    for name in names:
+        assert {record["task"] for record in found[name]} == {name}
+        assert {record["recipe"]["task"] for record in found[name]} == {name}
+        (control,) = records.read(run / name / "controls.jsonl")
+        assert control["status"] == "miss"
+        row = json.loads(invoke("reconstruct", str(run / name), "--row", "1", "--json").stdout)
+        assert row["checked"] is True
+        again = json.loads(invoke("rescore", str(run / name), "--json").stdout)
+        assert (again["changed"], again["answers"]) == (0, len(found[name]) + 1)
+    assert [record["depth"] for record in found["vt"]] == [None, None]
+    assert load(run / "vt").task == "vt"
+    assert "Task vt" in (run / "vt" / "summary.md").read_text()
+    assert "all,1," in (run / "vt" / "summary.csv").read_text()
+    before = (run / "vt" / "results.jsonl").read_bytes()
+    assert invoke(*arguments).exit_code == 0
+    assert (run / "vt" / "results.jsonl").read_bytes() == before
+    # Another task does not go on in a folder that is not its own.
+    one = ["needle", str(tiny_model), *GRID, "--tasks", "fwe", "--output", str(run / "vt")]
+    refused("the run in it has", *one)
+
+
+def test_bad_arguments_are_told_before_anything_runs(tiny_model: Path, tmp_path: Path) -> None:
+    command = ("needle", str(tiny_model), *GRID, "--output", str(tmp_path / "run"))
+    refused("--preset fast: not known: use smoke, quick", *command, "--preset", "fast")
+    refused("--tasks needel: not known: did you mean needle", *command, "--tasks", "vt,needel")
+    refused("--language es: vt is in en", *command, "--tasks", "needle,vt", "--language", "es")
+    refused("--language ko: text is generated in en, zh, .* only", *command, "--language", "ko")
+    refused("--tasks qa_1: asks about documents of yours.*--qa", *command, "--tasks", "qa_1")
+    refused("--qa no.json: cannot be read", *command, "--tasks", "qa_1", "--qa", "no.json")
+    for flag, value, task in (
+        ("--hops", "3", "distractors"),
+        ("--distractors", "3", "needle"),
+        ("--needle", "passkey", "vt,cwe"),
+        ("--qa", "no.json", "vt"),
+    ):
+        words = (*command, "--tasks", task, flag, value)
+        refused(f"{flag} {value}: {task.replace(',', ', ')} does not read it: leave it out", *words)
+    book = ("--haystack", "no.txt", "--qa", "no.json", "--tasks", "qa_1")
+    refused("--haystack no.txt: qa_1 does not read it", *command, *book)
+    # Whichever comes first: hours of one task must not go before another's missing file.
+    refused("--tasks qa_1: asks about documents of yours", *command, "--tasks", "vt,qa_1")
+    refused("--exact: vt is made of whole", *command, "--exact", "--tasks", "needle,vt")
+    refused("--hops 0: must be", *command, "--tasks", "needle,uuid_chain", "--hops", "0")
+    too_many = ("--tasks", "needle,distractors", "--distractors", "3000")
+    refused("--lengths 2048: template, needles, question", *command, *too_many)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_language_with_a_text_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:
+    """Thai: its text has no sentence marks, and its answers no spaces before and after a number."""
+    phrases = ("เรือเก่าจอดอยู่ริมแม่น้ำ", "ฝนตกหนักทั้งคืน", "เด็กๆ เดินกลับบ้านช้าๆ", "ไม่มีใครจำชื่อสะพานได้")
+    text = tmp_path / "thai.txt"
+    text.write_text(" ".join(phrases[n * n % 4] for n in range(400)), encoding="utf-8")
+    run = tmp_path / "run"
+    arguments = ("--language", "th", "--haystack", str(text), "--output", str(run))
+    result = invoke("needle", str(tiny_model), *GRID, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found = records.read(run / "results.jsonl")
+    assert [record["language"] for record in found] == ["th"] * 4
+    assert all(record["slack"] < 120 for record in found)
+    row = json.loads(invoke("reconstruct", str(run), "--row", "2", "--json").stdout)
+    assert row["checked"] is True
+    again = json.loads(invoke("rescore", str(run), "--json").stdout)
+    assert (again["changed"], again["answers"]) == (0, 5)
+
+
+def test_presets_are_frozen() -> None:
+    """New numbers under an old name would make results differ that share it."""
+    figures = {
+        name: (len(one.tasks), one.lengths[0], one.lengths[-1], len(one.depths), one.repeats)
+        for name, one in PRESETS.items()
+    }
+    assert figures == {
+        "smoke": (1, 1024, 2048, 3, 1),
+        "quick": (1, 2048, 16384, 5, 2),
+        "standard": (1, 4096, 65536, 11, 5),
+        "full": (5, 4096, 131072, 11, 5),
+        "qwen2-fig1": (1, 8192, 131072, 11, 1),
+        "ruler-13": (13, 4096, 131072, 5, 5),
+    }
+
+
+def test_flags_win_over_presets(tiny_model: Path, tmp_path: Path) -> None:
+    arguments = ("--preset", "smoke", "--lengths", "1K", "--methods", "none", "--dry-run", "--json")
+    output = ("--output", str(tmp_path / "run"))
+    told = json.loads(
+        invoke("needle", str(tiny_model), *arguments, *output).stdout.splitlines()[-1]
+    )
+    assert told["grid"]["lengths"] == [1024]
+    assert told["grid"]["depths"] == [0.0, 50.0, 100.0]
+    assert told["sessions"][0]["preset"] == "smoke"
+
+
+def test_rulers_rule_needs_every_length_and_task() -> None:
+    class Fake:
+        methods = ("none",)
+        lengths = (1024, 2048, 4096)
+
+        def __init__(self, *scores: float | None) -> None:
+            self._scores = dict(zip(self.lengths, scores, strict=True))
+
+        def tally(self, method: str, length: int) -> Any:
+            return type("Tally", (), {"score": self._scores[length]})
+
+    found: Any = {"a": Fake(1.0, 0.9, 1.0), "b": Fake(0.9, 0.8, 1.0)}
+    one = ruler_table.table(found)["methods"]["none"]
+    assert one["mean"] == {"1024": 0.95, "2048": 0.85, "4096": 1.0}
+    assert one["ruler_effective_length"] == 1024
+    found = {"a": Fake(1.0, None, 1.0), "b": Fake(1.0, 1.0, 1.0)}
+    assert ruler_table.table(found)["methods"]["none"]["mean"]["2048"] is None
+    assert "below 1K" in ruler_table.as_markdown(ruler_table.table({"a": Fake(0.1, 1.0, 1.0)}))  # type: ignore[dict-item]

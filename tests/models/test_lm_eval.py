@@ -1,0 +1,91 @@
+"""The adapter for lm_eval, where lm_eval is installed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+from longctx.attention import extend
+from longctx.tiny import WEIGHTS
+
+pytest.importorskip(
+    "lm_eval", reason="lm_eval is not installed: pip install 'longctx-dca[lm-eval]'"
+)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+TEXT = ("The salt warehouse was shut. " * 110).strip()
+SCHEME = {"method": "yarn+dca", "max_length": 2048}
+
+
+@pytest.fixture(scope="module")
+def model_class() -> Any:
+    importlib.import_module("longctx.models.lm_eval")
+    from lm_eval.api.registry import get_model
+
+    return get_model("longctx")
+
+
+def make(model_class: Any, **arguments: Any) -> Any:
+    words = ",".join(f"{name}={value}" for name, value in arguments.items())
+    return model_class.create_from_arg_string(
+        f"pretrained={WEIGHTS},dtype=float32,{words}", {"device": "cpu", "batch_size": 1}
+    )
+
+
+def instance(kind: str, *arguments: Any) -> Any:
+    from lm_eval.api.instance import Instance
+
+    return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
+
+
+def test_log_likelihoods_are_those_of_the_extended_model(model_class: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    lm = make(model_class, **SCHEME)
+    ((total, _),) = lm.loglikelihood([instance("loglikelihood", TEXT, " Bruno and Mina.")])
+    plain = AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
+    context, whole = lm.tok_encode(TEXT), lm.tok_encode(TEXT + " Bruno and Mina.")
+    assert len(whole) > 512
+
+    def expected(method: str) -> float:
+        # lm_eval leaves out the last token, which predicts nothing.
+        ids = torch.tensor([whole[:-1]])
+        length = 2048 if method != "none" else None
+        with extend(plain, method, request_length=length), torch.inference_mode():
+            logs = plain(ids).logits[0].log_softmax(-1)
+        places = range(len(context) - 1, len(whole) - 1)
+        return sum(float(logs[at, whole[at + 1]]) for at in places)
+
+    assert total == pytest.approx(expected("yarn+dca"), abs=1e-3)
+    assert abs(total - expected("none")) > 0.1
+
+
+def test_it_generates_beyond_the_trained_window(model_class: Any) -> None:
+    lm = make(model_class, **SCHEME)
+    question = instance("generate_until", TEXT, {"until": ["\n"], "max_gen_toks": 4})
+    (answer,) = lm.generate_until([question])
+    assert isinstance(answer, str) and answer
+
+
+def test_results_tell_the_scheme(model_class: Any) -> None:
+    lm = make(model_class, chunk_size=448, **SCHEME)
+    told = lm.get_model_info()["longctx"]
+    assert (told["method"], told["chunk_size"], told["L0"]) == ("yarn+dca", 448, 512)
+    assert lm.max_length == 2048
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "method=None: use one of none, "),
+        ({"method": "rope"}, "method=rope: use one of"),
+        ({"method": "dca"}, "method=dca: say max_length=TOKENS"),
+        ({"method": "dca", "max_length": 2048, "chunk_size": 4096}, "chunk_size=4096 exceeds"),
+    ],
+)
+def test_what_is_missing_is_said(model_class: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(model_class, **arguments)

@@ -1,0 +1,174 @@
+"""The embedded model as the sharpest test of the attention: a broken backend loses needles.
+
+Prompts of 2K tokens, four times its window, with needles in the question's own chunk, in the chunk
+before it and in earlier ones. Each planted bug computes plausible attention, quickly and without
+complaint; only the answers tell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from longctx import tiny
+from longctx.attention import dca, hf
+from longctx.attention.hf import forward
+from longctx.attention.kernels.base import Partial
+from longctx.cli import app
+from longctx.commands.options import NeedleOptions
+from longctx.eval.needle.config import NeedleConfig
+from longctx.models.local import LocalSubject
+from longctx.models.plain import local_arm
+from longctx.models.source import load_config, load_model, locate, stop_ids
+from longctx.runs.needle_prepare import prepare
+
+DEPTHS = (0.0, 30.0, 60.0, 85.0, 100.0)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    source = locate(tiny.EMBEDDED)
+    return load_model(source, load_config(source), torch.float32, "cpu")
+
+
+def found(model: Any, method: str, length: int = 2048, depths: tuple[float, ...] = DEPTHS) -> float:
+    """Share of the needles found, three documents a depth."""
+    config = NeedleConfig(lengths=(length,), depths=depths, repeats=3, answer_tokens=12)
+    prepared = prepare(
+        NeedleOptions(tiny.EMBEDDED, methods=(method,), config=config, device_map="cpu")
+    )
+    subject = prepared.subject
+    assert isinstance(subject, LocalSubject)
+    arm = local_arm(
+        model,
+        subject.local_schemes[method],
+        decode=lambda ids: str(subject.tokenizer.decode(ids, skip_special_tokens=True)),
+        stop_ids=stop_ids(model, subject.tokenizer),
+        kernel="auto",
+        prefill_chunk=512,
+        prefix_sharing=True,
+    )
+    with arm.open() as target:
+        cells = prepared.sweep.all_cells()
+        records = [prepared.sweep.run_cell(cell, target, arm.backend) for cell in cells]
+    assert not [record["error"] for record in records if record["error"]]
+    return sum(record["score"] for record in records) / len(records)
+
+
+# -- what it is ---------------------------------------------------------------------------------
+
+
+def test_the_weights_are_small_and_come_with_a_card() -> None:
+    weights = tiny.WEIGHTS / "model.safetensors"
+    assert weights.stat().st_size < 6 << 20
+    config = load_config(locate(tiny.EMBEDDED))
+    assert config.model_type == "qwen2"
+    assert config.max_position_embeddings == 512
+    card = tiny.CARD.read_text(encoding="utf-8")
+    recipe = json.loads((tiny.WEIGHTS / "recipe.json").read_text())
+    assert f"`--seed {recipe['seed']}`" in card
+    assert f"{recipe['tokens']:,} tokens" in card
+
+
+def test_a_needle_run_without_a_model_takes_it_and_says_so(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["needle", "--dry-run", "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert "the embedded model, trained for this very task" in result.stderr
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert list(told["schemes"]) == ["none", "yarn", "dca", "yarn+dca"]
+    assert told["plan"]["cells"] == 4 * 6 * 11 * 2
+    args = ["needle", "--methods", "dca", "--lengths", "256", "--depths", "50%", "--repeats", "3"]
+    result = CliRunner().invoke(app, [*args, "--output", "run", "--json"])
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["states"]["ok"] == 3
+    assert all(count == 0 for state, count in told["states"].items() if state != "ok")
+    assert (tmp_path / "run/heatmap.png").is_file()
+
+
+# -- what it finds ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["none", "dca", "yarn+dca"])
+def test_within_its_window_it_finds_every_needle(model, method) -> None:
+    assert found(model, method, length=512) == 1.0
+
+
+def test_beyond_its_window_plain_rotary_loses_and_dca_finds(model) -> None:
+    assert found(model, "none", depths=(0.0, 30.0, 60.0)) <= 1 / 9
+    assert found(model, "none", depths=(100.0,)) == 1.0  # beside the question
+    assert found(model, "dca") >= 14 / 15
+    assert found(model, "yarn+dca") >= 14 / 15
+
+
+# -- planted bugs -------------------------------------------------------------------------------
+
+
+def _each_part(change: Callable[[dca.BlockPlan, dca.Part], dca.Part | None]) -> Any:
+    """plan_block whose parts are changed, or dropped where `change` gives None."""
+    plan_block = forward.plan_block
+
+    def planted(*args: Any) -> dca.BlockPlan:
+        plan = plan_block(*args)
+        steps = []
+        for step in plan.steps:
+            bands = []
+            for band in step.bands:
+                parts = [change(plan, part) for part in band.parts]
+                bands.append(replace(band, parts=tuple(p for p in parts if p is not None)))
+            steps.append(replace(step, bands=tuple(bands)))
+        return replace(plan, steps=tuple(steps))
+
+    return planted
+
+
+def _inter_off_by_one_chunk(plan: dca.BlockPlan, part: dca.Part) -> dca.Part:
+    if part.name == "succ":
+        return part
+    # The rotation of `inter` is cos and sin of one angle per frequency: turn it back by S.
+    inv_freq_F = 10_000.0 ** (-torch.arange(16) / 16)
+    back_F = torch.polar(torch.ones(16), -plan.chunk_map.chunk_len * inv_freq_F)
+    turned_LF = torch.complex(*part.rotation_2LF) * back_F
+    return replace(part, rotation_2LF=torch.stack((turned_LF.real, turned_LF.imag)))
+
+
+def _without_succ(plan: dca.BlockPlan, part: dca.Part) -> dca.Part | None:
+    if part.name == "succ":
+        return None
+    if part.name == "inter":
+        return part
+    origin = part.keys.stop - plan.chunk_map.chunk_len
+    return replace(part, keys=slice(0, origin)) if origin > 0 else None
+
+
+def _mean(partials: list[Partial]) -> Partial:
+    out = torch.stack([part.out_BHLD for part in partials]).mean(0)
+    return Partial(out, partials[0].lse_BHL)
+
+
+BUGS = {
+    "q_inter off by S": (forward, "plan_block", _each_part(_inter_off_by_one_chunk)),
+    "succ dropped": (forward, "plan_block", _each_part(_without_succ)),
+    "merge without weights": (dca, "merge", _mean),
+    "keys at p": (
+        hf.Handle,
+        "_fold_positions",
+        lambda self, module, args, kwargs: (args, kwargs),
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_loses_needles(model, monkeypatch, bug) -> None:
+    owner, name, wrong = BUGS[bug]
+    planted = found(model, "dca")
+    assert planted >= 14 / 15
+    monkeypatch.setattr(owner, name, wrong)
+    assert found(model, "dca") <= 12 / 15
