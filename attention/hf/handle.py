@@ -23,12 +23,11 @@ from longctx.attention.hf import forward
 from longctx.attention.hf.cache import Tag, cache_argument, check_cache, given_cache, tag_cache
 from longctx.attention.hf.forward import ATTENTION_NAME, ForwardPlan, plan_forward
 from longctx.attention.hf.model import ModelParts, check_model, find_parts
+from longctx.attention.hf.patch import SchemePatch, owner
 from longctx.attention.hf.prompt_length import lengths_for, outer_lengths, prompt_lengths, serving
-from longctx.attention.hf.rope import scaled_inv_freq
 from longctx.attention.padding import Padding, read_padding
 from longctx.attention.rope import temperature, yarn_mscale
 
-_MARK = "_longctx_handle"  # on the decoder: its active handle
 _METHODS = ("generate", "init_continuous_batching")  # replaced on the model while DCA is active
 
 
@@ -69,10 +68,10 @@ def extend(
         RuntimeError: the model is extended already.
     """
     base: Any = check_model(model).base_model
-    if getattr(base, _MARK, None) is not None:
+    if (other := owner(model)) is not None:
         raise RuntimeError(
-            f"the model is extended already ({getattr(base, _MARK).scheme.method!r}): call "
-            ".remove() on its handle first"
+            f"the model is extended already ({other.scheme.method!r}): call .remove() on its "
+            "handle first"
         )
     scheme = resolve(
         base.config,
@@ -102,7 +101,8 @@ def extend(
 
 def active(model: Any) -> Handle | None:
     """The handle of an extended model (also of a deep copy of one), else None."""
-    return getattr(getattr(model, "base_model", None), _MARK, None)
+    found: Handle | None = owner(model)
+    return found
 
 
 class Handle:
@@ -128,9 +128,7 @@ class Handle:
         self._kernel = kernel
         self._active = False
         self._hooks: list[Any] = []
-        self._config: Any = None  # the model's own config object, put back by remove()
-        self._config_before: dict[str, Any] = {}
-        self._trained: tuple[torch.Tensor, float] | None = None  # inv_freq, attention_scaling
+        self._patch: SchemePatch | None = None
         self._replaced: dict[str, Any] = {}  # what the model itself had under _METHODS
         self._inputs: tuple[str, ...] = ()  # the decoder's positional parameters
 
@@ -181,22 +179,17 @@ class Handle:
     def _apply(self) -> None:
         parts = self._parts
         assert parts is not None
-        rotary = parts.rotary
-        # All that may be refused comes before the first change.
-        inv_freq_F, attention_scaling = scaled_inv_freq(self.scheme, rotary, parts.base.config)
-        setattr(parts.base, _MARK, self)
+        chunked = self.scheme.chunk_map is not None
+        if chunked:
+            forward.register()
+        self._patch = SchemePatch(parts, self.scheme, self, ATTENTION_NAME if chunked else None)
         self._active = True
-        if inv_freq_F is not rotary.inv_freq:
-            self._trained = (rotary.inv_freq, rotary.attention_scaling)
-            rotary.inv_freq, rotary.attention_scaling = inv_freq_F, attention_scaling
-        if self.scheme.chunk_map is None:
+        if not chunked:
             return
-        forward.register()
-        self._swap_config()
         parameters = inspect.signature(type(parts.base).forward).parameters
         self._inputs = tuple(parameters)[1:]
         self._hooks = [
-            rotary.register_forward_pre_hook(self._fold_positions, with_kwargs=True),
+            parts.rotary.register_forward_pre_hook(self._fold_positions, with_kwargs=True),
             parts.base.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             parts.base.register_forward_hook(self._after_forward, with_kwargs=True),
         ]
@@ -211,46 +204,17 @@ class Handle:
 
         A cache that was filled meanwhile belongs to the scheme: do not go on with it.
         """
-        if not self._active or self._parts is None:
+        if not self._active or self._parts is None or self._patch is None:
             return
         parts = self._parts
-        if self._trained is not None:
-            trained_F, attention_scaling = self._trained
-            # the model may have been moved or cast since
-            parts.rotary.inv_freq = trained_F.to(parts.rotary.inv_freq)
-            parts.rotary.attention_scaling = attention_scaling
-            self._trained = None
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if self._config is not None:
-            self._restore_config()
         for name in _METHODS:
             parts.model.__dict__.pop(name, None)
         parts.model.__dict__.update(self._replaced)
-        delattr(parts.base, _MARK)
+        self._patch.remove()
         self._active = False
-
-    def _swap_config(self) -> None:
-        """Select our attention on a copy of the config: other models may share the object."""
-        assert self._parts is not None
-        self._config = self._parts.base.config
-        own = copy.copy(self._config)
-        own._attn_implementation = ATTENTION_NAME
-        self._config_before = dict(own.__dict__)
-        _rebind_config(self._parts.model, self._config, own)
-
-    def _restore_config(self) -> None:
-        """The model's own object again, with what was set on the copy meanwhile."""
-        assert self._parts is not None
-        own = self._parts.base.config
-        for name, value in own.__dict__.items():
-            if name == "_attn_implementation_internal":
-                continue
-            if name not in self._config_before or self._config_before[name] is not value:
-                setattr(self._config, name, value)
-        _rebind_config(self._parts.model, own, self._config)
-        self._config = None
 
     # -- one forward ----------------------------------------------------------------------------
 
@@ -382,9 +346,3 @@ class Handle:
             "generate_batch (continuous batching) replaces the attention implementation and would "
             f"drop {self.scheme.method!r}: use model.generate, or remove() the longctx handle"
         )
-
-
-def _rebind_config(model: torch.nn.Module, old: Any, new: Any) -> None:
-    for module in model.modules():
-        if getattr(module, "config", None) is old:
-            module.config = new

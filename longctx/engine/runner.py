@@ -10,7 +10,6 @@ Shape legend: T packed tokens of the step, R rows whose logits are wanted, V voc
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,16 +17,14 @@ import torch
 
 from longctx.attention import Scheme, kernels
 from longctx.attention.config import rope_parameters
-from longctx.attention.hf import active
 from longctx.attention.hf.model import find_parts
-from longctx.attention.hf.rope import scaled_inv_freq
+from longctx.attention.hf.patch import SchemePatch, owner
 from longctx.attention.rope import temperature, temperature_bucket, yarn_mscale
 from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch
 from longctx.engine.packed import PackedLinears
 from longctx.errors import UserError
 
-_MARK = "_longctx_handle"  # where `extend` looks for a scheme that is active
 # Rotaries whose keys are a function of token and position alone: others follow the longest prompt
 # of a forward, so that one request would change another.
 _FIXED_ROPES = ("default", "linear", "llama3", "yarn", "proportional")
@@ -49,7 +46,7 @@ class Runner:
     def __init__(
         self, model: Any, scheme: Scheme, kernel: str = "auto", kv_dtype: torch.dtype | None = None
     ) -> None:
-        if active(model) is not None:
+        if owner(model) is not None:
             raise RuntimeError(
                 "the model has another longctx scheme or engine: remove() or close() that first"
             )
@@ -68,19 +65,16 @@ class Runner:
         if self.kv_dtype != self.model.dtype:
             self._kernel = batch_attention.InKeysDtype(self._kernel)
         self._dtype = torch.promote_types(self.model.dtype, torch.float32)
-        inv_freq_F, attention_scaling = scaled_inv_freq(scheme, self._rotary, config)
-        # All that may be refused comes before the first change.
-        self._trained = (self._rotary.inv_freq, self._rotary.attention_scaling)
-        self._rotary.inv_freq, self._rotary.attention_scaling = inv_freq_F, attention_scaling
         batch_attention.register()
         self._config = config
-        own = copy.copy(config)
-        own._attn_implementation = batch_attention.ATTENTION_NAME
-        self._rebind(config, own)
+        self._patch = SchemePatch(parts, scheme, self, batch_attention.ATTENTION_NAME)
         self._was_training = self.model.training
         self.model.eval()
-        setattr(self._base, _MARK, self)
-        self._packed = PackedLinears(self.model)
+        try:
+            self._packed = PackedLinears(self.model)
+        except BaseException:
+            self._patch.remove()
+            raise
         self._open = True
 
     def close(self) -> None:
@@ -89,15 +83,8 @@ class Runner:
             return
         self._open = False
         self._packed.unpack()
-        self._rebind(self._base.config, self._config)
-        self._rotary.inv_freq, self._rotary.attention_scaling = self._trained
+        self._patch.remove()
         self.model.train(self._was_training)
-        delattr(self._base, _MARK)
-
-    def _rebind(self, old: Any, new: Any) -> None:
-        for module in self.model.modules():
-            if getattr(module, "config", None) is old:
-                module.config = new
 
     # -- what the engine asks -------------------------------------------------------------------
 
