@@ -118,9 +118,15 @@ def plan(
 def rate_of(records: Iterable[Mapping[str, Any]], shape: Shape, answer_tokens: int) -> float | None:
     """Seconds per unit of work over finished cells; None without any."""
     timed = [record for record in records if record.get("ttft_s")]
-    spent = sum(record["total_s"] for record in timed)
+    spent = sum(seconds_of(record) for record in timed)
     done = sum(work_done(record, shape, answer_tokens) for record in timed)
     return spent / done if spent else None
+
+
+def seconds_of(record: Mapping[str, Any]) -> float:
+    """What a cell cost: its share where it was computed together with others."""
+    own = record.get("compute_s")
+    return float(record["total_s"] if own is None else own)
 
 
 def work_done(record: Mapping[str, Any], shape: Shape, answer_tokens: int) -> float:

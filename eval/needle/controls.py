@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.runner import Sweep
-from longctx.eval.protocol import Arm, Request
+from longctx.eval.protocol import Request, Session
 from longctx.eval.runfolder.folder import timestamp
 from longctx.eval.runfolder.records import SCHEMA, Record, RecordFile
 from longctx.eval.scoring import judge
@@ -35,7 +35,7 @@ def closed_book_is_due(sweep: Sweep, file: RecordFile) -> bool:
     return all(file.records.get(key, failed)["status"] == "error" for key in keys)
 
 
-def run_closed_book(sweep: Sweep, arm: Arm, file: RecordFile) -> None:
+def run_closed_book(sweep: Sweep, session: Session, file: RecordFile) -> None:
     """Ask once and keep the record; a control that is there already is not asked again."""
     if not closed_book_is_due(sweep, file):
         return
@@ -62,9 +62,14 @@ def run_closed_book(sweep: Sweep, arm: Arm, file: RecordFile) -> None:
     }
     began = time.perf_counter()
     try:
-        with arm.open() as target:
-            answer = target.generate(
-                Request(prompt.ids, recipe.answer_tokens, recipe.length, prompt.conversation)
+        with session:
+            answer = session.generate(
+                Request(
+                    prompt.ids,
+                    recipe.answer_tokens,
+                    sweep.scheme(cell)["request_length"],
+                    prompt.conversation,
+                )
             )
     except Exception as error:
         record["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

@@ -16,7 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from longctx.eval.estimate import Shape, expected_work, work_done
+from longctx.eval.estimate import Shape, expected_work, seconds_of, work_done
 from longctx.eval.format import show_depth, show_length, show_seconds
 from longctx.eval.needle.grid import Cell
 from longctx.eval.runfolder.records import Record
@@ -123,7 +123,7 @@ class ProgressReport:
         status = str(record["status"])
         mark = _MARKS.get(status, f"[yellow]{status}[/]")
         counted = f"{self._finished}/{self._count}"
-        line = f"{counted:>7}  {_name(cell):<34} {mark} in {record['total_s']:.1f} s"
+        line = f"{counted:>7}  {_name(cell):<34} {mark} in {seconds_of(record):.1f} s"
         if self._bar is not None:
             self._bar.update(self._task, completed=completed, counted=counted, left=left)
             self._update_map()

@@ -1,8 +1,8 @@
 """The sweep: build a prompt, ask, judge, write the record, next.
 
-Knows targets by their protocol, and results by their file. Prints nothing: an observer is told.
-Where a target takes several requests at once, prompts are built and records written by this thread
-alone: records come in the order of the answers, and each is a whole line.
+Knows models by their protocol, and results by their file. Prints nothing: an observer is told.
+Prompts are built and records written by this thread alone, however many requests a session takes at
+once: records come in the order of the answers, and each is a whole line.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import Any, NamedTuple, Protocol
 
 from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.grid import Cell, Identity, cells, columns
-from longctx.eval.needle.threads import as_completed
 from longctx.eval.prompt import Prompt, PromptBuilder
 from longctx.eval.protocol import (
-    Arm,
     Completion,
     ContextOverflowError,
+    Outcome,
     Request,
-    Target,
+    Session,
     TargetLostError,
+    TemperatureAt,
     Truth,
+    exactly,
 )
 from longctx.eval.runfolder.folder import timestamp
 from longctx.eval.runfolder.records import SCHEMA, Record, RecordFile
@@ -52,6 +53,7 @@ class Sweep:
     identity: Identity
     builder: PromptBuilder
     schemes: Mapping[str, Mapping[str, Any]]
+    temperature_at: TemperatureAt = exactly
 
     def all_cells(self) -> list[Cell]:
         return list(cells(self.config, list(self.schemes)))
@@ -60,7 +62,11 @@ class Sweep:
         return self.identity.recipe(self.config, cell)
 
     def scheme(self, cell: Cell) -> dict[str, Any]:
-        return {**self.schemes[cell.method], "request_length": cell.length}
+        """Of a cell: with the length that its temperature is taken at, if it has one."""
+        return {
+            **self.schemes[cell.method],
+            "request_length": self.temperature_at(cell.method, cell.length),
+        }
 
     def key(self, cell: Cell) -> str:
         return self.identity.key(self.recipe(cell), self.scheme(cell))
@@ -82,7 +88,7 @@ class Sweep:
     def run(
         self,
         pending: Sequence[Cell],
-        arms: Mapping[str, Arm],
+        sessions: Mapping[str, Session],
         file: RecordFile,
         observer: Observer,
         deadline: float | None = None,
@@ -93,12 +99,10 @@ class Sweep:
             TargetLostError: the cell that met it is recorded as an error; those in flight beside
                 it and those behind it are not.
         """
-        for method, batch in _batches(pending, arms):
-            with arms[method].open() as target:
-                finished = 0
-                for cell, answered in self._answers(
-                    batch, target, arms[method], observer, deadline
-                ):
+        for method, batch in _batches(pending, sessions):
+            finished = 0
+            with sessions[method] as session:
+                for cell, answered in self._answers(batch, session, observer, deadline):
                     file.append(answered.record)
                     observer.finished(cell, answered.record)
                     finished += 1
@@ -111,57 +115,65 @@ class Sweep:
     def _answers(
         self,
         batch: Sequence[Cell],
-        target: Target,
-        arm: Arm,
+        session: Session,
         observer: Observer,
         deadline: float | None,
     ) -> Iterator[tuple[Cell, Answered]]:
-        def prompts() -> Iterator[tuple[Cell, Prompt]]:
+        asked: dict[int, tuple[Cell, Prompt, float]] = {}
+
+        def requests() -> Iterator[Request]:
             for cell in batch:
                 if deadline is not None and time.monotonic() > deadline:
                     return
                 observer.started(cell)
-                yield cell, self.builder.build(self.recipe(cell))
+                prompt = self.builder.build(self.recipe(cell))
+                request = self._request(cell, prompt)
+                asked[id(request)] = (cell, prompt, time.perf_counter())
+                yield request
 
-        def ask(item: tuple[Cell, Prompt]) -> Answered:
-            return self._ask(*item, target, arm.backend)
+        for request, outcome in session.answers(requests()):
+            cell, prompt, began = asked.pop(id(request))
+            took = time.perf_counter() - began
+            yield cell, self._judge(cell, prompt, outcome, took, session.backend)
 
-        for (cell, _), answered in as_completed(ask, prompts(), arm.concurrency):
-            yield cell, answered
+    def run_cell(self, cell: Cell, session: Session) -> Record:
+        """Ask once. Whatever the session throws becomes the record of a failed cell."""
+        prompt = self.builder.build(self.recipe(cell))
+        began = time.perf_counter()
+        ((_, outcome),) = session.answers([self._request(cell, prompt)])
+        took = time.perf_counter() - began
+        return self._judge(cell, prompt, outcome, took, session.backend).record
 
-    def run_cell(self, cell: Cell, target: Target, backend: str) -> Record:
-        """Ask once. Whatever the target throws becomes the record of a failed cell."""
-        return self._ask(cell, self.builder.build(self.recipe(cell)), target, backend).record
-
-    def _ask(self, cell: Cell, prompt: Prompt, target: Target, backend: str) -> Answered:
-        recipe = self.recipe(cell)
-        request = Request(
+    def _request(self, cell: Cell, prompt: Prompt) -> Request:
+        return Request(
             ids=prompt.ids,
-            max_new_tokens=recipe.answer_tokens,
-            request_length=recipe.length,
+            max_new_tokens=self.config.answer_tokens,
+            request_length=self.scheme(cell)["request_length"],
             conversation=prompt.conversation,
             truth=Truth(prompt.sample.expected, cell.depth),
         )
-        began = time.perf_counter()
+
+    def _judge(
+        self, cell: Cell, prompt: Prompt, outcome: Outcome, took: float, backend: str
+    ) -> Answered:
         completion: Completion | None = None
         told: str | None = None
         lost: TargetLostError | None = None
-        try:
-            completion = target.generate(request)
-        except ContextOverflowError as error:
-            verdict, told = Verdict(None, "overflow"), str(error)
-        except Exception as error:
-            # Out of memory, a lost connection, a kernel's complaint: the sweep goes on without it.
-            text = " ".join(str(error).split())[:500]
-            verdict, told = Verdict(None, "error"), f"{type(error).__name__}: {text}"
-            lost = error if isinstance(error, TargetLostError) else None
-        else:
+        if isinstance(outcome, Completion):
+            completion = outcome
             verdict = judge(
                 completion.text,
                 prompt.sample.expected,
                 completion.finish_reason,
                 prompt.sample.match,
             )
+        elif isinstance(outcome, ContextOverflowError):
+            verdict, told = Verdict(None, "overflow"), str(outcome)
+        else:
+            # Out of memory, a lost connection, a kernel's complaint: the sweep goes on without it.
+            text = " ".join(str(outcome).split())[:500]
+            verdict, told = Verdict(None, "error"), f"{type(outcome).__name__}: {text}"
+            lost = outcome if isinstance(outcome, TargetLostError) else None
         answer = {
             "response": completion and completion.text,
             "finish_reason": completion and completion.finish_reason,
@@ -170,10 +182,11 @@ class Sweep:
             "cached_tokens": completion and completion.cached_tokens,
             "server_prompt_tokens": completion and completion.prompt_tokens,
             "peak_mem_bytes": completion and completion.peak_mem_bytes,
-            "total_s": round(time.perf_counter() - began, 3),
+            "compute_s": completion and completion.compute_s and round(completion.compute_s, 3),
+            "total_s": round(took, 3),
             "backend": backend,
         }
-        return Answered(self._record(cell, recipe, prompt, verdict, answer), lost)
+        return Answered(self._record(cell, self.recipe(cell), prompt, verdict, answer), lost)
 
     def _record(
         self,
@@ -218,11 +231,22 @@ class Sweep:
 
 
 def _batches(
-    pending: Sequence[Cell], arms: Mapping[str, Arm]
+    pending: Sequence[Cell], sessions: Mapping[str, Session]
 ) -> Iterator[tuple[str, Sequence[Cell]]]:
-    """Columns, which may share prefill; all at once for a target that takes several at once."""
-    methods = {cell.method for cell in pending}
-    if len(methods) == 1 and arms[method := methods.pop()].concurrency > 1:
-        yield method, pending
-    else:
-        yield from columns(pending)
+    """Cells that are asked together: columns, which share prefill, or several at once.
+
+    A session that takes several gets all repeats of a length; where it is the only one, everything.
+    """
+    if len({cell.method for cell in pending}) == 1 and pending:
+        method = pending[0].method
+        if sessions[method].concurrency > 1:
+            yield method, pending
+            return
+    groups: dict[tuple[object, ...], list[Cell]] = {}
+    for method, column in columns(pending):
+        cell = column[0]
+        together = sessions[method].concurrency > 1
+        key = (method, cell.length, None if together else cell.repeat)
+        groups.setdefault(key, []).extend(column)
+    for (method, *_), batch in groups.items():
+        yield str(method), batch

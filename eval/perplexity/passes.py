@@ -28,7 +28,7 @@ from longctx.errors import UserError
 from longctx.eval.estimate import Shape, work
 from longctx.eval.format import show_length
 from longctx.eval.perplexity.config import PerplexityConfig
-from longctx.eval.protocol import Arm, Target
+from longctx.eval.protocol import Session, TemperatureAt, exactly
 from longctx.eval.runfolder.folder import timestamp
 from longctx.eval.runfolder.records import SCHEMA, Record, RecordFile
 from longctx.eval.texts.corpus import Corpus, Document
@@ -82,6 +82,7 @@ class Measurement:
     corpus: Corpus
     schemes: Mapping[str, Mapping[str, Any]]
     by_length: frozenset[str]
+    temperature_at: TemperatureAt = exactly
 
     def passes(self) -> list[Pass]:
         """Document by document: a run that is stopped has whole documents to compare."""
@@ -99,7 +100,9 @@ class Measurement:
         return found
 
     def scheme(self, of: Pass) -> dict[str, Any]:
-        length = of.window if of.method in self.by_length else None
+        length = None
+        if of.method in self.by_length:
+            length = self.temperature_at(of.method, of.window)
         return {**self.schemes[of.method], "request_length": length}
 
     def key(self, of: Pass) -> str:
@@ -125,23 +128,26 @@ class Measurement:
         ]
 
     def run(
-        self, pending: Sequence[Pass], arms: Mapping[str, Arm], file: RecordFile, observer: Observer
+        self, pending: Sequence[Pass],
+        sessions: Mapping[str, Session],
+        file: RecordFile,
+        observer: Observer,
     ) -> None:
         for each in pending:
-            with arms[each.method].open() as target:
-                record = self.run_pass(each, target, arms[each.method].backend)
+            with sessions[each.method] as session:
+                record = self.run_pass(each, session)
             file.append(record)
             observer.finished(each, record)
 
-    def run_pass(self, each: Pass, target: Target, backend: str) -> Record:
-        """Whatever the target throws becomes the record of a failed pass."""
+    def run_pass(self, each: Pass, session: Session) -> Record:
+        """Whatever the session throws becomes the record of a failed pass."""
         document = self.corpus.documents[each.document]
         begin = self.identity.begin
         began = time.perf_counter()
         losses: list[float] | None = None
         error = None
         try:
-            losses = token_losses(target, document, each, begin)
+            losses = token_losses(session, document, each, self.temperature_at, begin)
         except UserError:
             raise  # what a person has to put right stops the run
         except Exception as failure:
@@ -160,13 +166,17 @@ class Measurement:
             "nll": losses,
             "bytes": document.bytes[first : each.tokens - len(begin)],
             "total_s": round(time.perf_counter() - began, 3),
-            "backend": backend,
+            "backend": session.backend,
             "ts": timestamp(),
         }
 
 
 def token_losses(
-    target: Target, document: Document, each: Pass, begin: Sequence[int] = ()
+    session: Session,
+    document: Document,
+    each: Pass,
+    temperature_at: TemperatureAt = exactly,
+    begin: Sequence[int] = (),
 ) -> list[float]:
     """The loss of every token that has something before it, in order; each is predicted once.
 
@@ -177,7 +187,8 @@ def token_losses(
     found: list[float] = []
     for window in windows(len(ids), each.window - len(begin), each.stride, 0 if begin else 1):
         read = [*begin, *ids[window.start : window.stop]]
-        logprobs = target.logprobs(read, request_length=each.window)
+        length = temperature_at(each.method, each.window)
+        logprobs = session.logprobs(read, request_length=length)
         losses = -logprobs[len(logprobs) - (window.stop - window.scored) :]
         if not np.isfinite(losses).all():
             raise ArithmeticError(f"a loss in tokens {window.scored}-{window.stop} is no number")

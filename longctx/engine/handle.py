@@ -46,13 +46,20 @@ class Generation:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._cancelled = False
         self._ended = False
+        self._complete = False
 
     def emit(self, event: Event) -> None:
         """For the engine alone."""
+        self._complete = isinstance(event, Finished | Failed)
         if self._listener is not None:
             self._listener(event)
         else:
             self._events.put(event)
+
+    @property
+    def done(self) -> bool:
+        """Whether the last event is there, so that result() would not wait."""
+        return self._complete
 
     def cancel(self) -> None:
         """Ask for the end; it comes within one step, as Finished with reason "cancelled"."""

@@ -23,8 +23,10 @@ class PackedLinears:
     offloaded weights, and those with hooks. A plain layer computes the same, slower.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module | None) -> None:
         self._layers: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
+        if model is None:
+            return
         owners = Counter(
             parameter.data_ptr()
             for _, parameter in model.named_parameters(remove_duplicate=False)

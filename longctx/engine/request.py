@@ -121,7 +121,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Usage:
-    """`cached_tokens` of the prompt were not computed. Times are seconds since submission."""
+    """`cached_tokens` of the prompt were not computed. Times are seconds since submission, but for
+    `compute_s`: the request's share of the steps that it was part of, by tokens."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -129,6 +130,7 @@ class Usage:
     admitted_s: float
     first_token_s: float | None
     total_s: float
+    compute_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from longctx.attention.hf.patch import SchemePatch, owner
 from longctx.attention.rope import temperature, temperature_bucket, yarn_mscale
 from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch
+from longctx.engine.kv import KvPool, Segment
 from longctx.engine.packed import PackedLinears
 from longctx.errors import UserError
 
@@ -36,6 +37,7 @@ class Runner:
     Args:
         kernel: "auto" or a name of `longctx.attention.kernels.names()`.
         kv_dtype: what keys and values are kept, and attention computed, in; None: the model's.
+        pack: bring linear weights into the CPU's own layout, which pays from some steps on.
 
     Raises:
         RuntimeError: the model is extended, or belongs to another engine.
@@ -44,7 +46,13 @@ class Runner:
     """
 
     def __init__(
-        self, model: Any, scheme: Scheme, kernel: str = "auto", kv_dtype: torch.dtype | None = None
+        self,
+        model: Any,
+        scheme: Scheme,
+        kernel: str = "auto",
+        kv_dtype: torch.dtype | None = None,
+        *,
+        pack: bool = True,
     ) -> None:
         if owner(model) is not None:
             raise RuntimeError(
@@ -71,7 +79,7 @@ class Runner:
         self._was_training = self.model.training
         self.model.eval()
         try:
-            self._packed = PackedLinears(self.model)
+            self._packed = PackedLinears(self.model if pack else None)
         except BaseException:
             self._patch.remove()
             raise
@@ -134,6 +142,30 @@ class Runner:
             return yarn_mscale(self.scheme.factor) ** 2
         return 1.0
 
+    @torch.inference_mode()
+    def hidden(
+        self, tokens: Sequence[int], layers: int | None = None, request_length: int | None = None
+    ) -> torch.Tensor:
+        """Hidden states [T, width] of one prompt behind the first `layers`; nothing is kept.
+
+        Args:
+            layers: None: all of them, and the last norm.
+            request_length: what the temperature is taken at; None: the prompt's own.
+        """
+        pool = KvPool(self.layers, self.kv_bytes_per_token, 0, dtype=self.kv_dtype)
+        own = pool.allocate(0, len(tokens))
+        scale = self.logit_scale(self.bucket(request_length or len(tokens)))
+        row = RowInput(0, len(tokens), own, [Segment(own, len(tokens))], scale)
+        config, whole = self._base.config, self.layers
+        # Decoders of transformers run `self.layers[: self.config.num_hidden_layers]`.
+        config.num_hidden_layers = layers or whole
+        try:
+            out = self._base(use_cache=False, **self._inputs(tokens, [row]))
+        finally:
+            config.num_hidden_layers = whole
+        states: torch.Tensor = out.last_hidden_state[0]
+        return states
+
     # -- one step -------------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -147,6 +179,16 @@ class Runner:
             rows: whose they are.
             wanted: indices into `tokens`.
         """
+        out = self.model(
+            use_cache=False,
+            logits_to_keep=torch.tensor(list(wanted), dtype=torch.long, device=self.device),
+            **self._inputs(tokens, rows),
+        )
+        logits_RV: torch.Tensor = out.logits[0]
+        return logits_RV
+
+    def _inputs(self, tokens: Sequence[int], rows: Sequence[RowInput]) -> dict[str, Any]:
+        """What the model's forward takes: ids, folded positions, and the plan of the step."""
         chunk_map, chunk_len = self.scheme.chunk_map, self.scheme.chunk_len
         positions: list[int] = []
         for row in rows:
@@ -155,12 +197,8 @@ class Runner:
         if chunk_len is not None:
             position_ids_1T %= chunk_len
         plan = plan_batch(rows, chunk_map, self._rotary.inv_freq, self._dtype, self._kernel)
-        out = self.model(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=position_ids_1T.to(self.device),
-            use_cache=False,
-            logits_to_keep=torch.tensor(list(wanted), dtype=torch.long, device=self.device),
-            longctx_batch=plan,
-        )
-        logits_RV: torch.Tensor = out.logits[0]
-        return logits_RV
+        return {
+            "input_ids": torch.tensor([list(tokens)], device=self.device),
+            "position_ids": position_ids_1T.to(self.device),
+            "longctx_batch": plan,
+        }

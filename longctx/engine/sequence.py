@@ -28,6 +28,7 @@ class RequestState:
         bucket: what YaRN's temperature is taken at; prefixes are shared within one bucket only.
         logit_scale: m^2, fixed for the life of the request.
         passed_over: how many younger requests were admitted while this one waited for memory.
+        compute_s: its share of the steps so far.
         cancelled: set by any thread, looked at between steps.
     """
 
@@ -57,6 +58,7 @@ class RequestState:
         self.prompt_logprobs: list[float] = []
         self.passed_over = 0
         self.cancelled = False
+        self.compute_s = 0.0
         self._common: dict[object, int] = {}
         self._submitted = time.perf_counter()
         self._admitted: float | None = None
@@ -110,4 +112,5 @@ class RequestState:
             admitted_s=(self._admitted or now) - began,
             first_token_s=None if self._first_token is None else self._first_token - began,
             total_s=now - began,
+            compute_s=self.compute_s,
         )

@@ -8,6 +8,7 @@ Shape legend: L tokens of one sequence, R rows whose logits are wanted, V vocabu
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +64,12 @@ class Stepper:
         if not batch:
             return bool(self._scheduler.waiting)
         self.counts.steps += 1
-        for chunks, logits_RV in self._run(batch):
+        began = time.perf_counter()
+        done = self._run(batch)
+        share = (time.perf_counter() - began) / sum(chunk.length for chunk in batch)
+        for chunk in batch:
+            chunk.sequence.compute_s += share * chunk.length
+        for chunks, logits_RV in done:
             self._advance(chunks, logits_RV)
         return True
 

@@ -1,6 +1,6 @@
-"""Whom a needle run asks: a local model, a simulated one, or an endpoint, as one thing.
+"""Whom a run asks: a local model, a simulated one, or an endpoint, as one thing.
 
-Everything here is known before weights are loaded or a server is called; `arms` does that.
+Everything here is known before weights are loaded or a server is called; `sessions` does that.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from longctx.eval.estimate import Shape
-from longctx.eval.protocol import Arm
+from longctx.eval.protocol import Session
 
 Loaded = dict[str, Any]
 
@@ -29,7 +29,7 @@ class TokensOnly:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Model:
     """`schemes` has an entry per method, without the request's length.
 
     `fingerprint`, `dtype` and `kernel` are part of every key: another value is another model.
@@ -64,7 +64,7 @@ class Subject:
         """What was asked for and cannot be."""
         return []
 
-    def session(self) -> dict[str, Any]:
+    def session_record(self) -> dict[str, Any]:
         """What run.json keeps of this session, and another session may do otherwise."""
         return {}
 
@@ -72,7 +72,11 @@ class Subject:
         """Seconds per unit of work before anything was asked; None where nobody can know."""
         return None
 
-    def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
+    def temperature_at(self, method: str, length: int) -> int:
+        """The length that a method's temperature is taken at; the record's `request_length`."""
+        return length
+
+    def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
         """Load, or call.
 
         Args:
@@ -83,7 +87,7 @@ class Subject:
         """
         raise NotImplementedError
 
-    def probe(self, arms: Mapping[str, Arm]) -> float | None:
+    def probe(self, sessions: Mapping[str, Session]) -> float | None:
         """Seconds per unit of work, from one short prompt; None where that would tell nothing."""
         return None
 

@@ -1,10 +1,8 @@
-"""A model behind an OpenAI-compatible server as the subject of a needle run."""
+"""A model behind an OpenAI-compatible server as the model of a needle run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,18 +12,17 @@ import httpx
 from longctx.chat.encoder import ChatEncoder, Conversation
 from longctx.commands.options import NeedleOptions, refuse_local
 from longctx.errors import UserError
-from longctx.eval.protocol import Arm, ContextOverflowError, Request, Target, TargetLostError
-from longctx.models.base import Loaded, Subject, TokensOnly, bare_scheme
-from longctx.models.openai_client import EndpointError, EndpointTarget, api_key
+from longctx.eval.protocol import ContextOverflowError, Request, Session, TargetLostError
+from longctx.models.base import Loaded, Model, TokensOnly, bare_scheme
+from longctx.models.openai_client import METHOD, EndpointError, EndpointSession, api_key
 from longctx.models.openai_wire import APIS, PATHS, Api
 from longctx.models.source import load_tokenizer, locate
 
-METHOD = "unverified"
 _QUESTION = "Answer with the single word ready."
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointSubject(Subject):
+class EndpointModel(Model):
     base_url: str
     api: Api
     timeout: float
@@ -38,48 +35,41 @@ class EndpointSubject(Subject):
             "method unverified: an endpoint does not show its position scheme",
         ]
 
-    def session(self) -> dict[str, Any]:
+    def session_record(self) -> dict[str, Any]:
         return {
             "concurrency": self.concurrency,
             "timeout_s": self.timeout,
             "tokenizer": self.options.tokenizer,  # `reconstruct` looks there
         }
 
-    def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
+    def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
         """Asks once, so that a wrong address, key or name is told before the run begins."""
-        target = EndpointTarget(
+        session = EndpointSession(
             self.base_url,
             self.name,
             self.api,
+            self.schemes[METHOD],
             key=api_key(),
             timeout=self.timeout,
             concurrency=self.concurrency,
         )
-        with target:
-            proof = self._greet(target)
+        with session:
+            session.proof = self._greet(session)
+        return {METHOD: session}
 
-        @contextmanager
-        def open_arm() -> Iterator[Target]:
-            with target:  # one and the same for all columns: it counts failures in a row
-                yield target
-
-        backend = f"endpoint {self.api}"
-        arm = Arm(METHOD, self.schemes[METHOD], open_arm, backend, proof, self.concurrency)
-        return {METHOD: arm}
-
-    def _greet(self, target: EndpointTarget) -> dict[str, Any]:
+    def _greet(self, session: EndpointSession) -> dict[str, Any]:
         config = self.options.config
         conversation = Conversation(_QUESTION, config.system)
         ids = ChatEncoder(self.tokenizer, config.template).encode(conversation).ids
         try:
-            answer = target.generate(Request(ids, 1, len(ids) + 1, conversation))
+            answer = session.generate(Request(ids, 1, len(ids) + 1, conversation))
         except (EndpointError, TargetLostError, ContextOverflowError) as error:
             raise UserError(
                 f"--base-url {self.base_url}: MODEL {self.name} does not answer ({error}): is the "
                 "server up, does the URL end in /v1, is the name the server's, is a key needed "
                 "(LONGCTX_API_KEY)?"
             ) from error
-        left_out = sorted(target.dialect.left_out)
+        left_out = sorted(session.dialect.left_out)
         told = ["unverified"]
         if left_out:
             told.append(f"the server refuses {', '.join(left_out)}: left out")
@@ -97,7 +87,7 @@ class EndpointSubject(Subject):
         }
 
 
-def endpoint_subject(options: NeedleOptions) -> EndpointSubject:
+def endpoint_model(options: NeedleOptions) -> EndpointModel:
     """Check the arguments; the server is not called."""
     base_url = _checked_url(options.base_url or "")
     reason = "an endpoint has one arm, whatever it does there"
@@ -124,7 +114,7 @@ def endpoint_subject(options: NeedleOptions) -> EndpointSubject:
     except UserError as error:
         told = str(error).removeprefix(f"MODEL {options.tokenizer}: ")
         raise UserError(f"--tokenizer {options.tokenizer}: {told}") from error
-    return EndpointSubject(
+    return EndpointModel(
         name=options.model,
         kind="endpoint",
         fingerprint=f"endpoint:{options.api}:{base_url}#{options.model}",

@@ -1,9 +1,9 @@
-"""A transformers model on this machine as the subject of a needle run. Loads weights when told."""
+"""A transformers model on this machine as the model of a needle run. Loads weights when told."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -12,18 +12,20 @@ from longctx import tiny
 from longctx.attention import Scheme
 from longctx.commands.options import NeedleOptions
 from longctx.eval import estimate
-from longctx.eval.protocol import Arm, Request
+from longctx.eval.protocol import Request, Session
 from longctx.models import dtypes
-from longctx.models.base import Loaded, Subject
-from longctx.models.plain import local_arm, matmul_rate, sharing_obstacle
+from longctx.models.base import Loaded, Model
+from longctx.models.plain import matmul_rate, sharing_obstacle
 from longctx.models.schemes import (
     check_kernel,
     device_of,
     settle_device_map,
     settle_schemes,
+    temperature_at,
     trained_length,
     without_length,
 )
+from longctx.models.served import Asking, sessions_for
 from longctx.models.source import (
     Source,
     fingerprint,
@@ -32,12 +34,11 @@ from longctx.models.source import (
     load_tokenizer,
     locate,
     shape_of,
-    stop_ids,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSubject(Subject):
+class LocalModel(Model):
     options: NeedleOptions
     source: Source
     model_config: PretrainedConfig
@@ -45,6 +46,7 @@ class LocalSubject(Subject):
     device: str
     device_map: str
     local_schemes: Mapping[str, Scheme]
+    engine_notes: list[str] = field(default_factory=list)  # known once loaded
 
     @property
     def other_dtypes(self) -> tuple[str, ...]:
@@ -67,10 +69,11 @@ class LocalSubject(Subject):
     def notes(self) -> list[str]:
         obstacle = sharing_obstacle(self.model_config)
         if self.options.prefix_sharing and obstacle is not None:
-            return [f"every prompt is computed from its first token: {obstacle}"]
-        return []
+            told = f"every prompt is computed from its first token: {obstacle}"
+            return [*self.engine_notes, told]
+        return list(self.engine_notes)
 
-    def session(self) -> dict[str, Any]:
+    def session_record(self) -> dict[str, Any]:
         return {
             "device_map": self.options.device_map,
             "dtype_note": self.chosen.note,
@@ -82,39 +85,35 @@ class LocalSubject(Subject):
         # A whole model reaches about a third of what its largest products reach.
         return 3 * matmul_rate(self.chosen.dtype, self.device)
 
-    def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
+    def temperature_at(self, method: str, length: int) -> int:
+        return temperature_at(self.local_schemes[method], length)
+
+    def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
         options, loaded = self.options, {} if loaded is None else loaded
         if self.name not in loaded:
             loaded[self.name] = load_model(
                 self.source, self.model_config, self.chosen.dtype, self.device_map
             )
-        model = loaded[self.name]
-        stop = stop_ids(model, self.tokenizer)
+        asking = Asking(
+            options.kernel,
+            max(options.config.lengths),
+            options.prefill_chunk,
+            options.prefix_sharing,
+        )
+        sessions, notes = sessions_for(
+            loaded[self.name], self.tokenizer, self.local_schemes.values(), asking
+        )
+        self.engine_notes[:] = notes
+        return sessions
 
-        def decode(ids: list[int]) -> str:
-            return str(self.tokenizer.decode(ids, skip_special_tokens=True))
-
-        return {
-            method: local_arm(
-                model,
-                scheme,
-                decode=decode,
-                stop_ids=stop,
-                kernel=options.kernel,
-                prefill_chunk=options.prefill_chunk,
-                prefix_sharing=options.prefix_sharing,
-            )
-            for method, scheme in self.local_schemes.items()
-        }
-
-    def probe(self, arms: Mapping[str, Arm]) -> float | None:
-        length = 1024
-        with next(iter(arms.values())).open() as target:
-            answer = target.generate(Request([1] * length, 1, length))
+    def probe(self, sessions: Mapping[str, Session]) -> float | None:
+        length = min(1024, max(self.options.config.lengths))
+        with next(iter(sessions.values())) as session:
+            answer = session.generate(Request([1] * (length - 1), 1, length))
         return answer.total_s / estimate.work(self.shape, length, 0)
 
 
-def local_subject(options: NeedleOptions) -> LocalSubject:
+def local_model(options: NeedleOptions) -> LocalModel:
     """Check what concerns the model: files, methods, dtype, kernel. No weights are loaded."""
     source = locate(options.model, weights=not options.dry_run)
     model_config = load_config(source)
@@ -124,7 +123,7 @@ def local_subject(options: NeedleOptions) -> LocalSubject:
     device = device_of(device_map)
     chosen = dtypes.choose(options.dtype, source, model_config, device, options.output)
     check_kernel(options.kernel, list(schemes), device, chosen.dtype)
-    return LocalSubject(
+    return LocalModel(
         name=options.model,
         kind=model_config.model_type,
         fingerprint=fingerprint(source),

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server as a target of the harness.
+"""An OpenAI-compatible server as a session of the harness.
 
     a request      sent; busy or broken: sent again after a growing pause, or the server's own
     a failed cell  five attempts failed (two where the time ran out): the cell is an error
@@ -15,15 +15,19 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import httpx
-import numpy as np
-import numpy.typing as npt
 
 from longctx.errors import UserError
-from longctx.eval.protocol import Completion, ContextOverflowError, Request, TargetLostError
+from longctx.eval.protocol import (
+    Completion,
+    ContextOverflowError,
+    Request,
+    Session,
+    TargetLostError,
+)
 from longctx.models.openai_wire import (
     PATHS,
     Answer,
@@ -39,6 +43,7 @@ from longctx.models.openai_wire import (
     refusal,
 )
 
+METHOD = "unverified"  # nobody sees from here what a server does with positions
 KEY_VARIABLES = ("LONGCTX_API_KEY", "OPENAI_API_KEY")
 ATTEMPTS, SLOW_ATTEMPTS = 5, 2
 LOST_AFTER = 3  # failed cells in a row
@@ -70,11 +75,11 @@ def api_key() -> str | None:
     return None
 
 
-class EndpointTarget:
+class EndpointSession(Session):
     """Thread-safe: `concurrency` requests may be on their way at once.
 
-    Ask it inside `with target:`, which holds the connections; it may be entered again, and what
-    it has learnt of the server stays.
+    The block holds the connections; it may be entered again: what was learnt of the server stays,
+    and so does the count of failures in a row.
 
     Args:
         timeout: seconds for one request as a whole.
@@ -86,6 +91,7 @@ class EndpointTarget:
         base_url: str,
         model: str,
         api: Api,
+        scheme: Mapping[str, Any],
         *,
         key: str | None,
         timeout: float,
@@ -93,17 +99,18 @@ class EndpointTarget:
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._model, self._api, self._timeout, self._key = model, api, timeout, key
-        self._base_url, self._concurrency, self._pause = base_url, concurrency, pause
+        super().__init__(METHOD, scheme, f"endpoint {api}", concurrency=concurrency)
+        self._base_url, self._pause = base_url, pause
         self._lock = threading.Lock()
         self._failed_in_a_row = 0
         self.dialect = Dialect()
 
-    def __enter__(self) -> EndpointTarget:
+    def __enter__(self) -> EndpointSession:
         self._client = httpx.Client(
             base_url=self._base_url,
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx.Timeout(self._timeout, connect=min(_CONNECT_S, self._timeout)),
-            limits=httpx.Limits(max_connections=self._concurrency),
+            limits=httpx.Limits(max_connections=self.concurrency),
         )
         return self
 
@@ -137,9 +144,6 @@ class EndpointTarget:
             total_s=total,
             prompt_tokens=answer.prompt_tokens,
         )
-
-    def logprobs(self, ids: Sequence[int], *, request_length: int) -> npt.NDArray[np.float64]:
-        raise NotImplementedError("endpoints give no log-probabilities of a prompt")
 
     def _answer(self, request: Request) -> Answer:
         attempt = slow = 0

@@ -1,14 +1,16 @@
-"""A transformers model in this process as a target of the harness, under any method.
+"""A local model that the engine does not take, asked by a plain loop: one request after the other.
 
-Knows models and attention methods; knows no task and no prompt. Decoding is greedy by a loop of its
-own, because `generate()` would take sampling and penalties from the model's generation_config.
+Rotaries whose keys move, and foreign families under no method of ours. Decoding is greedy by a loop
+of its own, because `generate()` would take sampling and penalties from the model's
+generation_config. Knows no task and no prompt.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +22,10 @@ from transformers.cache_utils import DynamicLayer
 from longctx.attention import DCA_METHODS, Handle, Scheme, extend
 from longctx.attention.hf.cache import cache_argument
 from longctx.errors import UserError
-from longctx.eval.protocol import Arm, Completion, Request, Target
+from longctx.eval.protocol import Completion, Request, Session
 from longctx.models.logprobs import moving_rope, token_logprobs
+from longctx.models.proof import HiddenStates, prove, states_of
+from longctx.models.source import stop_ids
 
 DEFAULT_PREFILL_CHUNK = 2048
 
@@ -34,33 +38,52 @@ class _Prefilled(NamedTuple):
     cache: DynamicCache
 
 
-class LocalTarget:
-    """One model under one method.
+class PlainSession(Session):
+    """The model is extended while the block lasts.
 
     With `prefix_sharing`, a prompt goes on from the tokens that it has in common with the prompt
     before it, if both have one request_length: equal tokens have equal keys then, under every
     method. Without it, or where the model forbids it, every request starts from an empty cache.
+
+    Raises:
+        UserError: a scheme that the model cannot have.
+        UnprovenMethodError: the method is not at work.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        handle: Handle,
-        decode: Callable[[list[int]], str],
-        stop_ids: frozenset[int],
-        prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
+        tokenizer: Any,
+        scheme: Scheme,
         *,
-        prefix_sharing: bool,
+        kernel: str = "auto",
+        prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
+        prefix_sharing: bool = True,
     ) -> None:
-        self._model = model
-        self._handle = handle
-        self._decode = decode
-        self._stop_ids = stop_ids
+        self._model, self._tokenizer = model, tokenizer
+        self._extend = partial(_extend, model, scheme, kernel)
+        self._stop_ids = stop_ids(model, tokenizer)
         self._prefill_chunk = prefill_chunk
         self._device = input_device(model)
-        self._cache_argument = cache_argument(model)
         self._sharing = prefix_sharing and sharing_obstacle(model.config) is None
         self._last: _Prefilled | None = None
+        with self._extend() as handle:
+            backend = handle.kernel_name or str(model.config._attn_implementation)
+            if scheme.method in DCA_METHODS:
+                cache_argument(model)
+        plain = states_of(model, self._device)
+        vocabulary = model.config.get_text_config().vocab_size
+        proof = prove(scheme, vocabulary, plain, partial(_Extended, self._extend, plain))
+        super().__init__(scheme.method, scheme.to_dict(), backend, proof)
+
+    def __enter__(self) -> PlainSession:
+        self._handle: Handle = self._extend()
+        self._cache_argument = cache_argument(self._model)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._last = None
+        self._handle.remove()
 
     def generate(self, request: Request) -> Completion:
         on_cuda = self._device.type == "cuda"
@@ -80,7 +103,7 @@ class LocalTarget:
         if self._sharing:
             self._last = _Prefilled(list(request.ids), request.request_length, cache)
         return Completion(
-            text=self._decode(answer),
+            text=str(self._tokenizer.decode(answer, skip_special_tokens=True)),
             finish_reason="stop" if token in self._stop_ids else "length",
             ttft_s=ttft,
             total_s=time.perf_counter() - began,
@@ -161,29 +184,22 @@ def crop(cache: DynamicCache, length: int) -> None:
             layer.crop(-surplus)
 
 
-def local_arm(
-    model: PreTrainedModel,
-    scheme: Scheme,
-    *,
-    decode: Callable[[list[int]], str],
-    stop_ids: frozenset[int],
-    kernel: str,
-    prefill_chunk: int,
-    prefix_sharing: bool,
-) -> Arm:
-    """A method as an arm: opening it extends the model, closing it puts the model back."""
+class _Extended(AbstractContextManager[HiddenStates]):
+    """The model's own hidden states while a scheme is on it."""
 
-    @contextmanager
-    def open_arm() -> Iterator[Target]:
-        with _extend(model, scheme, kernel) as handle:
-            yield LocalTarget(
-                model, handle, decode, stop_ids, prefill_chunk, prefix_sharing=prefix_sharing
-            )
+    def __init__(self, extended: Any, states: HiddenStates) -> None:
+        self._extended, self._states = extended, states
 
-    with _extend(model, scheme, kernel) as handle:
-        backend = handle.kernel_name or str(model.config._attn_implementation)
-    proof = prove(model, scheme, kernel)
-    return Arm(scheme.method, scheme.to_dict(), open_arm, backend, proof)
+    def __enter__(self) -> HiddenStates:
+        self._handle: Handle = self._extended()
+        return self._ask
+
+    def _ask(self, tokens: list[int], layers: int | None, request_length: int) -> torch.Tensor:
+        with self._handle.request(request_length):
+            return self._states(tokens, layers, request_length)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._handle.remove()
 
 
 def _extend(model: PreTrainedModel, scheme: Scheme, kernel: str) -> Handle:
@@ -204,85 +220,6 @@ def _extend(model: PreTrainedModel, scheme: Scheme, kernel: str) -> Handle:
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"--methods {scheme.method}: {error}") from error
-
-
-_PROBE_TOKENS = 64
-# A prompt within one chunk runs the plain model's own kernel: equal up to rounding.
-_SAME = 0.02
-# Rounding of the merged parts, seen where positions are still true, against the effect of the
-# clamped positions behind them: 0.005 and 0.024 on a bfloat16 model of 135M.
-_SIGNAL_OVER_NOISE = 2.0
-
-
-class UnprovenMethodError(UserError):
-    """The method that was asked for is not the one that runs."""
-
-
-def prove(model: PreTrainedModel, scheme: Scheme, kernel: str) -> Mapping[str, Any]:
-    """Show at the cost of one layer that the method is at work, so that no silent no-op passes.
-
-    DCA must leave a short prompt as it is, and must change what the first layer gives for tokens
-    that lie a quarter beyond the chunk size; methods that change frequencies must change even a
-    short prompt. `verified` is False where an effect is there but drowns in rounding.
-    """
-    method = scheme.method
-    if method == "none":
-        return {"verified": True, "by": "the model is unchanged"}
-    window = scheme.chunk_size or 0
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.config.get_text_config().vocab_size
-    tokens = window + max(_PROBE_TOKENS, window // 4)
-    ids = torch.randint(0, vocabulary, (1, tokens), generator=generator).to(input_device(model))
-    short = ids[:, :_PROBE_TOKENS]
-    plain_short, plain_long = _hidden(model, short, None), _hidden(model, ids, 1)
-    with _extend(model, scheme, kernel) as handle:
-        with handle.request(_PROBE_TOKENS):
-            short_change = _change(_hidden(model, short, None), plain_short)
-        # At L0 or below YaRN's temperature is 1, so that positions are all that differs.
-        with handle.request(min(tokens, scheme.original_length)):
-            long_states = _hidden(model, ids, 1)
-    last = slice(-_PROBE_TOKENS, None)
-    layer_change = _change(long_states[last], plain_long[last])
-    if layer_change == 0.0:
-        raise UnprovenMethodError(
-            f"--methods {method}: it is not at work: the first layer gives the same for {tokens} "
-            "tokens with it and without it"
-        )
-    # Frequencies and YaRN's factor change everything; plain DCA nothing within one chunk.
-    rounding = 0.0
-    if window and scheme.factor is None:
-        if short_change > _SAME:
-            raise UnprovenMethodError(
-                f"--methods {method}: it changes a prompt of {_PROBE_TOKENS} tokens by "
-                f"{short_change:.1%}: within one chunk it must not"
-            )
-        true_positions = slice(window - _PROBE_TOKENS, window)
-        rounding = _change(long_states[true_positions], plain_long[true_positions])
-    return {
-        "verified": layer_change > _SIGNAL_OVER_NOISE * rounding,
-        "tokens": tokens,
-        "layer_change": float(f"{layer_change:.3g}"),
-        "rounding": float(f"{rounding:.3g}"),
-        "short_change": float(f"{short_change:.3g}"),
-    }
-
-
-def _hidden(model: PreTrainedModel, ids: torch.Tensor, layers: int | None) -> torch.Tensor:
-    """Hidden states (tokens, width) after the first `layers` layers, or after all of them."""
-    base: Any = model.base_model
-    config, whole = base.config, base.config.num_hidden_layers
-    # Decoders of transformers run `self.layers[: self.config.num_hidden_layers]`.
-    config.num_hidden_layers = layers or whole
-    try:
-        with torch.inference_mode():
-            states: torch.Tensor = base(ids, use_cache=False).last_hidden_state[0]
-    finally:
-        config.num_hidden_layers = whole
-    return states
-
-
-def _change(states: torch.Tensor, plain: torch.Tensor) -> float:
-    return float((states.float() - plain.float()).norm() / plain.float().norm())
 
 
 def input_device(model: PreTrainedModel) -> torch.device:

@@ -12,6 +12,7 @@ import torch
 
 from longctx.attention import DCA_METHODS, METHODS, Scheme, default_method, kernels, resolve
 from longctx.attention.config import FACTOR_METHODS
+from longctx.attention.rope import temperature_bucket
 from longctx.commands.options import ModelOptions
 from longctx.errors import UserError
 
@@ -95,6 +96,13 @@ def check_kernel(
         kernels.resolve(name, torch.device(device), dtype)
     except ValueError as error:
         raise UserError(f"--kernel {name}: {error}") from error
+
+
+def temperature_at(scheme: Scheme, length: int) -> int:
+    """Where a prompt's temperature is taken: at its bucket's edge, as by the server."""
+    if not scheme.uses_request_length or length <= scheme.original_length:
+        return length  # no temperature, or 1
+    return temperature_bucket(length, scheme.original_length)
 
 
 def without_length(scheme: Scheme) -> dict[str, Any]:

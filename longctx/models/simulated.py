@@ -15,20 +15,17 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from longctx import tiny
 from longctx.commands.options import NeedleOptions, refuse_local
 from longctx.errors import UserError
 from longctx.eval.needle.config import parse_lengths
-from longctx.eval.protocol import Arm, Completion, Request, Target, Truth
+from longctx.eval.protocol import Completion, Request, Session, Truth
 from longctx.models import source
-from longctx.models.base import Loaded, Subject, TokensOnly, bare_scheme
+from longctx.models.base import Loaded, Model, TokensOnly, bare_scheme
 from longctx.models.source import SIMULATED
 
 NAMES = ("sim:perfect", "sim:window=N", "sim:lost-middle", "sim:flaky", "sim:flaky=SHARE")
@@ -41,44 +38,40 @@ _VERSION = 1  # part of the fingerprint: another rule is another model
 Finds = Callable[[Request, Truth], bool]
 
 
-@dataclass(frozen=True)
-class SimTarget:
-    finds: Finds
+class SimSession(Session):
+    """Answers by a rule."""
+
+    def __init__(self, scheme: Mapping[str, Any], finds: Finds) -> None:
+        proof = {"verified": None, "by": "no attention is at work"}
+        super().__init__(METHOD, scheme, "simulated", proof)
+        self._finds = finds
 
     def generate(self, request: Request) -> Completion:
         truth = request.truth
-        found = truth is not None and self.finds(request, truth)
+        found = truth is not None and self._finds(request, truth)
         text = " ".join(truth.expected) if truth is not None and found else _MISSED
         return Completion(text, "stop", 0.0, 0.0)
 
-    def logprobs(self, ids: Sequence[int], *, request_length: int) -> npt.NDArray[np.float64]:
-        raise NotImplementedError("a simulated model has no probabilities")
-
 
 @dataclass(frozen=True, kw_only=True)
-class SimSubject(Subject):
+class SimModel(Model):
     finds: Finds
 
     def banner(self) -> list[str]:
         return ["a simulated model: no weights, the embedded model's tokenizer"]
 
-    def arms(self, loaded: Loaded | None = None) -> dict[str, Arm]:
-        @contextmanager
-        def open_arm() -> Iterator[Target]:
-            yield SimTarget(self.finds)
-
-        proof = {"verified": None, "by": "no attention is at work"}
-        return {METHOD: Arm(METHOD, self.schemes[METHOD], open_arm, "simulated", proof)}
+    def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
+        return {METHOD: SimSession(self.schemes[METHOD], self.finds)}
 
 
-def sim_subject(options: NeedleOptions) -> SimSubject:
+def sim_model(options: NeedleOptions) -> SimModel:
     """
     Raises:
         UserError: no such simulated model, or a flag that it has no use for.
     """
     finds, window = _rule(options.model)
     refuse_local(options, f"MODEL {options.model} is simulated and has one arm")
-    return SimSubject(
+    return SimModel(
         name=options.model,
         kind="simulated",
         fingerprint=f"{options.model}/{_VERSION}",

@@ -20,7 +20,7 @@ from longctx.eval.needle import summary
 from longctx.eval.needle.controls import closed_book_is_due, run_closed_book
 from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.progress import ProgressReport
-from longctx.eval.protocol import Arm, TargetLostError
+from longctx.eval.protocol import Session, TargetLostError
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import RunFolder
 from longctx.models.base import Loaded
@@ -82,7 +82,7 @@ def _sweep(
     deadline: float | None,
 ) -> bool:
     """Run what is pending; True where the user interrupted it."""
-    options, sweep, subject = prepared.options, prepared.sweep, prepared.subject
+    options, sweep, model = prepared.options, prepared.sweep, prepared.model
     description = prepared.describe()
     run_folder.check(description)
     pending = prepared.next_cells(run_folder.results.records)
@@ -94,11 +94,11 @@ def _sweep(
         return False
     try:
         with err.status(f"loading {options.model}"):
-            arms = subject.arms(loaded)
-            rate = subject.probe(arms)
+            sessions = model.sessions(loaded)
+            rate = model.probe(sessions)
         description["sessions"][0]["arms"] = {
-            method: {"backend": arm.backend, "proof": dict(arm.proof)}
-            for method, arm in arms.items()
+            method: {"backend": session.backend, "proof": dict(session.proof)}
+            for method, session in sessions.items()
         }
         # Only now: a run whose model or method cannot be loaded must not claim the folder.
         joined = run_folder.begin(description)
@@ -107,26 +107,26 @@ def _sweep(
             so_far = list(run_folder.results.records.values())
             return LiveMap(summary.Results(joined, so_far, []), options.palette)
 
-        for method, arm in arms.items():
-            say(err, f"  {method}: {arm.backend}, {proof_words(arm.proof)}")
-        for note in subject.notes():
+        for method, session in sessions.items():
+            say(err, f"  {method}: {session.backend}, {proof_words(session.proof)}")
+        for note in model.notes():
             say(err, f"  {note}")
         say(err, str(prepared.plan(run_folder.results.records, rate)))
         report = ProgressReport(
             err,
             pending,
-            subject.shape,
+            model.shape,
             options.config.answer_tokens,
-            subject.prefix_sharing,
+            model.prefix_sharing,
             draw_map,
         )
         with report:
             if deadline is None:
                 deadline = deadline_of(options)
-            in_time = _run_rounds(prepared, pending, arms, run_folder, report, deadline)
+            in_time = _run_rounds(prepared, pending, sessions, run_folder, report, deadline)
         if control and in_time:
             first = next(iter(sweep.schemes))
-            run_closed_book(sweep, arms[first], run_folder.controls)
+            run_closed_book(sweep, sessions[first], run_folder.controls)
     except KeyboardInterrupt:
         err.print(f"interrupted, {_left(prepared, run_folder)}: the same command goes on from here")
         return True
@@ -142,7 +142,7 @@ def _sweep(
 def _run_rounds(
     prepared: Prepared,
     pending: Sequence[Cell],
-    arms: Mapping[str, Arm],
+    sessions: Mapping[str, Session],
     run_folder: RunFolder,
     report: ProgressReport,
     deadline: float | None,
@@ -151,7 +151,7 @@ def _run_rounds(
     sweep, file = prepared.sweep, run_folder.results
     tried: set[str] = set()
     while pending:
-        if not sweep.run(pending, arms, file, report, deadline):
+        if not sweep.run(pending, sessions, file, report, deadline):
             minutes = prepared.options.config.budget_minutes
             report.say(f"{minutes:g} minutes are spent: the same command goes on from here")
             return False

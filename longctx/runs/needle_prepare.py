@@ -29,7 +29,7 @@ from longctx.eval.runfolder.folder import describe_run, read_run
 from longctx.eval.texts import haystack as haystacks
 from longctx.eval.texts import prose
 from longctx.eval.texts.haystack import Haystack
-from longctx.models.base import Subject
+from longctx.models.base import Model
 from longctx.models.source import SIMULATED, tokenizer_sha256
 from longctx.plots.palette import PALETTES
 
@@ -39,7 +39,7 @@ class Prepared:
     """Everything that is known before weights are loaded."""
 
     options: NeedleOptions
-    subject: Subject
+    model: Model
     sweep: Sweep
     output: Path
 
@@ -77,15 +77,15 @@ class Prepared:
     def describe(self) -> dict[str, Any]:
         """run.json for this run."""
 
-        haystack, subject = self.sweep.builder.haystack, self.subject
+        haystack, model = self.sweep.builder.haystack, self.model
         config = self.options.config
         run = describe_run(
             config=config,
             settings=self.settings,
-            schemes=subject.schemes,
+            schemes=model.schemes,
             model={
-                "name": subject.name,
-                "type": subject.kind,
+                "name": model.name,
+                "type": model.kind,
                 "fingerprint": self.sweep.identity.model,
             },
             haystack={
@@ -94,13 +94,13 @@ class Prepared:
                 "tokens": self.sweep.builder.haystack_tokens,
                 "files": list(haystack.files),
             },
-            trained_length=subject.trained_length,
+            trained_length=model.trained_length,
             session={
                 "command": shlex.join(["longctx", *sys.argv[1:]]),
                 "pid": os.getpid(),
                 "budget_minutes": config.budget_minutes,
                 "preset": self.options.preset,
-                **subject.session(),
+                **model.session_record(),
             },
         )
         if config.adaptive:
@@ -121,22 +121,22 @@ class Prepared:
     def plan(self, records: Mapping[str, Any], rate: float | None = None) -> Plan:
         """Figures of what is to be done; without a rate, from finished cells or a small product."""
 
-        subject, answer_tokens = self.subject, self.options.config.answer_tokens
+        model, answer_tokens = self.model, self.options.config.answer_tokens
         rate_from = "from a probe"
         if rate is None:
-            rate = estimate.rate_of(records.values(), subject.shape, answer_tokens)
+            rate = estimate.rate_of(records.values(), model.shape, answer_tokens)
             rate_from = "from finished cells"
         if rate is None:
-            rate, rate_from = subject.rough_rate(), "a rough guess"
+            rate, rate_from = model.rough_rate(), "a rough guess"
         everything = self.sweep.all_cells()
         return estimate.plan(
             everything=everything,
             pending=self.sweep.pending(records)[: self.options.config.limit],
-            shape=subject.shape,
+            shape=model.shape,
             answer_tokens=answer_tokens,
-            prefix_sharing=subject.prefix_sharing,
-            bytes_per_value=subject.bytes_per_value,
-            rate=None if rate is None else rate / subject.concurrency,
+            prefix_sharing=model.prefix_sharing,
+            bytes_per_value=model.bytes_per_value,
+            rate=None if rate is None else rate / model.concurrency,
             rate_from=rate_from,
         )
 
@@ -202,15 +202,15 @@ def prepare(options: NeedleOptions) -> Prepared:
         raise UserError(f"--palette {options.palette}: not known: use {' or '.join(PALETTES)}")
     options = _settle(options)
     config = options.config
-    subject = _subject(options)
-    chat = ChatEncoder(subject.tokenizer, config.template)
+    model = _model(options)
+    chat = ChatEncoder(model.tokenizer, config.template)
     haystack = _haystack(options)
     identity = Identity(
-        model=subject.fingerprint,
-        dtype=subject.dtype,
-        kernel=subject.kernel,
+        model=model.fingerprint,
+        dtype=model.dtype,
+        kernel=model.kernel,
         haystack_sha256=haystack.sha256,
-        tokenizer_sha256=tokenizer_sha256(subject.tokenizer),
+        tokenizer_sha256=tokenizer_sha256(model.tokenizer),
         template_sha256=chat.sha256(config.system),
     )
     builder = PromptBuilder(haystack, chat, allow_repeat=config.allow_repeat)
@@ -218,18 +218,19 @@ def prepare(options: NeedleOptions) -> Prepared:
         config,
         identity,
         builder,
-        {method: _without_sources(scheme) for method, scheme in subject.schemes.items()},
+        {method: _without_sources(scheme) for method, scheme in model.schemes.items()},
+        model.temperature_at,
     )
     sweep.check_prompts()
 
     output = options.output or _default_output(options, sweep)
     if options.output is None and not output.exists():
         # A folder that this command made on a machine of another kind goes on in its own dtype.
-        for dtype in subject.other_dtypes:
+        for dtype in model.other_dtypes:
             other = replace(sweep, identity=replace(identity, dtype=dtype))
             if (found := _default_output(options, other)).exists():
                 return prepare(replace(options, output=found))
-    return Prepared(options=options, subject=subject, sweep=sweep, output=output)
+    return Prepared(options=options, model=model, sweep=sweep, output=output)
 
 
 def _settle(options: NeedleOptions) -> NeedleOptions:
@@ -257,19 +258,19 @@ def _settle(options: NeedleOptions) -> NeedleOptions:
     return replace(options, config=replace(config, answer_prefix=""))
 
 
-def _subject(options: NeedleOptions) -> Subject:
+def _model(options: NeedleOptions) -> Model:
     # Each brings its own libraries: a simulated model waits for no torch.
     if options.base_url is not None:
-        from longctx.models.endpoint import endpoint_subject
+        from longctx.models.endpoint import endpoint_model
 
-        return endpoint_subject(options)
+        return endpoint_model(options)
     if options.model.startswith(SIMULATED):
-        from longctx.models.simulated import sim_subject
+        from longctx.models.simulated import sim_model
 
-        return sim_subject(options)
-    from longctx.models.local import local_subject
+        return sim_model(options)
+    from longctx.models.local import local_model
 
-    return local_subject(options)
+    return local_model(options)
 
 
 def _without_sources(scheme: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from longctx.eval.perplexity import files
 from longctx.eval.perplexity.files import show_difference, show_figure, show_perplexity
 from longctx.eval.perplexity.passes import Pass, show_pass
 from longctx.eval.perplexity.summary import RESULTS, Results, load
-from longctx.eval.protocol import Arm
+from longctx.eval.protocol import Session
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import LockedFolder
 from longctx.eval.runfolder.records import PERPLEXITY, Record
 from longctx.models import source
-from longctx.models.plain import local_arm
+from longctx.models.served import Asking, sessions_for
 from longctx.plots import perplexity as picture
 from longctx.runs.perplexity_prepare import Prepared, prepare
 from longctx.runs.screen import proof_words, say
@@ -77,16 +77,16 @@ def _measure(prepared: Prepared, run_folder: PerplexityFolder, err: Console) -> 
         return False
     try:
         with err.status(f"loading {prepared.options.model}"):
-            arms = _load_arms(prepared)
+            sessions = _load(prepared, err)
         description["sessions"][0]["arms"] = {
-            method: {"backend": arm.backend, "proof": dict(arm.proof)}
-            for method, arm in arms.items()
+            method: {"backend": session.backend, "proof": dict(session.proof)}
+            for method, session in sessions.items()
         }
         # Only now: a run whose model or method cannot be loaded must not claim the folder.
         run_folder.begin(description)
-        for method, arm in arms.items():
-            say(err, f"  {method}: {arm.backend}, {proof_words(arm.proof)}")
-        measurement.run(pending, arms, file, _Lines(err, prepared, pending))
+        for method, session in sessions.items():
+            say(err, f"  {method}: {session.backend}, {proof_words(session.proof)}")
+        measurement.run(pending, sessions, file, _Lines(err, prepared, pending))
     except KeyboardInterrupt:
         left = len(measurement.pending(file.records))
         err.print(f"interrupted, {left} passes left: the same command goes on from here")
@@ -94,23 +94,16 @@ def _measure(prepared: Prepared, run_folder: PerplexityFolder, err: Console) -> 
     return False
 
 
-def _load_arms(prepared: Prepared) -> dict[str, Arm]:
+def _load(prepared: Prepared, err: Console) -> dict[str, Session]:
     options = prepared.options
     model = source.load_model(
         prepared.source, prepared.model_config, prepared.chosen.dtype, prepared.device_map
     )
-    return {
-        method: local_arm(
-            model,
-            scheme,
-            decode=lambda ids: str(prepared.tokenizer.decode(ids)),
-            stop_ids=frozenset(),
-            kernel=options.kernel,
-            prefill_chunk=options.prefill_chunk,
-            prefix_sharing=False,
-        )
-        for method, scheme in prepared.schemes.items()
-    }
+    asking = Asking(options.kernel, options.config.longest, options.prefill_chunk, False)
+    sessions, notes = sessions_for(model, prepared.tokenizer, prepared.schemes.values(), asking)
+    for note in notes:
+        say(err, f"  {note}")
+    return sessions
 
 
 class _Lines:

@@ -33,6 +33,7 @@ from longctx.models.schemes import (
     device_of,
     settle_device_map,
     settle_schemes,
+    temperature_at,
     trained_length,
     without_length,
 )
@@ -224,6 +225,7 @@ def prepare(options: PerplexityOptions) -> Prepared:
         texts,
         {method: without_length(scheme) for method, scheme in schemes.items()},
         frozenset(m for m, scheme in schemes.items() if scheme.uses_request_length or moving),
+        lambda method, length: temperature_at(schemes[method], length),
     )
     prepared = Prepared(
         options=options,

@@ -33,17 +33,17 @@ def say(console: Console, line: str) -> None:
 def print_banner(err: Console, prepared: Prepared) -> None:
     haystack, builder = prepared.sweep.builder.haystack, prepared.sweep.builder
     text = f"{haystack.id}, {builder.haystack_tokens:,} tokens"
-    subject = prepared.subject
-    trained = subject.trained_length
+    model = prepared.model
+    trained = model.trained_length
     window = "" if trained is None else f", trained on {show_length(trained)}"
-    precision = "" if subject.kind in ("endpoint", "simulated") else f", {subject.dtype}"
+    precision = "" if model.kind in ("endpoint", "simulated") else f", {model.dtype}"
     err.print(
-        f"[bold]{escape(subject.name)}[/] ({subject.kind}{precision}{window}) · "
+        f"[bold]{escape(model.name)}[/] ({model.kind}{precision}{window}) · "
         f"{escape(text)} · {escape(str(prepared.output))}",
         highlight=False,
         soft_wrap=True,
     )
-    for line in subject.banner():
+    for line in model.banner():
         say(err, f"  {line}")
     config = prepared.options.config
     if config.adaptive:

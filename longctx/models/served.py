@@ -1,0 +1,224 @@
+"""A local model under one method, asked through the engine: what is measured is what is served.
+
+Requests of one length decode together, prompts with common beginnings share their keys, and YaRN's
+temperature is taken at the bucket's edge, as for every client of the server. Steps run in the
+caller's thread, so that equal runs batch equally. Knows no task and no prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from longctx.attention import Scheme
+from longctx.engine import Engine, EngineRequest
+from longctx.engine.errors import ContextLengthError
+from longctx.engine.handle import Answer, Generation
+from longctx.engine.memory import default_kv_budget
+from longctx.engine.runner import Runner
+from longctx.errors import UserError
+from longctx.eval.protocol import Completion, ContextOverflowError, Outcome, Request, Session
+from longctx.models.plain import DEFAULT_PREFILL_CHUNK, PlainSession, input_device
+from longctx.models.proof import HiddenStates, UnprovenMethodError, prove, states_of
+
+# Requests in flight, and the memory for their keys: so many contexts of the longest length, or as
+# many tokens of short ones. More would decode more of them together; few steps are decoding.
+IN_FLIGHT = 64
+_CONTEXTS, _TOKENS = 4, 16384
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked, whatever the method.
+
+    Attributes:
+        longest: tokens of the longest prompt and its answer.
+        prefill_chunk: tokens of one forward pass.
+        prefix_sharing: whether prompts go on from what others have computed.
+    """
+
+    kernel: str
+    longest: int
+    prefill_chunk: int = DEFAULT_PREFILL_CHUNK
+    prefix_sharing: bool = True
+
+
+class ServedSession(Session):
+    """An engine while the block lasts."""
+
+    def __init__(self, model: Any, tokenizer: Any, scheme: Scheme, asking: Asking) -> None:
+        """
+        Raises:
+            UserError, ValueError: what the engine refuses.
+            UnprovenMethodError: the method is not at work.
+        """
+        self._model, self._tokenizer, self._scheme, self._asking = model, tokenizer, scheme, asking
+        self._facts = _facts(model, scheme, asking)
+        vocabulary = model.config.get_text_config().vocab_size
+        plain = states_of(model, input_device(model))
+        under = partial(_running, model, scheme, asking.kernel)
+        proof = prove(scheme, vocabulary, plain, under)
+        super().__init__(scheme.method, scheme.to_dict(), self._facts.kernel, proof, IN_FLIGHT)
+
+    def __enter__(self) -> ServedSession:
+        asking = self._asking
+        self._engine = Engine(
+            self._model,
+            self._tokenizer,
+            self._scheme,
+            kernel=asking.kernel,
+            chunk_budget=asking.prefill_chunk,
+            max_context=asking.longest,
+            kv_budget_bytes=_kv_budget(self._facts, asking, input_device(self._model)),
+        )
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._engine.close()
+
+    def generate(self, request: Request) -> Completion:
+        ((_, outcome),) = self.answers([request])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def answers(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
+        """Keeps as many in flight as it takes, and steps the engine."""
+        source = iter(requests)
+        flying: list[tuple[Request, Generation]] = []
+        more = True
+        while more or flying:
+            while more and len(flying) < self.concurrency:
+                request = next(source, None)
+                if request is None:
+                    more = False
+                    break
+                try:
+                    flying.append((request, self._submit(request)))
+                except ContextLengthError as error:
+                    yield request, ContextOverflowError(str(error))
+                except Exception as error:
+                    yield request, error
+            if flying:
+                self._engine.step()
+            done = [(request, handle) for request, handle in flying if handle.done]
+            flying = [(request, handle) for request, handle in flying if not handle.done]
+            for request, handle in done:
+                try:
+                    yield request, self._completion(handle.result(timeout=0))
+                except Exception as error:
+                    yield request, error
+
+    def logprobs(self, ids: Sequence[int], *, request_length: int) -> npt.NDArray[np.float64]:
+        if len(ids) < 2:
+            return np.zeros(0)
+        handle = self._engine.submit(
+            EngineRequest(
+                ids, max_new_tokens=0, prompt_logprobs=True, request_length=request_length
+            )
+        )
+        self._engine.run_until_idle()
+        return np.asarray(handle.result(timeout=0).prompt_logprobs, dtype=np.float64)
+
+    def _submit(self, request: Request) -> Generation:
+        return self._engine.submit(
+            EngineRequest(
+                request.ids,
+                max_new_tokens=request.max_new_tokens,
+                request_length=request.request_length,
+                share_prefix=self._asking.prefix_sharing,
+            )
+        )
+
+    def _completion(self, answer: Answer) -> Completion:
+        device, usage = self._engine.device, answer.usage
+        on_cuda = device.type == "cuda"
+        return Completion(
+            text=answer.text,
+            finish_reason="stop" if answer.finish_reason == "stop" else "length",
+            ttft_s=usage.total_s if usage.first_token_s is None else usage.first_token_s,
+            total_s=usage.total_s,
+            peak_mem_bytes=torch.cuda.max_memory_allocated(device) if on_cuda else None,
+            cached_tokens=usage.cached_tokens,
+            compute_s=usage.compute_s,
+        )
+
+
+def sessions_for(
+    model: Any, tokenizer: Any, schemes: Iterable[Scheme], asking: Asking
+) -> tuple[dict[str, Session], list[str]]:
+    """A session for each method, and what to tell of those that the engine does not take.
+
+    Raises:
+        UserError: a method that runs nowhere, or is not at work.
+    """
+    found: dict[str, Session] = {}
+    notes = []
+    for scheme in schemes:
+        try:
+            found[scheme.method] = ServedSession(model, tokenizer, scheme, asking)
+            continue
+        except UnprovenMethodError:
+            raise
+        except (UserError, ValueError, TypeError) as error:
+            notes.append(f"{scheme.method}: a plain loop without batches, not the engine: {error}")
+        found[scheme.method] = PlainSession(
+            model,
+            tokenizer,
+            scheme,
+            kernel=asking.kernel,
+            prefill_chunk=asking.prefill_chunk,
+            prefix_sharing=asking.prefix_sharing,
+        )
+    return found, notes
+
+
+class _Facts(NamedTuple):
+    """What an engine over a model would say, without its memory."""
+
+    kernel: str
+    kv_bytes_per_token: int
+    step_bytes: int
+
+
+def _facts(model: Any, scheme: Scheme, asking: Asking) -> _Facts:
+    runner = Runner(model, scheme, asking.kernel, pack=False)
+    try:
+        return _Facts(
+            runner.kernel_name,
+            runner.kv_bytes_per_token,
+            runner.step_bytes(asking.prefill_chunk, IN_FLIGHT),
+        )
+    finally:
+        runner.close()
+
+
+def _kv_budget(facts: _Facts, asking: Asking, device: torch.device) -> int | None:
+    """Bytes for keys and values: a few contexts where there is room, one in any case.
+
+    None, the engine's own choice, on a GPU: its memory is there to be used.
+    """
+    if device.type != "cpu":
+        return None
+    wanted = max(_CONTEXTS * asking.longest, _TOKENS) * facts.kv_bytes_per_token
+    try:
+        wanted = min(wanted, default_kv_budget(device, facts.step_bytes))
+    except UserError:
+        wanted = 0
+    return max(wanted, asking.longest * facts.kv_bytes_per_token)
+
+
+@contextmanager
+def _running(model: Any, scheme: Scheme, kernel: str) -> Iterator[HiddenStates]:
+    runner = Runner(model, scheme, kernel, pack=False)
+    try:
+        yield runner.hidden
+    finally:
+        runner.close()
