@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))  # run from an uninstalled clone
 
 CHILD = """
 import json, resource, sys, torch
-from longctx import models
+from longctx.models import source as models
 from longctx.attention import extend
 from longctx.models.plain import LocalTarget
 name, method, length, block = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
