@@ -1,6 +1,6 @@
-"""What `longctx info` tells: versions, devices, and every attention kernel with its reason.
+"""What `longctx info` tells: versions, devices, and what runs on them, each with its reason.
 
-Asks the kernels themselves; it knows none of them by name and runs none of them.
+Asks the kernels and the processor themselves; it knows no kernel by name and runs none of them.
 """
 
 from __future__ import annotations
@@ -59,6 +59,17 @@ class AutoChoice:
 
 
 @dataclass(frozen=True)
+class Feature:
+    """Something other than a kernel that a device has or lacks; `reason` is there either way."""
+
+    device: str
+    name: str
+    dtype: str | None
+    available: bool
+    reason: str
+
+
+@dataclass(frozen=True)
 class Info:
     """Everything the command prints; `to_json` is this object, field by field."""
 
@@ -66,10 +77,15 @@ class Info:
     devices: list[Device]
     kernels: list[KernelStatus]
     auto: list[AutoChoice]
+    features: list[Feature]
 
 
-def collect() -> Info:
-    """Look at this environment. Imports torch."""
+def collect(*, processor: bool = True) -> Info:
+    """Look at this environment. Imports torch.
+
+    Args:
+        processor: ask for the processor's features too, for which oneDNN computes a small product.
+    """
     import torch
 
     from longctx.attention import kernels
@@ -91,7 +107,8 @@ def collect() -> Info:
             except ValueError:  # its reasons are the statuses above
                 choice = None
             auto.append(AutoChoice(entry.device, dtype_name, choice))
-    return Info(_versions(), devices, statuses, auto)
+    features = _features() if processor else []
+    return Info(versions(), devices, statuses, auto, features)
 
 
 def to_json(info: Info) -> str:
@@ -135,8 +152,14 @@ def show(info: Info) -> None:
     console.print(table)
     console.print(" auto: it runs, and it is the one that kernel=auto picks", highlight=False)
 
+    table = Table("device", "feature", "dtype", "here", "why", box=box.SIMPLE_HEAD)
+    for feature in info.features:
+        here = "yes" if feature.available else "no"
+        table.add_row(feature.device, feature.name, feature.dtype or "", here, Text(feature.reason))
+    console.print(table)
 
-def _versions() -> dict[str, str | None]:
+
+def versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"longctx": __version__, "python": platform.python_version()}
     for name in DISTRIBUTIONS:
         try:
@@ -149,13 +172,9 @@ def _versions() -> dict[str, str | None]:
 def _devices() -> list[Device]:
     import torch
 
-    devices = [
-        Device(
-            "cpu",
-            f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
-            f"{torch.get_num_threads()} threads",
-        )
-    ]
+    from longctx.attention import cpu
+
+    devices = [Device("cpu", cpu.describe())]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         devices.append(
@@ -165,4 +184,37 @@ def _devices() -> list[Device]:
                 f"compute capability {properties.major}.{properties.minor}",
             )
         )
+    if torch.backends.mps.is_available():
+        devices.append(Device("mps", _apple_gpu()))
     return devices
+
+
+def _apple_gpu() -> str:
+    """What runs there, asked of the kernels: today none does."""
+    import torch
+
+    from longctx.attention import kernels
+
+    mps, dtypes = torch.device("mps"), [getattr(torch, name) for name in DTYPES]
+    able = [
+        name
+        for name in kernels.names()
+        if any(kernels.get(name).unavailable(mps, dtype) is None for dtype in dtypes)
+    ]
+    if able:
+        return f"Apple GPU, attention kernels: {', '.join(able)}"
+    # accelerate counts this device's memory and not the CPU's, so its `auto` places models here.
+    return "Apple GPU, no attention kernel runs on it: keep models off it with --device-map cpu"
+
+
+def _features() -> list[Feature]:
+    import torch
+
+    from longctx.attention import cpu
+
+    native = cpu.native_bf16()
+    features = [Feature("cpu", "native bf16", "bfloat16", native.available, native.reason)]
+    for name in DTYPES:
+        packs = cpu.packs_linear(getattr(torch, name))
+        features.append(Feature("cpu", "packed linear", name, packs.available, packs.reason))
+    return features
