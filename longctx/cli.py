@@ -13,6 +13,7 @@ import typer
 
 from longctx import __version__
 from longctx.compare_cmd import compare
+from longctx.doctor_cmd import doctor
 from longctx.errors import UserError
 from longctx.needle_cmd import needle
 from longctx.perplexity_cmd import perplexity
@@ -68,6 +69,7 @@ def info(
 
 # Commands that live in modules of their own are registered here, one line each:
 #     app.command()(function)
+app.command()(doctor)
 app.command()(needle)
 app.command()(perplexity)
 app.command()(compare)
