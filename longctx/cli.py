@@ -13,6 +13,7 @@ import typer
 
 from longctx import __version__
 from longctx.commands.compare import compare
+from longctx.commands.doctor import doctor
 from longctx.commands.info import info
 from longctx.commands.needle import needle
 from longctx.commands.perplexity import perplexity
@@ -63,6 +64,7 @@ app.command()(rescore)
 app.command()(reconstruct)
 app.command()(tasks)
 app.command()(info)
+app.command()(doctor)
 
 
 def main() -> None:

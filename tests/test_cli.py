@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import longctx
 from longctx import cli
-from longctx.commands import info
+from longctx.doctor import info
 from longctx.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

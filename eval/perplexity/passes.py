@@ -128,7 +128,8 @@ class Measurement:
         ]
 
     def run(
-        self, pending: Sequence[Pass],
+        self,
+        pending: Sequence[Pass],
         sessions: Mapping[str, Session],
         file: RecordFile,
         observer: Observer,

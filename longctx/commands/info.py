@@ -1,74 +1,10 @@
-"""What `longctx info` tells: versions, devices, and every attention kernel with its reason.
-
-Asks the kernels themselves; it knows none of them by name and runs none of them.
-"""
+"""`longctx info`: what this machine has. Parses, asks, prints."""
 
 from __future__ import annotations
 
-import json
-import platform
-from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import Annotated
 
 import typer
-
-from longctx import __version__
-
-# Distributions, by the name that `pip list` shows. Metadata is read and nothing is imported: a
-# broken flash-attn must not take down the command that is there to diagnose it.
-DISTRIBUTIONS = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "safetensors",
-    "numpy",
-    "flash-attn",
-    "triton",
-    "gguf",
-    "vllm",
-)
-
-# The dtypes that models run in; a kernel may take one and refuse another.
-DTYPES = ("bfloat16", "float16", "float32")
-
-
-@dataclass(frozen=True)
-class Device:
-    """One place where attention can run."""
-
-    device: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class KernelStatus:
-    """One kernel on one device in one dtype; `reason` says why not, None where it runs."""
-
-    device: str
-    kernel: str
-    dtype: str
-    available: bool
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class AutoChoice:
-    """What `kernel="auto"` means on one device in one dtype; None where nothing fast runs."""
-
-    device: str
-    dtype: str
-    kernel: str | None
-
-
-@dataclass(frozen=True)
-class Info:
-    """Everything the command prints; `to_json` is this object, field by field."""
-
-    versions: dict[str, str | None]
-    devices: list[Device]
-    kernels: list[KernelStatus]
-    auto: list[AutoChoice]
 
 
 def info(
@@ -77,108 +13,10 @@ def info(
     ] = False,
 ) -> None:
     """Show versions, devices, and which attention kernels run here (and why others do not)."""
-    collected = collect()
+    from longctx.doctor import info as about
+
+    collected = about.collect()
     if json:
-        typer.echo(to_json(collected))
+        typer.echo(about.to_json(collected))
     else:
-        show(collected)
-
-
-def collect() -> Info:
-    """Look at this environment. Imports torch."""
-    import torch
-
-    from longctx.attention import kernels
-
-    devices = _devices()
-    statuses: list[KernelStatus] = []
-    auto: list[AutoChoice] = []
-    for entry in devices:
-        device = torch.device(entry.device)
-        for dtype_name in DTYPES:
-            dtype = getattr(torch, dtype_name)
-            for name in kernels.names():
-                reason = kernels.get(name).unavailable(device, dtype)
-                statuses.append(
-                    KernelStatus(entry.device, name, dtype_name, reason is None, reason)
-                )
-            try:
-                choice = kernels.auto(device, dtype).name
-            except ValueError:  # its reasons are the statuses above
-                choice = None
-            auto.append(AutoChoice(entry.device, dtype_name, choice))
-    return Info(_versions(), devices, statuses, auto)
-
-
-def to_json(info: Info) -> str:
-    """One line for programs."""
-    return json.dumps(asdict(info), ensure_ascii=False)
-
-
-def show(info: Info) -> None:
-    """Tables for people, on stdout."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-
-    table = Table("package", "version", box=box.SIMPLE_HEAD)
-    for name, version in info.versions.items():
-        table.add_row(name, version or "not installed")
-    console.print(table)
-
-    table = Table("device", "is", box=box.SIMPLE_HEAD)
-    for entry in info.devices:
-        # Text, because rich would read a bracketed name as markup.
-        table.add_row(entry.device, Text(entry.detail))
-    console.print(table)
-
-    chosen = {(choice.device, choice.dtype): choice.kernel for choice in info.auto}
-    table = Table("device", "kernel", box=box.SIMPLE_HEAD)
-    for column in (*DTYPES, "why not"):
-        table.add_column(column)
-    cells = {(s.device, s.kernel, s.dtype): s for s in info.kernels}
-    for device, kernel in dict.fromkeys((s.device, s.kernel) for s in info.kernels):
-        row = [cells[device, kernel, dtype] for dtype in DTYPES]
-        marks = [
-            "auto" if chosen[device, s.dtype] == kernel else "yes" if s.available else "no"
-            for s in row
-        ]
-        reasons = "; ".join(dict.fromkeys(s.reason for s in row if s.reason))
-        table.add_row(device, kernel, *marks, Text(reasons))
-    console.print(table)
-    console.print(" auto: it runs, and it is the one that kernel=auto picks", highlight=False)
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"longctx": __version__, "python": platform.python_version()}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def _devices() -> list[Device]:
-    import torch
-
-    devices = [
-        Device(
-            "cpu",
-            f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
-            f"{torch.get_num_threads()} threads",
-        )
-    ]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        devices.append(
-            Device(
-                f"cuda:{index}",
-                f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
-                f"compute capability {properties.major}.{properties.minor}",
-            )
-        )
-    return devices
+        about.show(collected)
