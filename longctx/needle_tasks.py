@@ -24,7 +24,7 @@ from longctx.eval.records import write_atomically
 from longctx.needle_cmd import NeedleOptions
 from longctx.needle_prepare import prepare, settle_task
 from longctx.needle_report import say
-from longctx.plots.look import Look
+from longctx.plots.style import Style
 from longctx.subject import Loaded
 
 
@@ -71,7 +71,9 @@ def _join(output: Path, options: NeedleOptions, out: Console) -> dict[str, Any]:
     text = ruler_table.as_markdown(table)
     write_atomically(output / "tasks.md", text)
     page = report_cmd.make(
-        report_cmd.ReportOptions(folders, output=output / "report.html", look=Look(options.palette))
+        report_cmd.ReportOptions(
+            folders, output=output / "report.html", style=Style(options.palette)
+        )
     )
     out.print(text, highlight=False, markup=False)
     say(out, f"wrote {output}/ with tasks.md, tasks.json and {page.name}")

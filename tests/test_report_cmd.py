@@ -260,9 +260,9 @@ def test_pictures(tmp_path: Path, runs: list[Path], picture: str) -> None:
 def test_a_picture_says_which_letters_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from longctx.plots import words
+    from longctx.plots import fonts
 
-    monkeypatch.setattr(words, "fallback", lambda: None)
+    monkeypatch.setattr(fonts, "fallback", lambda: None)
     folder = write_run(tmp_path / "run", methods=["none"], model="通义")
     result = invoke(folder, "--format", "png")
     assert result.exit_code == 0

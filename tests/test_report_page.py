@@ -10,7 +10,7 @@ import browser
 import pytest
 from run_fakes import same_model, window, write_perplexity, write_run
 
-from longctx.plots.look import Look
+from longctx.plots.style import Style
 from longctx.report.collect import collect
 from longctx.report.page import render
 
@@ -29,7 +29,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
     second = write_run(folder / "b", window(1024), methods=["none"], model="m/b", prompts="a")
     file = folder / "report.html"
     report = collect([first, second, write_perplexity(folder / "ppl", text=HOSTILE)])
-    file.write_text(render(report, Look(), date="2026-11-25", command="longctx report a b"))
+    file.write_text(render(report, Style(), date="2026-11-25", command="longctx report a b"))
     assert PROGRAM is not None
     with browser.Browser(PROGRAM, folder / "profile") as opened:
         opened.open(file)

@@ -20,7 +20,7 @@ from longctx import cli, needle_run
 from longctx.errors import UserError
 from longctx.eval import records, summary
 from longctx.plots import heatmap
-from longctx.plots.look import Look
+from longctx.plots.style import Style
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = (256, 512, 1024, 2048)
@@ -60,7 +60,7 @@ def test_a_window_is_the_diagonal_exactly(window: int, tmp_path: Path) -> None:
     assert told["controls"]["closed_book"] == 0
     assert told["trained_length"] == window
     # In the picture the last row that was missed lies above the dashed curve, the next one below.
-    axes = heatmap.figure_of([results], Look()).axes[0]
+    axes = heatmap.figure_of([results], Style()).axes[0]
     assert "a simulated model" in {text.get_text() for text in axes.figure.findobj(Text)}  # type: ignore[union-attr]
     (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     xs, ys = np.asarray(dashed.get_xdata()), np.asarray(dashed.get_ydata())

@@ -11,12 +11,12 @@ from run_fakes import LENGTHS, METHODS, four_methods, window, write_run
 
 from longctx.eval.summary import load
 from longctx.plots import difference, heatmap
-from longctx.plots.look import Look
 from longctx.plots.palette import NOT_RUN, difference_colour
+from longctx.plots.style import Style
 
 
 def figure_for(folder: Path) -> Figure:
-    return heatmap.figure_of([load(folder)], Look())
+    return heatmap.figure_of([load(folder)], Style())
 
 
 def panels(figure: Figure) -> list[Axes]:

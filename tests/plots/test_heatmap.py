@@ -20,8 +20,8 @@ from run_fakes import write_run
 from longctx.errors import UserError
 from longctx.eval.summary import load
 from longctx.plots import heatmap
-from longctx.plots.look import Look
 from longctx.plots.palette import NOT_RUN, PALETTES, RGB, palette
+from longctx.plots.style import Style
 from longctx.plots.terminal import TerminalMap
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,7 @@ def folder(path: Path, cells: Cells = EXAMPLE, trained: int | None = 8192) -> Pa
 
 
 def figure_for(path: Path, palette_name: str = "default") -> Figure:
-    return heatmap.figure_of([load(path)], Look(palette_name))
+    return heatmap.figure_of([load(path)], Style(palette_name))
 
 
 def texts(figure: Figure, panel: int) -> list[str]:

@@ -12,8 +12,8 @@ from run_fakes import DEPTHS, LENGTHS, all_states, window, write_run
 
 from longctx.eval.summary import load
 from longctx.plots import heatmap
-from longctx.plots.look import Look
 from longctx.plots.palette import NOT_RUN, palette
+from longctx.plots.style import Style
 
 FINE = tuple(2.5 * step for step in range(41))
 
@@ -30,7 +30,7 @@ def fills(axes: Axes, columns: int, rows: int) -> list[list[str]]:
 def test_the_diagonal_of_a_window_lies_on_the_dashed_curve(tmp_path: Path, tokens: int) -> None:
     """It finds what is nearer than its window: depth = 1 - window / length, the frontier itself."""
     folder = write_run(tmp_path, window(tokens), methods=["none"], depths=FINE, trained=tokens)
-    axes = heatmap.figure_of([load(folder)], Look()).axes[0]
+    axes = heatmap.figure_of([load(folder)], Style()).axes[0]
     rows = fills(axes, len(LENGTHS), len(FINE))
     good, bad = palette().colour(1).hex, palette().colour(0).hex
     (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
@@ -51,7 +51,7 @@ def test_the_diagonal_of_a_window_lies_on_the_dashed_curve(tmp_path: Path, token
 
 def test_every_state_is_drawn_as_what_it_is(tmp_path: Path) -> None:
     folder = write_run(tmp_path, all_states, methods=["none"], repeats=1)
-    axes = heatmap.figure_of([load(folder)], Look()).axes[0]
+    axes = heatmap.figure_of([load(folder)], Style()).axes[0]
     last = len(LENGTHS) - 1
     column = [row[last] for row in fills(axes, len(LENGTHS), len(DEPTHS))][:7]
     colours = palette()
@@ -82,5 +82,5 @@ def test_many_samples_have_no_dot(tmp_path: Path) -> None:
         folder = write_run(
             tmp_path / str(repeats), lambda *_: "ok", methods=["none"], repeats=repeats
         )
-        axes = heatmap.figure_of([load(folder)], Look()).axes[0]
+        axes = heatmap.figure_of([load(folder)], Style()).axes[0]
         assert any(line.get_marker() == "o" for line in axes.lines) == expected

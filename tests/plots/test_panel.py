@@ -15,13 +15,13 @@ from run_fakes import METHODS, Status, write_run
 
 from longctx.eval.summary import load
 from longctx.plots import frontier, heatmap
-from longctx.plots.look import Look
 from longctx.plots.palette import BAND, palette
+from longctx.plots.style import Style
 
 
 def figure_for(path: Path, status: Status | None = None, **grid: Any) -> Figure:
     folder = write_run(path, status, **grid) if status else write_run(path, **grid)
-    return heatmap.figure_of([load(folder)], Look())
+    return heatmap.figure_of([load(folder)], Style())
 
 
 def words(axes: Axes) -> list[str]:
