@@ -1,6 +1,6 @@
 """Where the trained length lies on a map: a border between columns, and the frontier beyond it.
 
-    [ ] | [x] [x]      above the dashed line a needle lies one trained window or more before the
+    [ ] | [x] [x]      above the dashed line a needle lies more than one trained window before the
     [ ] |- - -[x]      question: what plain RoPE can reach ends there
     [ ] | [ ]  - -     it runs along borders of cells, never through one
 
@@ -41,5 +41,5 @@ def steps(
 
 
 def out_of_reach(depth: float, length: int, trained: int) -> bool:
-    """Whether a needle there lies as far from the question as the trained length, or farther."""
-    return (1 - depth / 100) * length >= trained
+    """Whether a needle there lies farther from the question than the trained length."""
+    return depth * length < 100 * (length - trained)

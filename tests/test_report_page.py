@@ -171,6 +171,29 @@ def test_dark_and_paper(page: browser.Browser, tmp_path: Path) -> None:
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_what_does_not_differ_is_quiet_in_the_dark(page: browser.Browser) -> None:
+    colour = "getComputedStyle(document.querySelector('.cell .even')).fill"
+    assert page.evaluate(colour) == "rgb(247, 247, 245)"
+    page.media(dark=True)
+    dark = page.evaluate(colour)
+    page.media()
+    assert max(map(int, dark.removeprefix("rgb(").removesuffix(")").split(","))) < 80
+
+
+@pytest.mark.parametrize("width", [360, 500])
+def test_captions_wrap_where_the_table_is_wider(page: browser.Browser, width: int) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.call("Emulation.setDeviceMetricsOverride", **size)
+    time.sleep(0.1)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    ends = page.evaluate(
+        "[...document.querySelectorAll('caption')].map(one => one.getBoundingClientRect().right)"
+    )
+    wider = page.evaluate("document.querySelector('table.summary').getBoundingClientRect().right")
+    page.call("Emulation.clearDeviceMetricsOverride")
+    assert max(ends) <= width < wider
+
+
 @pytest.mark.parametrize("width", [360, 800, 1600])
 def test_nothing_sticks_out_at_any_width(page: browser.Browser, width: int) -> None:
     page.call(

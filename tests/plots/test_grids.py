@@ -130,7 +130,11 @@ def test_annotate(tmp_path: Path, annotate: str, counts: int) -> None:
     assert sum("/" in text for text in shown) == counts
 
 
-def test_a_look_knows_its_words() -> None:
+def test_a_style_knows_its_words() -> None:
+    with pytest.raises(UserError, match="--style bare: not known: use full or plain"):
+        Style(kind="bare")
+    with pytest.raises(UserError, match="--annotate all: --style plain shows no counts"):
+        Style(annotate="all", kind="plain")
     with pytest.raises(UserError, match="--palette jet: not known: use default or classic"):
         Style("jet")
     with pytest.raises(UserError, match="--annotate some: not known: use imperfect, all or none"):
