@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -123,13 +124,16 @@ def text_of_page(page: str) -> list[list[str]]:
     return [re.findall(r"<tspan[^>]*>([^<]*)</tspan>", one) for one in maps]
 
 
-def text_of_terminal(folder: Path) -> list[list[str]]:
-    console = Console(
-        width=60, force_terminal=True, color_system="truecolor", no_color=False, record=True
-    )
-    with console.capture():
+def terminal(folder: Path, *, coloured: bool) -> str:
+    system: Any = "truecolor" if coloured else None
+    console = Console(width=60, force_terminal=coloured, color_system=system, no_color=not coloured)
+    with console.capture() as capture:
         console.print(TerminalMap(load(folder)))
-    plain = console.export_text()
+    return capture.get()
+
+
+def text_of_terminal(folder: Path) -> list[list[str]]:
+    plain = re.sub(r"\x1b\[[\d;]*m", "", terminal(folder, coloured=True))
     blocks = re.split(r"^ +(?:none|dca) *$", plain, flags=re.M)[1:]
     return [re.findall(r"[\d.]+/\d+", block) for block in blocks]
 
@@ -168,10 +172,7 @@ def test_painters_draw_the_same_frontier_and_marks(folder: Path) -> None:
     assert first.count('class="hatched"') == len(hatched) == 4
     assert first.count('class="cross" d') + first.count('class="cross" stroke') == 1
 
-    console = Console(width=60, no_color=True, record=True)
-    with console.capture():
-        console.print(TerminalMap(load(folder)))
-    lines = console.export_text().splitlines()[1:7]
+    lines = terminal(folder, coloured=False).splitlines()[1:7]
     assert [line.count("_") > 0 for line in lines] == [False, False, True, False, True, True]
     assert [line.count("╎") for line in lines] == [0, 0, 0, 1, 1, 1]
     assert sum(line.count(HATCH) for line in lines) == 2 * 2 + 2 * 3
