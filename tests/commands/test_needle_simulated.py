@@ -16,13 +16,15 @@ import pytest
 from matplotlib.text import Text
 from typer.testing import CliRunner
 
-from longctx import cli, needle_run
+from longctx import cli
 from longctx.errors import UserError
-from longctx.eval import records, summary
+from longctx.eval.needle import summary
+from longctx.eval.runfolder import records
 from longctx.plots import heatmap
 from longctx.plots.style import Style
+from longctx.runs import needle
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = (256, 512, 1024, 2048)
 GRID = ("--lengths", ",".join(map(str, LENGTHS)))
 
@@ -30,7 +32,7 @@ GRID = ("--lengths", ",".join(map(str, LENGTHS)))
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than a simulated model, and have tests of their own."""
-    monkeypatch.setattr(needle_run, "_draw", lambda *_: [])
+    monkeypatch.setattr(needle, "_draw", lambda *_: [])
 
 
 def run(model: str, output: Path, *more: str) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def test_a_budget_is_for_all_tasks_together(tmp_path: Path, monkeypatch: Any) ->
         now += 10.0  # seconds, at every look
         return now
 
-    monkeypatch.setattr("longctx.needle_run.time.monotonic", clock)
+    monkeypatch.setattr("longctx.runs.needle.time.monotonic", clock)
     words = ["needle", "sim:perfect", "--lengths", "512", "--depths", "3", "--repeats", "2"]
     words += ["--tasks", "needle,distractors", "--budget-minutes", "1", "--output", str(tmp_path)]
     done = CliRunner().invoke(cli.app, words, catch_exceptions=False)

@@ -15,8 +15,8 @@ from report_helpers import page_of
 from rich.console import Console
 from run_fakes import LENGTHS, METHODS, all_states, four_methods, write_perplexity, write_run
 
-from longctx.eval import perplexity_summary
 from longctx.eval.needle.summary import load
+from longctx.eval.perplexity import summary as perplexity_summary
 from longctx.plots import frontier, heatmap, perplexity
 from longctx.plots.cells import Cell, Role
 from longctx.plots.curve import apart, curve_of, ticks
