@@ -132,7 +132,7 @@ def _paint_run(figure: Figure | SubFigure, layout: Layout, scene: Scene) -> None
             draw_panel.draw_scores(axes, panel, first=first(index))
     if scene.perplexity:
         for index, panel in enumerate(scene.panels):
-            axes = figure.add_axes(layout.lower_strip_of(index))
+            axes = figure.add_axes(layout.perplexity_strip_of(index))
             draw_panel.draw_perplexity(
                 axes, panel, first=first(index), cell_width=layout.cell_width
             )

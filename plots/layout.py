@@ -22,7 +22,7 @@ _PANELS_PER_ROW = 4
 _CELL_WIDTH = (0.27, 1.6)  # text of 7.5 points still fits the narrowest
 _CELL_HEIGHT = (0.2, 0.62)
 _DIFFERENCE = 0.75  # of a cell's height, in the second row
-_LOWER_STRIP, _LOWER_GAP = 0.44, 0.14
+_PERPLEXITY, _PERPLEXITY_GAP = 0.44, 0.14
 _DIFFERENCE_WORDS = 0.75  # where panels stand in one column, above the first difference
 
 
@@ -72,7 +72,7 @@ class Layout:
     @property
     def under(self) -> float:
         """From a panel down past its labels, bracket and strip of perplexity."""
-        return self.labels + (_LOWER_STRIP + _LOWER_GAP if self.perplexity else 0.0)
+        return self.labels + (_PERPLEXITY + _PERPLEXITY_GAP if self.perplexity else 0.0)
 
     @property
     def labels(self) -> float:
@@ -147,10 +147,10 @@ class Layout:
         down = self.top + row * (self.panel_height + self.gap_y) - self.above
         return self._box(self._x(column), down, self.panel_width, self.strip)
 
-    def lower_strip_of(self, index: int) -> Box:
+    def perplexity_strip_of(self, index: int) -> Box:
         row, column = divmod(index, self.columns)
         down = self.top + row * (self.panel_height + self.gap_y) + self.panel_height + self.labels
-        return self._box(self._x(column), down + _LOWER_GAP, self.panel_width, _LOWER_STRIP)
+        return self._box(self._x(column), down + _PERPLEXITY_GAP, self.panel_width, _PERPLEXITY)
 
     def difference(self, index: int) -> Box:
         row, column = divmod(index, self.columns)
