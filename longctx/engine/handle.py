@@ -28,6 +28,7 @@ class Answer:
     stop: str | int | None = None
     logprobs: tuple[TokenLogprob, ...] = field(default=(), repr=False)
     prompt_logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+    prompt_likeliest: tuple[int, ...] | None = field(default=None, repr=False)
 
 
 class Generation:
@@ -112,5 +113,6 @@ class Generation:
                     event.stop,
                     tuple(logprobs),
                     event.prompt_logprobs,
+                    event.prompt_likeliest,
                 )
         raise RuntimeError("the events of this request were read already: ask for result() once")

@@ -76,7 +76,10 @@ class EngineRequest:
         ignore_eos: go on behind the engine's eos ids, for measurements.
         logprobs: report the log-probability of every token.
         top_logprobs: and of so many likeliest ones.
-        prompt_logprobs: report the log-probability of every prompt token but the first.
+        prompt_logprobs: report the log-probability of every prompt token but the first, and the
+            token that the model thought likeliest there.
+        prompt_logprobs_from: of those from this index on only; what stands before the one before
+            it may come from a cached prefix.
         json_schema: answer in JSON of this schema ({} for any JSON object); needs llguidance.
         request_length: what YaRN's temperature is taken from; None is the prompt's own length.
         share_prefix: reuse, and leave for reuse, the keys and values of equal leading tokens.
@@ -91,6 +94,7 @@ class EngineRequest:
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs: bool = False
+    prompt_logprobs_from: int = 1
     json_schema: dict[str, Any] | None = field(default=None, repr=False)
     request_length: int | None = None
     share_prefix: bool = True
@@ -100,6 +104,11 @@ class EngineRequest:
             raise UserError("prompt_ids is empty: give at least one token")
         if self.max_new_tokens < 0:
             raise UserError(f"max_new_tokens={self.max_new_tokens} must be at least 0")
+        if not 1 <= self.prompt_logprobs_from <= max(1, len(self.prompt_ids) - 1):
+            raise UserError(
+                f"prompt_logprobs_from={self.prompt_logprobs_from} must be at least 1 and an index "
+                f"of the prompt's {len(self.prompt_ids)} tokens"
+            )
         if self.top_logprobs < 0 or (self.top_logprobs and not self.logprobs):
             raise UserError(
                 f"top_logprobs={self.top_logprobs} needs logprobs=True and a count of at least 0"
@@ -160,6 +169,7 @@ class Finished:
     usage: Usage
     stop: str | int | None = None
     prompt_logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+    prompt_likeliest: tuple[int, ...] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

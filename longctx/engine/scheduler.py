@@ -49,6 +49,14 @@ class Chunk(NamedTuple):
         return self.sequence.computed + self.length
 
     @property
+    def scored(self) -> range:
+        """Positions whose logits tell the log-probability of the token behind them."""
+        request = self.sequence.request
+        if not request.prompt_logprobs or self.sequence.decoding:
+            return range(0)
+        return range(max(self.start, request.prompt_logprobs_from - 1), self.stop)
+
+    @property
     def draws(self) -> bool:
         """Whether the last row's logits give the next token."""
         return self.length == self.sequence.remaining and self.sequence.request.max_new_tokens > 0
@@ -78,7 +86,8 @@ class Scheduler:
             nonlocal left
             wanted = sequence.remaining - shares[sequence]
             if sequence.request.prompt_logprobs:
-                wanted = min(wanted, MAX_SCORED - shares[sequence])
+                unscored = max(0, sequence.request.prompt_logprobs_from - 1 - sequence.computed)
+                wanted = min(wanted, unscored + MAX_SCORED - shares[sequence])
             share = min(wanted, most, left)
             shares[sequence] += share
             left -= share
@@ -149,14 +158,10 @@ class Scheduler:
         return True
 
     def _find_prefix(self, sequence: RequestState) -> tuple[list[Segment], Prefix | None, int]:
-        """The longest prefix that is stored, of a finished or a running request.
-
-        The last token is always computed: its logits are the answer's first. A prompt whose tokens
-        are to be scored needs all its logits.
-        """
-        if not sequence.request.share_prefix or sequence.request.prompt_logprobs:
+        """The longest prefix that is stored, of a finished or a running request."""
+        most = sequence.shareable
+        if not most:
             return [], None, 0
-        most = sequence.prompt_length - 1
         entry, common = self.prefixes.match(sequence.bucket, sequence.common_with)
         cached = min(common, most)
         running = None
@@ -171,10 +176,10 @@ class Scheduler:
         return entry.segments, entry, cached
 
     def _worth_waiting(self, sequence: RequestState) -> bool:
-        if not sequence.request.share_prefix or sequence.request.prompt_logprobs:
+        most = sequence.shareable
+        if not most:
             return False
         _, _, stored = self._find_prefix(sequence)
-        most = sequence.prompt_length - 1
         return any(
             min(sequence.common_with(other, other.prompt_N), most) - stored >= WORTH_WAITING
             for other in self._sharers(sequence)

@@ -56,6 +56,7 @@ class RequestState:
         self.cached = 0
         self.kv: SequenceKv | None = None
         self.prompt_logprobs: list[float] = []
+        self.prompt_likeliest: list[int] = []
         self.passed_over = 0
         self.cancelled = False
         self.compute_s = 0.0
@@ -67,6 +68,18 @@ class RequestState:
     @property
     def prompt_length(self) -> int:
         return len(self.prompt_N)
+
+    @property
+    def shareable(self) -> int:
+        """Leading tokens of the prompt that another request may have computed.
+
+        The last token is always computed, for its logits; so is what scored tokens are seen from.
+        """
+        if not self.request.share_prefix:
+            return 0
+        scored_from = self.request.prompt_logprobs_from - 1
+        whole = self.prompt_length - 1
+        return min(whole, scored_from) if self.request.prompt_logprobs else whole
 
     @property
     def total(self) -> int:

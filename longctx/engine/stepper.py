@@ -117,8 +117,8 @@ class Stepper:
                     sequence.logit_scale,
                 )
             )
-            if _scores(chunk):
-                wanted.extend(range(first, len(tokens)))
+            if scored := chunk.scored:
+                wanted.extend(range(first + scored.start - chunk.start, len(tokens)))
             elif chunk.draws:
                 wanted.append(len(tokens) - 1)
         return self._runner.forward(tokens, rows, wanted)
@@ -133,12 +133,12 @@ class Stepper:
         for chunk in batch:
             sequence = chunk.sequence
             prefill, draws = not sequence.decoding, chunk.draws
-            rows = chunk.length if _scores(chunk) else int(draws)
+            rows = len(chunk.scored) or int(draws)
             mine_RV = logits_RV[first : first + rows]
             first += rows
-            if _scores(chunk):
+            if scored := chunk.scored:
                 try:
-                    self._score(chunk, mine_RV)
+                    self._score(sequence, scored, mine_RV)
                 except Exception as error:
                     self.fail(sequence, error)
                     continue
@@ -207,15 +207,15 @@ class Stepper:
         elif last:
             self.finish(sequence, "stop" if complete else "length")
 
-    def _score(self, chunk: Chunk, logits_LV: torch.Tensor) -> None:
-        """Log-probabilities of the prompt tokens that follow the chunk's."""
-        targets = chunk.sequence.tokens[chunk.start + 1 : chunk.stop + 1]
-        targets = targets[: chunk.sequence.prompt_length - 1 - chunk.start]
+    def _score(self, sequence: RequestState, scored: range, logits_LV: torch.Tensor) -> None:
+        """Log-probabilities of the prompt tokens that follow the scored positions."""
+        targets = sequence.tokens[scored.start + 1 : scored.stop + 1]
+        targets = targets[: sequence.prompt_length - 1 - scored.start]
         logits_LV = logits_LV[: len(targets), : self._known_tokens]
         logprobs_LV = torch.log_softmax(logits_LV.double(), dim=-1)
         index_L1 = torch.tensor(targets, device=logits_LV.device).view(-1, 1)
-        found: list[float] = logprobs_LV.gather(1, index_L1)[:, 0].tolist()
-        chunk.sequence.prompt_logprobs.extend(found)
+        sequence.prompt_logprobs.extend(logprobs_LV.gather(1, index_L1)[:, 0].tolist())
+        sequence.prompt_likeliest.extend(logits_LV.argmax(-1).tolist())
 
     def _progress(self, sequence: RequestState) -> None:
         total = sequence.prompt_length
@@ -230,8 +230,10 @@ class Stepper:
         self._scheduler.remove(sequence, retain=True)
         self.counts.finished += 1
         self.counts.cached_tokens += sequence.cached
-        scores = tuple(sequence.prompt_logprobs) if sequence.request.prompt_logprobs else None
-        self._emit(sequence, Finished(reason, sequence.usage(), stop, scores))
+        asked = sequence.request.prompt_logprobs
+        scores = tuple(sequence.prompt_logprobs) if asked else None
+        likeliest = tuple(sequence.prompt_likeliest) if asked else None
+        self._emit(sequence, Finished(reason, sequence.usage(), stop, scores, likeliest))
 
     def fail(self, sequence: RequestState, error: Exception) -> None:
         """The end by an error: nothing of it is kept."""
@@ -262,7 +264,3 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
         error
     )
-
-
-def _scores(chunk: Chunk) -> bool:
-    return chunk.sequence.request.prompt_logprobs and not chunk.sequence.decoding

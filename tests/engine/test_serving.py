@@ -221,3 +221,41 @@ def test_a_rotary_that_follows_the_longest_prompt_is_refused() -> None:
     model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     with pytest.raises(UserError, match="rope_type 'dynamic'"):
         engine_for(model)
+
+
+@pytest.mark.parametrize("method", ["none", "dca", "yarn+dca"])
+@pytest.mark.parametrize("budget", [16, 64])
+def test_scores_from_an_index_on_are_the_last_of_all_and_share_what_stands_before(
+    method: str, budget: int
+) -> None:
+    prompts = [[*prompt_of(120), *prompt_of(20, seed)] for seed in (1, 2, 3)]
+    scored = {"max_new_tokens": 0, "prompt_logprobs": True}
+    with engine_for(tiny_models.build(), method, chunk_budget=budget) as engine:
+        whole = run(engine, *(EngineRequest(p, share_prefix=False, **scored) for p in prompts))
+    with engine_for(tiny_models.build(), method, chunk_budget=budget) as engine:
+        some = run(engine, *(EngineRequest(p, prompt_logprobs_from=120, **scored) for p in prompts))
+    # With small steps the others go on once little of the first is left to wait for.
+    cached = [answer.usage.cached_tokens for answer in some]
+    assert cached[0] == 0 and all(100 < tokens <= 119 for tokens in cached[1:])
+    for all_of_it, tail in zip(whole, some, strict=True):
+        assert all_of_it.prompt_logprobs is not None and tail.prompt_logprobs is not None
+        assert len(all_of_it.prompt_logprobs) == 139 and len(tail.prompt_logprobs) == 20
+        assert tail.prompt_logprobs == pytest.approx(all_of_it.prompt_logprobs[-20:], abs=1e-4)
+        assert all_of_it.prompt_likeliest is not None
+        assert tail.prompt_likeliest == all_of_it.prompt_likeliest[-20:]
+
+
+def test_the_likeliest_token_is_the_greedy_one() -> None:
+    prompt = prompt_of(60)
+    with engine_for(tiny_models.build()) as engine:
+        first = greedy(engine, prompt, 1)
+        (scored,) = run(
+            engine, EngineRequest([*prompt, *first], max_new_tokens=0, prompt_logprobs=True)
+        )
+    assert scored.prompt_likeliest is not None and scored.prompt_likeliest[-1] == first[0]
+
+
+@pytest.mark.parametrize("index", [0, 60])
+def test_scores_from_outside_the_prompt_are_refused(index: int) -> None:
+    with pytest.raises(UserError, match=f"prompt_logprobs_from={index} must be at least 1"):
+        EngineRequest(prompt_of(60), prompt_logprobs=True, prompt_logprobs_from=index)

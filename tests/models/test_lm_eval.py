@@ -89,3 +89,20 @@ def test_results_tell_the_scheme(model_class: Any) -> None:
 def test_what_is_missing_is_said(model_class: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(model_class, **arguments)
+
+
+def test_choices_share_the_context_that_they_answer(model_class: Any) -> None:
+    lm = make(model_class, **SCHEME)
+    choices = [instance("loglikelihood", TEXT, text) for text in (" Bruno.", " Mina came.")]
+    together = lm.loglikelihood(choices)
+    assert lm.longctx.stats().counts.cached_tokens > 500
+    alone = [make(model_class, **SCHEME).loglikelihood([choice])[0] for choice in choices]
+    for (total, greedy), (expected, same) in zip(together, alone, strict=True):
+        assert total == pytest.approx(expected, abs=1e-3) and greedy == same
+
+
+def test_a_setting_that_the_engine_lacks_is_refused(model_class: Any) -> None:
+    lm = make(model_class, **SCHEME)
+    question = instance("generate_until", TEXT, {"until": ["."], "num_beams": 2})
+    with pytest.raises(ValueError, match="generation with num_beams: not in the engine"):
+        lm.generate_until([question])
