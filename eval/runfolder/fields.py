@@ -30,7 +30,7 @@ from longctx.eval.runfolder.schema import REQUIRED, Field, Name
 
 _JSON = {
     **{int: "integer", float: "number", str: "string", bool: "boolean"},
-    **{type(None): "null", Any: "any"},
+    **{type(None): "null", Any: "anything"},
 }
 _TABLE = re.compile(r"(<!-- fields: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -83,22 +83,18 @@ def found_in(value: Any, of: Any, prefix: str = "") -> Iterator[str]:
 
 def table(of: Any) -> str:
     """The fields as a table in Markdown."""
-    lines = ["| field | type | is |", "|---|---|---|"]
+    lines = ["| field | type | unit | is |", "|---|---|---|---|"]
     for row in rows(of):
-        words = row.about.words + (f"; {row.about.unit}" if row.about.unit else "")
-        when = row.about.when or ("older files lack it" if _is_later(row.about) else "")
-        words += f" *({when})*" if when else ""
-        lines.append(f"| `{row.name}` | {row.type} | {words} |")
+        about = row.about
+        when = about.when or ("" if about.older is REQUIRED else "older files lack it")
+        words = f"{about.words} *({when})*" if when else about.words
+        lines.append(f"| `{row.name}` | {row.type} | {about.unit} | {words} |")
     return "\n".join(lines) + "\n"
 
 
 def with_tables(page: str) -> str:
     """The page with its tables made anew."""
     return _TABLE.sub(lambda found: f"{found[1]}{table(getattr(schema, found[2]))}{found[3]}", page)
-
-
-def _is_later(about: Field) -> bool:
-    return about.older is not REQUIRED
 
 
 def _hints(of: Any) -> dict[str, _Hint]:
@@ -150,7 +146,9 @@ def _word(part: Any) -> str:
     if get_origin(part) is Literal:
         return "string"
     if get_origin(part) is list:
-        return f"list of {_words(get_args(part)[0])}"
+        first, *others = map(_word, _parts(get_args(part)[0]))
+        many = first.replace("list", "lists", 1) if " " in first else f"{first}s"
+        return f"list of {' or '.join([many, *others])}"
     if get_origin(part) is dict:
         key, held = get_args(part)
         return f"object: {_key(key)} to {_words(held)}"

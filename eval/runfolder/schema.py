@@ -298,7 +298,7 @@ class Hardware(TypedDict):
 
 
 _PROBED = "for local models, but for `none`"
-_GREETED = "for endpoints"
+_ENDPOINT = "for endpoints"
 
 
 class Proof(TypedDict):
@@ -317,13 +317,13 @@ class Proof(TypedDict):
         Annotated[float, Field("how much a short prompt changes", "share", _PROBED)]
     ]
     left_out: NotRequired[
-        Annotated[list[str], Field("fields of a request that the server refuses", when=_GREETED)]
+        Annotated[list[str], Field("fields of a request that the server refuses", when=_ENDPOINT)]
     ]
     prompt_tokens: NotRequired[
-        Annotated[int, Field("a greeting by --tokenizer's count", "tokens", _GREETED)]
+        Annotated[int, Field("a greeting by --tokenizer's count", "tokens", _ENDPOINT)]
     ]
     server_prompt_tokens: NotRequired[
-        Annotated[int | None, Field("the same by the server's", "tokens", _GREETED)]
+        Annotated[int | None, Field("the same by the server's", "tokens", _ENDPOINT)]
     ]
 
 
@@ -343,8 +343,8 @@ class Session(TypedDict):
     started: Annotated[str, Field("when", "ISO 8601, UTC")]
     versions: Annotated[dict[Package, str], Field("of the packages that compute, and Python")]
     hardware: Annotated[Hardware, Field("the machine")]
-    command: NotRequired[Annotated[str, Field("as it was typed", when="from the command line")]]
-    pid: NotRequired[Annotated[int, Field("of the process", when="from the command line")]]
+    command: Annotated[str, Field("as it was typed")]
+    pid: Annotated[int, Field("of the process")]
     device_map: NotRequired[Annotated[str, Field("--device-map", when=_LOCAL)]]
     dtype_note: NotRequired[
         Annotated[
@@ -376,9 +376,9 @@ class NeedleSession(Session):
             ),
         ]
     ]
-    concurrency: NotRequired[Annotated[int, Field("requests at once", when=_GREETED)]]
-    timeout_s: NotRequired[Annotated[float, Field("of a request", "seconds", _GREETED)]]
-    tokenizer: NotRequired[Annotated[str | None, Field("where it was found", when=_GREETED)]]
+    concurrency: NotRequired[Annotated[int, Field("requests at once", when=_ENDPOINT)]]
+    timeout_s: NotRequired[Annotated[float, Field("of a request", "seconds", _ENDPOINT)]]
+    tokenizer: NotRequired[Annotated[str | None, Field("where it was found", when=_ENDPOINT)]]
 
 
 class RunModel(TypedDict):
