@@ -22,7 +22,7 @@ _PANELS_PER_ROW = 4
 _CELL_WIDTH = (0.27, 1.6)  # text of 7.5 points still fits the narrowest
 _CELL_HEIGHT = (0.2, 0.62)
 _DIFFERENCE = 0.75  # of a cell's height, in the second row
-_LOWER_STRIP, _LOWER_GAP = 0.44, 0.14
+_PERPLEXITY, _PERPLEXITY_GAP = 0.44, 0.14
 _DIFFERENCE_WORDS = 0.75  # where panels stand in one column, above the first difference
 
 
@@ -48,6 +48,8 @@ class Layout:
     least_width: float = NARROWEST
     legend_rows: int = 1
     perplexity: bool = False
+    plain: bool = False  # no strips, no notes, no legend
+    titled: bool = True
 
     left: float = 0.95
     right: float = 1.05
@@ -59,16 +61,18 @@ class Layout:
     @property
     def above(self) -> float:
         """From a panel up to the top of its strip."""
-        return self.strip + self.strip_gap
+        return 0.0 if self.plain else self.strip + self.strip_gap
 
     @property
     def top(self) -> float:
+        if self.plain:
+            return 1.0 if self.titled else 0.5
         return 1.55 + self.above
 
     @property
     def under(self) -> float:
         """From a panel down past its labels, bracket and strip of perplexity."""
-        return self.labels + (_LOWER_STRIP + _LOWER_GAP if self.perplexity else 0.0)
+        return self.labels + (_PERPLEXITY + _PERPLEXITY_GAP if self.perplexity else 0.0)
 
     @property
     def labels(self) -> float:
@@ -77,12 +81,14 @@ class Layout:
 
     @property
     def bottom(self) -> float:
+        if self.plain:
+            return self.labels + 0.3  # what the lengths are
         labels = 0.38 if self.differences else self.under
         return labels + 0.47 + 0.19 * (self.legend_rows - 1)
 
     @property
     def gap_y(self) -> float:
-        return self.under + 0.85 + self.above
+        return self.under + (0.4 if self.plain else 0.85) + self.above
 
     @property
     def panel_width(self) -> float:
@@ -141,10 +147,10 @@ class Layout:
         down = self.top + row * (self.panel_height + self.gap_y) - self.above
         return self._box(self._x(column), down, self.panel_width, self.strip)
 
-    def lower_strip_of(self, index: int) -> Box:
+    def perplexity_strip_of(self, index: int) -> Box:
         row, column = divmod(index, self.columns)
         down = self.top + row * (self.panel_height + self.gap_y) + self.panel_height + self.labels
-        return self._box(self._x(column), down + _LOWER_GAP, self.panel_width, _LOWER_STRIP)
+        return self._box(self._x(column), down + _PERPLEXITY_GAP, self.panel_width, _PERPLEXITY)
 
     def difference(self, index: int) -> Box:
         row, column = divmod(index, self.columns)
@@ -179,6 +185,8 @@ def layout_for(
     brackets: bool = False,
     differences: bool = False,
     perplexity: bool = False,
+    plain: bool = False,
+    titled: bool = True,
     least_width: float = NARROWEST,
 ) -> Layout:
     """As many panels side by side as fit with readable cells, evenly spread over rows."""
@@ -199,6 +207,8 @@ def layout_for(
         differences,
         least_width,
         perplexity=perplexity,
+        plain=plain,
+        titled=titled,
     )
 
 

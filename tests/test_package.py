@@ -120,6 +120,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat", "longctx.eval"),
         *("longctx.errors", "longctx.commands.options"),
     ),
+    "longctx.doctor": (
+        *("longctx.attention", "longctx.engine.packed", "longctx.errors", "longctx.__version__"),
+    ),
     "longctx.report": ("longctx.plots", "longctx.eval", "longctx.errors", "longctx.__version__"),
     # Reads what lies in a run folder, never a model.
     "longctx.plots": (
@@ -131,8 +134,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Sees models through a protocol. The version is kept in run folders.
     "longctx.eval": ("longctx.chat", "longctx.errors", "longctx.__version__"),
     "longctx.engine": ("longctx.attention", "longctx.errors"),
-    # The engine behind the harness's protocol.
-    "longctx.engine.target": ("longctx.engine", "longctx.attention", "longctx.eval.protocol"),
     "longctx.chat": ("longctx.errors",),
     "longctx.attention": (),
     "longctx.errors": (),

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from longctx.errors import UserError
-from longctx.plots.look import ANNOTATE, Look, one_of
 from longctx.plots.palette import PALETTES
+from longctx.plots.style import ANNOTATE, Style, one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ class ReportOptions:
     output: Path | None = None
     format: str | None = None
     picture: str = "map"
-    look: Look = Look()  # noqa: RUF009  # frozen
+    style: Style = Style()  # noqa: RUF009  # frozen
     date: str | None = None
 
     def __post_init__(self) -> None:
@@ -72,13 +72,20 @@ def report(
     ] = _options.picture,
     palette: Annotated[
         str, typer.Option(help=f"Colours of the maps: {' or '.join(PALETTES)}.")
-    ] = _options.look.palette,
+    ] = _options.style.palette,
     annotate: Annotated[
         str, typer.Option(help=f"Cells that show their count: {', '.join(ANNOTATE)}.")
-    ] = _options.look.annotate,
+    ] = _options.style.annotate,
+    style: Annotated[
+        str,
+        typer.Option(
+            help="Of the map in png and svg: full, or plain (cells and one colour scale alone, "
+            "for papers and slides)."
+        ),
+    ] = _options.style.kind,
     title: Annotated[
         str | None, typer.Option(help="The headline. Default: the models' names.")
-    ] = _options.look.title,
+    ] = _options.style.title,
     date: Annotated[
         str | None,
         typer.Option(help="The date on the page. Default: SOURCE_DATE_EPOCH's, else today."),
@@ -90,7 +97,7 @@ def report(
         output=output,
         format=format,
         picture=picture,
-        look=Look(palette, annotate, title),
+        style=Style(palette, annotate, title, style),
         date=date,
     )
     typer.echo(f"wrote {make(options)}")
@@ -105,6 +112,11 @@ def make(options: ReportOptions) -> Path:
         raise UserError(
             f"--picture {options.picture}: {form} has no picture to choose: "
             f"use --format {' or '.join(_PICTURE_FORMATS)}"
+        )
+    if options.style.plain and (form not in _PICTURE_FORMATS or options.picture != "map"):
+        raise UserError(
+            "--style plain: a style of the map as a picture: "
+            f"use --format {' or '.join(_PICTURE_FORMATS)} and --picture map"
         )
     output = options.output or _default_output(options.folders, form)
     date = _date(options.date, os.environ)
@@ -121,7 +133,7 @@ def make(options: ReportOptions) -> Path:
         else:
             from longctx.report.page import render
 
-            text = render(found, options.look, date=date, command=_command(options))
+            text = render(found, options.style, date=date, command=_command(options))
         try:
             write_atomically(output, text)
         except OSError as error:
@@ -130,16 +142,16 @@ def make(options: ReportOptions) -> Path:
 
 
 def _write_picture(options: ReportOptions, found: Report, output: Path) -> None:
-    from longctx.plots import heatmap, words
+    from longctx.plots import fonts, heatmap
 
     if options.picture == "perplexity":
         figure = _curve(options, found)
         texts = [run.model for run in found.perplexity]
     else:
         figure, texts = _maps(options, found)
-    missing = words.undrawable("".join(texts))
+    missing = fonts.undrawable("".join(texts))
     if missing:
-        typer.echo(f"no font for {missing[:20]}: shown as ▯; {words.REMEDY}", err=True)
+        typer.echo(f"no font for {missing[:20]}: shown as ▯; {fonts.REMEDY}", err=True)
     try:
         heatmap.save(figure, output)
     except OSError as error:
@@ -155,17 +167,17 @@ def _maps(options: ReportOptions, found: Report) -> tuple[Figure, list[str]]:
             "--picture perplexity"
         )
     runs = [run.results for run in found.runs]
-    texts = heatmap.shown_texts(runs, options.look)
+    texts = heatmap.shown_texts(runs, options.style)
     if options.picture == "effective":
         if found.perplexity:
             raise UserError("--picture effective: it shows no perplexity: name needle runs alone")
-        return bars.figure_of(runs, options.look), texts
+        return bars.figure_of(runs, options.style), texts
     if found.perplexity and not any(found.strips):
         typer.echo(
             "no perplexity is shown: it was measured for another model, dtype, scheme or lengths",
             err=True,
         )
-    return heatmap.figure_of(runs, options.look, found.strips), texts
+    return heatmap.figure_of(runs, options.style, found.strips), texts
 
 
 def _curve(options: ReportOptions, found: Report) -> Figure:
@@ -222,8 +234,8 @@ def _date(wanted: str | None, environment: Mapping[str, str]) -> str:
 
 def _command(options: ReportOptions) -> str:
     words = ["longctx", "report", *map(str, options.folders)]
-    chosen = {"output": options.output, "date": options.date, **vars(options.look)}
-    defaults = {"output": None, "date": None, **vars(Look())}
+    chosen = {"output": options.output, "date": options.date, **vars(options.style)}
+    defaults = {"output": None, "date": None, **vars(Style())}
     for flag, value in chosen.items():
         if value != defaults[flag]:
             words += [f"--{flag}", str(value)]

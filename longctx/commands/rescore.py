@@ -28,9 +28,9 @@ def rescore(
     from longctx.eval.runfolder.folder import RunFolder
     from longctx.eval.runfolder.rescore import rescore as judge_again
     from longctx.plots import heatmap
-    from longctx.plots.look import Look
+    from longctx.plots.style import Style
 
-    look = Look(palette)
+    style = Style(palette)
     summary.load(folder)  # before the lock makes a folder of a misspelt name
     with RunFolder(folder) as run_folder:
         told = judge_again(run_folder, write=not dry_run)
@@ -38,8 +38,8 @@ def rescore(
             summary.write(folder)
     names = "nothing was written"
     if not dry_run:
-        page = report.make(report.ReportOptions((folder,), look=look))
-        pictures = ", ".join(file.name for file in (*heatmap.draw(folder, look), page))
+        page = report.make(report.ReportOptions((folder,), style=style))
+        pictures = ", ".join(file.name for file in (*heatmap.draw(folder, style), page))
         names = f"wrote {folder}/ with summary.md and {pictures}"
     print(f"{told}; {names}", file=sys.stderr if json else sys.stdout)
     if json:

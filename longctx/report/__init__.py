@@ -1,7 +1,7 @@
 """Runs side by side: one page, one picture or one table of any number of run folders.
 
 collect   run folders -> what is compared: arms in order, differences, failures
-panels    a map and its overlays -> shapes with coordinates, for the page
+panels    a panel of plots.scene -> shapes with coordinates, for the page
 page      all of it -> one HTML file without a single request (page.html, page.css, page.js)
 table     all of it -> numbers as CSV
 """

@@ -27,7 +27,7 @@ from longctx.eval.runfolder.schema import NeedleRecord, NeedleSummary
 from longctx.models.base import Loaded
 from longctx.plots import heatmap
 from longctx.plots.live import LiveMap
-from longctx.plots.look import Look
+from longctx.plots.style import Style
 from longctx.runs.needle_prepare import Prepared, prepare
 from longctx.runs.screen import print_banner, print_results, proof_words, say
 
@@ -174,9 +174,9 @@ def _records_so_far(output: Path) -> dict[str, NeedleRecord]:
 def _draw(prepared: Prepared, err: Console) -> list[Path]:
 
     with err.status("drawing"):
-        look = Look(prepared.options.palette)
-        page = report_cmd.make(report_cmd.ReportOptions((prepared.output,), look=look))
-        return [*heatmap.draw(prepared.output, look), page]
+        style = Style(prepared.options.palette)
+        page = report_cmd.make(report_cmd.ReportOptions((prepared.output,), style=style))
+        return [*heatmap.draw(prepared.output, style), page]
 
 
 def _exit_code(figures: NeedleSummary, interrupted: bool) -> int:

@@ -24,7 +24,7 @@ from longctx.eval.runfolder.folder import RUN
 from longctx.eval.runfolder.records import write_atomically
 from longctx.eval.runfolder.schema import TasksTable
 from longctx.models.base import Loaded
-from longctx.plots.look import Look
+from longctx.plots.style import Style
 from longctx.runs import needle
 from longctx.runs.needle_prepare import prepare, settle_task
 from longctx.runs.screen import say
@@ -73,7 +73,7 @@ def _join(output: Path, options: NeedleOptions, out: Console) -> TasksTable:
     text = ruler_table.as_markdown(table)
     write_atomically(output / "tasks.md", text)
     page = report.make(
-        report.ReportOptions(folders, output=output / "report.html", look=Look(options.palette))
+        report.ReportOptions(folders, output=output / "report.html", style=Style(options.palette))
     )
     out.print(text, highlight=False, markup=False)
     say(out, f"wrote {output}/ with tasks.md, tasks.json and {page.name}")

@@ -108,7 +108,7 @@ def test_a_record_holds_what_it_promises(tmp_path: Path, chatml: Any, book: Hays
     promised = """schema key scheme task language length prompt_tokens slack depth depth_actual
         needle_span evidence_spans distance_to_question seed repeat haystack question expected match
         response finish_reason score status error ttft_s cached_tokens server_prompt_tokens
-        total_s peak_mem_bytes backend
+        total_s compute_s peak_mem_bytes backend
         ts prompt_sha256 recipe"""
     assert set(record) == set(promised.split())
     assert set(record["haystack"]) == {"id", "sha256", "offset"}
