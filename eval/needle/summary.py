@@ -96,18 +96,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Results:
-    """A run folder as read: run.json, and the newest record of every place of its grid.
-
-    Intervals are computed once, however many tables and pictures ask for them.
-    """
+    """A run folder as read: run.json, and the newest record of every place of its grid."""
 
     run: NeedleRun
     records: Sequence[NeedleRecord]
     controls: Sequence[ControlRecord]
     superseded: int = 0
-    _intervals: dict[tuple[str, int], Interval] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
     _effective: dict[str, Effective] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -204,9 +198,7 @@ class Results:
 
     def interval(self, method: str, length: int) -> Interval:
         """Over all depths; not narrower than Wilson's, as samples share texts."""
-        if (method, length) not in self._intervals:
-            self._intervals[method, length] = pooled_interval(self.by_document(method, length))
-        return self._intervals[method, length]
+        return pooled_interval(self.by_document(method, length))
 
     def effective(self, method: str) -> Effective:
         if method not in self._effective:

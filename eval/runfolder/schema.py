@@ -551,6 +551,7 @@ class EffectiveFigures(TypedDict):
     first_fail: Annotated[int | None, Field("the first that failed", "tokens")]
     ruler: Annotated[int | None, Field("by RULER's rule", "tokens")]
     nolima: Annotated[int | None, Field("by NoLiMa's rule", "tokens")]
+    max_tested: Annotated[int | None, Field("the longest length", "tokens")]
 
 
 class MethodFigures(TypedDict):
