@@ -17,6 +17,7 @@ from longctx.attention.positions import CAPS, Cap, ChunkMap
 METHODS = ("none", "pi", "ntk", "yarn", "dca", "yarn+dca", "yarn-freqs+dca")
 DCA_METHODS = ("dca", "yarn+dca", "yarn-freqs+dca")
 FACTOR_METHODS = ("pi", "ntk", "yarn", "yarn-freqs+dca")
+TEMPERATURE_METHODS = ("yarn+dca",)  # m follows the prompt's length
 QWEN2_FAMILY = ("qwen2", "qwen2_moe", "qwen3")
 
 # Scalings that stretch a trained window at run time. Others (llama3, linear) were trained with.
@@ -65,7 +66,7 @@ class Scheme:
     @property
     def uses_request_length(self) -> bool:
         """True where the result depends on the prompt's length, through m(L)."""
-        return self.method == "yarn+dca"
+        return self.method in TEMPERATURE_METHODS
 
     def to_dict(self, request_length: int | None = None) -> dict[str, Any]:
         """The scheme as results store it; keys are stable."""

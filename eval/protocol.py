@@ -83,6 +83,19 @@ def exactly(method: str, length: int) -> int:
     return length
 
 
+# YaRN's temperature m of a method for a prompt's length; None for a method that has none.
+Temperature = Callable[[str, int], float | None]
+
+
+def no_temperature(method: str, length: int) -> float | None:
+    return None
+
+
+def with_temperature(scheme: Mapping[str, Any], m: float | None) -> Any:
+    """The scheme as a record has it: with `m` where the method has a temperature."""
+    return dict(scheme) if m is None else {**scheme, "m": round(m, 9)}
+
+
 class Session(ABC):
     """One model under one method. Ask it inside `with`, which makes it ready and undoes that.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,13 @@ def pooled_interval(groups: Sequence[Sequence[float]]) -> Interval:
     """Wilson's interval where all or none is right, else the wider bounds of both.
 
     With all right every resample is all right too: the bootstrap sees no doubt where Wilson does.
+    Drawn once for equal scores: summary, terminal, pictures and page all ask.
     """
+    return _pooled(tuple(map(tuple, groups)))
+
+
+@lru_cache(maxsize=4096)
+def _pooled(groups: tuple[tuple[float, ...], ...]) -> Interval:
     scores = [score for group in groups for score in group]
     total, n = math.fsum(scores), len(scores)
     by_count = wilson(total, n)

@@ -6,6 +6,7 @@ top: every command imports what it needs inside its function, and `longctx --hel
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -69,6 +70,10 @@ app.command()(doctor)
 
 def main() -> None:
     """Run the command line; a UserError becomes one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # A map's blocks are in no Windows code page: a run must not end on its last line.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="longctx")
     except UserError as error:

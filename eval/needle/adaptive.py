@@ -14,17 +14,16 @@ Pure functions of records: the same answers give the same order, after a kill to
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
 
 from longctx.eval.needle.effective import SAMPLES_NEEDED, THRESHOLD, Scores
 from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.runner import Sweep
-from longctx.eval.runfolder.records import Record
-from longctx.eval.scoring import SCORED
+from longctx.eval.runfolder.records import Record, scored
+from longctx.eval.runfolder.schema import Stopping
 from longctx.eval.stats import pooled_interval
 
 
-def stopping_rule(repeats: int, budget_minutes: float | None) -> dict[str, Any]:
+def stopping_rule(repeats: int, budget_minutes: float | None) -> Stopping:
     """What run.json keeps: when a run with these settings ends."""
     budget = "" if budget_minutes is None else f", or after {budget_minutes:g} minutes"
     return {
@@ -66,9 +65,7 @@ def next_round(
         missing = [
             cell
             for cell in column
-            if cell.repeat < repeats
-            and (found[cell] or {"status": "error"})["status"] == "error"
-            and sweep.key(cell) not in tried
+            if cell.repeat < repeats and _failed(found[cell]) and sweep.key(cell) not in tried
         ]
         begun += missing
         more = [cell for cell in column if cell.repeat == repeats]
@@ -86,17 +83,23 @@ def _scores(found: Mapping[Cell, Record | None], repeats: Sequence[int]) -> list
     """One list of scores per repeat: they share a text."""
     return [
         [
-            record["score"]
+            score
             for cell, record in found.items()
-            if cell.repeat == repeat and record is not None and record["status"] in SCORED
+            if cell.repeat == repeat
+            and record is not None
+            and (score := scored(record)) is not None
         ]
         for repeat in repeats
     ]
 
 
+def _failed(record: Record | None) -> bool:
+    return record is None or record["status"] == "error"
+
+
 def _has_mixed(found: Mapping[Cell, Record | None]) -> bool:
     by_depth: dict[float | None, list[float]] = {}
     for cell, record in found.items():
-        if record is not None and record["status"] in SCORED:
-            by_depth.setdefault(cell.depth, []).append(record["score"])
+        if record and (score := scored(record)) is not None:
+            by_depth.setdefault(cell.depth, []).append(score)
     return any(0 < sum(scores) < len(scores) for scores in by_depth.values())

@@ -13,7 +13,8 @@ from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.protocol import Request, Session
 from longctx.eval.runfolder.folder import timestamp
-from longctx.eval.runfolder.records import SCHEMA, Record, RecordFile
+from longctx.eval.runfolder.records import SCHEMA, RecordFile
+from longctx.eval.runfolder.schema import ControlRecord
 from longctx.eval.scoring import judge
 
 
@@ -27,15 +28,15 @@ def _key(sweep: Sweep, cell: Cell) -> str:
     return hashlib.sha256(f"closed-book/{sweep.key(cell)}".encode()).hexdigest()[:32]
 
 
-def closed_book_is_due(sweep: Sweep, file: RecordFile) -> bool:
+def closed_book_is_due(sweep: Sweep, file: RecordFile[ControlRecord]) -> bool:
     """Whether no method of the sweep has an answer to it yet: one is enough for all."""
     cell = closed_book_cell(sweep)
     keys = [_key(sweep, replace(cell, method=method)) for method in sweep.schemes]
-    failed = {"status": "error"}
-    return all(file.records.get(key, failed)["status"] == "error" for key in keys)
+    answered = {key for key, record in file.records.items() if record["status"] != "error"}
+    return answered.isdisjoint(keys)
 
 
-def run_closed_book(sweep: Sweep, session: Session, file: RecordFile) -> None:
+def run_closed_book(sweep: Sweep, session: Session, file: RecordFile[ControlRecord]) -> None:
     """Ask once and keep the record; a control that is there already is not asked again."""
     if not closed_book_is_due(sweep, file):
         return
@@ -43,11 +44,11 @@ def run_closed_book(sweep: Sweep, session: Session, file: RecordFile) -> None:
     key = _key(sweep, cell)
     recipe = sweep.recipe(cell)
     prompt = sweep.builder.build_closed_book(recipe)
-    record: Record = {
+    record: ControlRecord = {
         "schema": SCHEMA,
         "key": key,
         "control": "closed-book",
-        "scheme": sweep.scheme(cell),
+        "scheme": sweep.recorded_scheme(cell),
         "length": cell.length,
         "depth": None,
         "repeat": cell.repeat,
@@ -59,6 +60,8 @@ def run_closed_book(sweep: Sweep, session: Session, file: RecordFile) -> None:
         "score": None,
         "status": "error",
         "error": None,
+        "total_s": 0.0,
+        "ts": "",
     }
     began = time.perf_counter()
     try:
@@ -67,7 +70,7 @@ def run_closed_book(sweep: Sweep, session: Session, file: RecordFile) -> None:
                 Request(
                     prompt.ids,
                     recipe.answer_tokens,
-                    sweep.scheme(cell)["request_length"],
+                    sweep.request_length(cell),
                     prompt.conversation,
                 )
             )
@@ -76,6 +79,7 @@ def run_closed_book(sweep: Sweep, session: Session, file: RecordFile) -> None:
     else:
         # Cut off or not, an answer to a question that has none is wrong unless it is right.
         verdict = judge(answer.text, prompt.expected, "stop", prompt.match)
-        record |= {"response": answer.text, "finish_reason": answer.finish_reason}
-        record |= {"score": verdict.score, "status": verdict.status}
-    file.append({**record, "total_s": round(time.perf_counter() - began, 3), "ts": timestamp()})
+        record["response"], record["finish_reason"] = answer.text, answer.finish_reason
+        record["score"], record["status"] = verdict.score, verdict.status
+    record["total_s"], record["ts"] = round(time.perf_counter() - began, 3), timestamp()
+    file.append(record)

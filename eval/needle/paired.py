@@ -17,8 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from longctx.eval.runfolder.records import Record
-from longctx.eval.scoring import SCORED
+from longctx.eval.runfolder.records import Record, scored
 from longctx.eval.stats import Interval, cluster_bootstrap, holm, mcnemar_exact
 
 LIMIT = 0.05
@@ -33,7 +32,7 @@ class Pair:
     """Scores of both arms at one place."""
 
     length: int
-    depth: float
+    depth: float | None
     repeat: int
     first: float
     second: float
@@ -65,17 +64,19 @@ class Comparison:
 
 
 def pairs_of(first: Iterable[Record], second: Iterable[Record]) -> list[Pair]:
-    """Places at which both have a score for one and the same prompt."""
-    partners = {_place(record): record for record in first if record["status"] in SCORED}
+    """Places at which both have a score for one and the same prompt; of records of one place the
+    last counts."""
+    ones = {_place(record): record for record in first}
+    others = {_place(record): record for record in second}
     pairs = []
-    for record in second:
-        partner = partners.get(_place(record))
-        if partner is None or record["status"] not in SCORED:
+    for place in ones.keys() & others.keys():
+        one, other = ones[place], others[place]
+        first_score, second_score = scored(one), scored(other)
+        if first_score is None or second_score is None:
             continue
-        if partner.get("prompt_sha256") == record.get("prompt_sha256"):
-            length, depth, repeat = _place(record)
-            pairs.append(Pair(length, depth, repeat, partner["score"], record["score"]))
-    return sorted(pairs, key=lambda pair: (pair.length, pair.depth, pair.repeat))
+        if one.get("prompt_sha256") == other.get("prompt_sha256"):
+            pairs.append(Pair(*place, first_score, second_score))
+    return sorted(pairs, key=lambda pair: (pair.length, pair.depth or 0.0, pair.repeat))
 
 
 def compare(pairs: Sequence[Pair]) -> Mapping[int, Comparison]:
@@ -115,7 +116,7 @@ def net_by_cell(pairs: Sequence[Pair]) -> dict[tuple[int, float | None], tuple[f
     return cells
 
 
-def _place(record: Record) -> tuple[int, float, int]:
+def _place(record: Record) -> tuple[int, float | None, int]:
     return record["length"], record["depth"], record["repeat"]
 
 

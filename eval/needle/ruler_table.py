@@ -7,14 +7,14 @@ RULER's rule (arXiv 2404.06654): the longest length up to which the mean over ta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from longctx.eval.format import show_length
 from longctx.eval.needle.effective import RULER_AT_LEAST
 from longctx.eval.needle.summary import Results
+from longctx.eval.runfolder.schema import TasksMethod, TasksTable
 
 
-def table(results: Mapping[str, Results]) -> dict[str, Any]:
+def table(results: Mapping[str, Results]) -> TasksTable:
     """Scores from 0 to 1, None where nothing was scored; by method, task and length."""
     methods = list(dict.fromkeys(name for one in results.values() for name in one.methods))
     lengths = sorted({length for one in results.values() for length in one.lengths})
@@ -24,7 +24,7 @@ def table(results: Mapping[str, Results]) -> dict[str, Any]:
     }
 
 
-def _of_method(method: str, results: Mapping[str, Results], lengths: list[int]) -> dict[str, Any]:
+def _of_method(method: str, results: Mapping[str, Results], lengths: list[int]) -> TasksMethod:
     scores = {
         task: {str(length): _rounded(one.tally(method, length).score) for length in lengths}
         for task, one in results.items()
@@ -46,7 +46,7 @@ def _of_method(method: str, results: Mapping[str, Results], lengths: list[int]) 
     return {"tasks": scores, "mean": means, "ruler_effective_length": effective}
 
 
-def as_markdown(found: Mapping[str, Any]) -> str:
+def as_markdown(found: TasksTable) -> str:
     lengths = found["lengths"]
     lines = []
     for method, one in found["methods"].items():

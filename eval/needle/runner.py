@@ -22,12 +22,16 @@ from longctx.eval.protocol import (
     Request,
     Session,
     TargetLostError,
+    Temperature,
     TemperatureAt,
     Truth,
     exactly,
+    no_temperature,
+    with_temperature,
 )
 from longctx.eval.runfolder.folder import timestamp
-from longctx.eval.runfolder.records import SCHEMA, Record, RecordFile
+from longctx.eval.runfolder.records import SCHEMA, RecordFile
+from longctx.eval.runfolder.schema import NeedleRecord, RecordScheme
 from longctx.eval.scoring import Verdict, judge
 from longctx.eval.spec import PromptSpec
 
@@ -35,14 +39,24 @@ from longctx.eval.spec import PromptSpec
 class Observer(Protocol):
     def started(self, cell: Cell) -> None: ...
 
-    def finished(self, cell: Cell, record: Record) -> None: ...
+    def finished(self, cell: Cell, record: NeedleRecord) -> None: ...
 
 
 class Answered(NamedTuple):
     """`lost`: the target is gone, and `record` tells what of."""
 
-    record: Record
+    record: NeedleRecord
     lost: TargetLostError | None = None
+
+
+class _Outcome(NamedTuple):
+    """What came of asking."""
+
+    verdict: Verdict
+    answer: Completion | None
+    error: str | None
+    total_s: float
+    backend: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ class Sweep:
     builder: PromptBuilder
     schemes: Mapping[str, Mapping[str, Any]]
     temperature_at: TemperatureAt = exactly
+    temperature: Temperature = no_temperature
 
     def all_cells(self) -> list[Cell]:
         return list(cells(self.config, list(self.schemes)))
@@ -61,23 +76,25 @@ class Sweep:
     def recipe(self, cell: Cell) -> PromptSpec:
         return self.identity.recipe(self.config, cell)
 
+    def request_length(self, cell: Cell) -> int:
+        """The length that a cell's temperature is taken at, if it has one."""
+        return self.temperature_at(cell.method, cell.length)
+
     def scheme(self, cell: Cell) -> dict[str, Any]:
-        """Of a cell: with the length that its temperature is taken at, if it has one."""
-        return {
-            **self.schemes[cell.method],
-            "request_length": self.temperature_at(cell.method, cell.length),
-        }
+        """Of a cell, as its key has it."""
+        return {**self.schemes[cell.method], "request_length": self.request_length(cell)}
+
+    def recorded_scheme(self, cell: Cell) -> RecordScheme:
+        """The same with its temperature, which follows from the rest."""
+        return with_temperature(self.scheme(cell), self.temperature(cell.method, cell.length))
 
     def key(self, cell: Cell) -> str:
         return self.identity.key(self.recipe(cell), self.scheme(cell))
 
-    def pending(self, records: Mapping[str, Record]) -> list[Cell]:
+    def pending(self, records: Mapping[str, NeedleRecord]) -> list[Cell]:
         """Cells without a record, and those whose record is an error."""
-        return [
-            cell
-            for cell in self.all_cells()
-            if records.get(self.key(cell), {"status": "error"})["status"] == "error"
-        ]
+        done = {key for key, record in records.items() if record["status"] != "error"}
+        return [cell for cell in self.all_cells() if self.key(cell) not in done]
 
     def check_prompts(self) -> None:
         """Build one prompt of every length, so that bad input is told before anything starts."""
@@ -89,7 +106,7 @@ class Sweep:
         self,
         pending: Sequence[Cell],
         sessions: Mapping[str, Session],
-        file: RecordFile,
+        file: RecordFile[NeedleRecord],
         observer: Observer,
         deadline: float | None = None,
     ) -> bool:
@@ -136,7 +153,7 @@ class Sweep:
             took = time.perf_counter() - began
             yield cell, self._judge(cell, prompt, outcome, took, session.backend)
 
-    def run_cell(self, cell: Cell, session: Session) -> Record:
+    def run_cell(self, cell: Cell, session: Session) -> NeedleRecord:
         """Ask once. Whatever the session throws becomes the record of a failed cell."""
         prompt = self.builder.build(self.recipe(cell))
         began = time.perf_counter()
@@ -148,7 +165,7 @@ class Sweep:
         return Request(
             ids=prompt.ids,
             max_new_tokens=self.config.answer_tokens,
-            request_length=self.scheme(cell)["request_length"],
+            request_length=self.request_length(cell),
             conversation=prompt.conversation,
             truth=Truth(prompt.sample.expected, cell.depth),
         )
@@ -156,17 +173,12 @@ class Sweep:
     def _judge(
         self, cell: Cell, prompt: Prompt, outcome: Outcome, took: float, backend: str
     ) -> Answered:
-        completion: Completion | None = None
+        answer: Completion | None = None
         told: str | None = None
         lost: TargetLostError | None = None
         if isinstance(outcome, Completion):
-            completion = outcome
-            verdict = judge(
-                completion.text,
-                prompt.sample.expected,
-                completion.finish_reason,
-                prompt.sample.match,
-            )
+            answer, sample = outcome, prompt.sample
+            verdict = judge(answer.text, sample.expected, answer.finish_reason, sample.match)
         elif isinstance(outcome, ContextOverflowError):
             verdict, told = Verdict(None, "overflow"), str(outcome)
         else:
@@ -174,33 +186,16 @@ class Sweep:
             text = " ".join(str(outcome).split())[:500]
             verdict, told = Verdict(None, "error"), f"{type(outcome).__name__}: {text}"
             lost = outcome if isinstance(outcome, TargetLostError) else None
-        answer = {
-            "response": completion and completion.text,
-            "finish_reason": completion and completion.finish_reason,
-            "error": told,
-            "ttft_s": completion and round(completion.ttft_s, 3),
-            "cached_tokens": completion and completion.cached_tokens,
-            "server_prompt_tokens": completion and completion.prompt_tokens,
-            "peak_mem_bytes": completion and completion.peak_mem_bytes,
-            "compute_s": completion and completion.compute_s and round(completion.compute_s, 3),
-            "total_s": round(took, 3),
-            "backend": backend,
-        }
-        return Answered(self._record(cell, self.recipe(cell), prompt, verdict, answer), lost)
+        found = _Outcome(verdict, answer, told, round(took, 3), backend)
+        return Answered(self._record(cell, prompt, found), lost)
 
-    def _record(
-        self,
-        cell: Cell,
-        recipe: PromptSpec,
-        prompt: Prompt,
-        verdict: Verdict,
-        answer: Mapping[str, Any],
-    ) -> Record:
+    def _record(self, cell: Cell, prompt: Prompt, found: _Outcome) -> NeedleRecord:
+        recipe, answer = self.recipe(cell), found.answer
         haystack = self.builder.haystack
         return {
             "schema": SCHEMA,
             "key": self.key(cell),
-            "scheme": self.scheme(cell),
+            "scheme": self.recorded_scheme(cell),
             "task": recipe.task,
             "language": recipe.language,
             "length": cell.length,
@@ -223,11 +218,24 @@ class Sweep:
             "match": prompt.sample.match,
             "prompt_sha256": prompt.sha256,
             "recipe": recipe.to_dict(),
-            "score": verdict.score,
-            "status": verdict.status,
-            **answer,
+            "score": found.verdict.score,
+            "status": found.verdict.status,
+            "response": None if answer is None else answer.text,
+            "finish_reason": None if answer is None else answer.finish_reason,
+            "error": found.error,
+            "ttft_s": None if answer is None else round(answer.ttft_s, 3),
+            "cached_tokens": None if answer is None else answer.cached_tokens,
+            "server_prompt_tokens": None if answer is None else answer.prompt_tokens,
+            "peak_mem_bytes": None if answer is None else answer.peak_mem_bytes,
+            "compute_s": None if answer is None else _rounded(answer.compute_s),
+            "total_s": found.total_s,
+            "backend": found.backend,
             "ts": timestamp(),
         }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _batches(
@@ -248,5 +256,5 @@ def _batches(
         together = sessions[method].concurrency > 1
         key = (method, cell.length, None if together else cell.repeat)
         groups.setdefault(key, []).extend(column)
-    for (method, *_), batch in groups.items():
-        yield str(method), batch
+    for (name, *_), batch in groups.items():
+        yield str(name), batch

@@ -1,7 +1,8 @@
 """From records to figures: cells, lengths, and the summary files of a run folder.
 
 Reads a run folder and nothing else, so that a summary can be made again at any time. An error is
-no zero: only scored cells count in n.
+no zero: only scored cells count in n. A place of the grid counts once, whatever its keys: another
+version may have taken its temperature at another length, and the newest record is the one.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, cast
 
 from longctx.errors import UserError
 from longctx.eval.format import depth_name, show_depth, show_length
@@ -29,7 +30,18 @@ from longctx.eval.needle.effective import (
     show_other,
 )
 from longctx.eval.runfolder import folder, records
-from longctx.eval.runfolder.records import Record
+from longctx.eval.runfolder.records import newest, place_of, scored
+from longctx.eval.runfolder.schema import (
+    ControlFigures,
+    ControlRecord,
+    EffectiveFigures,
+    MethodFigures,
+    NeedleRecord,
+    NeedleRun,
+    NeedleSummary,
+    Stopping,
+    TallyFigures,
+)
 from longctx.eval.scoring import SCORED
 from longctx.eval.stats import Interval, pooled_interval, wilson
 
@@ -69,7 +81,7 @@ class Tally:
     def others(self) -> dict[str, int]:
         return {state: count for state, count in self.states.items() if state not in SCORED}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> TallyFigures:
         low, high = self.interval
         known = self.n > 0
         return {
@@ -84,11 +96,26 @@ class Tally:
 
 @dataclass(frozen=True)
 class Results:
-    """A run folder as read: run.json, and the last record of every cell of its grid."""
+    """A run folder as read: run.json, and the newest record of every place of its grid."""
 
-    run: Mapping[str, Any]
-    records: Sequence[Record]
-    controls: Sequence[Record]
+    run: NeedleRun
+    records: Sequence[NeedleRecord]
+    controls: Sequence[ControlRecord]
+    superseded: int = 0
+    _effective: dict[str, Effective] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @classmethod
+    def of(
+        cls,
+        run: NeedleRun,
+        found: Iterable[NeedleRecord],
+        controls: Iterable[ControlRecord] = (),
+    ) -> Results:
+        """Of records in the order in which they were measured."""
+        cells = newest(found, place_of)
+        return cls(run, cells.records, newest(controls, place_of).records, cells.superseded)
 
     @property
     def methods(self) -> list[str]:
@@ -111,13 +138,13 @@ class Results:
         return self.run.get("trained_length")
 
     @property
-    def stopping(self) -> Mapping[str, Any] | None:
+    def stopping(self) -> Stopping | None:
         """The rule by which repeats were spent; None for a fixed grid."""
         return self.run.get("stopping")
 
     @cached_property
-    def _by_cell(self) -> dict[tuple[str, int, float | None], list[Record]]:
-        found: dict[tuple[str, int, float | None], list[Record]] = {}
+    def _by_cell(self) -> dict[tuple[str, int, float | None], list[NeedleRecord]]:
+        found: dict[tuple[str, int, float | None], list[NeedleRecord]] = {}
         for record in self.records:
             place = (record["scheme"]["method"], record["length"], record["depth"])
             found.setdefault(place, []).append(record)
@@ -125,7 +152,7 @@ class Results:
 
     def chosen(
         self, method: str, length: int | None = None, depth: float | None = None
-    ) -> list[Record]:
+    ) -> list[NeedleRecord]:
         """The records of a cell, or of all cells over what is left out."""
         if length is not None and depth is not None:
             return list(self._by_cell.get((method, length, depth), ()))
@@ -141,7 +168,7 @@ class Results:
     def tally(self, method: str, length: int | None = None, depth: float | None = None) -> Tally:
         """Pooled over what is left out; samples of the grid that have no record are `not_run`."""
         chosen = self.chosen(method, length, depth)
-        states = Counter(record["status"] for record in chosen)
+        states = Counter[str](record["status"] for record in chosen)
         places = itertools.product(
             self.lengths if length is None else (length,),
             self.depths if depth is None else (depth,),
@@ -153,7 +180,7 @@ class Results:
         )
         if missing:
             states["not_run"] = missing
-        scores = [record["score"] for record in chosen if record["status"] in SCORED]
+        scores = [score for record in chosen if (score := scored(record)) is not None]
         return Tally(len(scores), sum(scores), dict(states))
 
     def pooled(self, method: str, length: int) -> Tally:
@@ -165,8 +192,8 @@ class Results:
         """Scores grouped by what they share: the depths of one repeat have one text and needle."""
         groups: dict[int, list[float]] = {}
         for record in self.chosen(method, length):
-            if record["status"] in SCORED:
-                groups.setdefault(record["repeat"], []).append(record["score"])
+            if (score := scored(record)) is not None:
+                groups.setdefault(record["repeat"], []).append(score)
         return [groups[repeat] for repeat in sorted(groups)]
 
     def interval(self, method: str, length: int) -> Interval:
@@ -174,26 +201,28 @@ class Results:
         return pooled_interval(self.by_document(method, length))
 
     def effective(self, method: str) -> Effective:
-        return effective_length(
-            {length: self.by_document(method, length) for length in self.lengths}
-        )
+        if method not in self._effective:
+            self._effective[method] = effective_length(
+                {length: self.by_document(method, length) for length in self.lengths}
+            )
+        return self._effective[method]
 
 
 def load(path: Path) -> Results:
     """Read a run folder, whoever may be writing to it."""
-    run = folder.read_run(path)
+    run: NeedleRun | None = folder.read_run(path)
     if run is None:
         raise UserError(f"{path}: no {folder.RUN} in it: name the folder of a run")
     if run["task"] != "needle":
         raise UserError(f"{path}: it holds a {run['task']} run: name the folder of a needle run")
     found = records.latest(records.read(path / folder.RESULTS))
-    controls = records.latest(records.read(path / folder.CONTROLS))
-    return Results(run, list(found.values()), list(controls.values()))
+    controls = records.latest(records.read(path / folder.CONTROLS, records.CONTROL))
+    return Results.of(run, found.values(), controls.values())
 
 
-def summarize(results: Results) -> dict[str, Any]:
+def summarize(results: Results) -> NeedleSummary:
     run = results.run
-    methods = {}
+    methods: dict[str, MethodFigures] = {}
     for method in results.methods:
         by_depth = {
             depth_name(depth): {
@@ -206,13 +235,13 @@ def summarize(results: Results) -> dict[str, Any]:
         methods[method] = {
             "scheme": run["schemes"][method],
             "effective_length": effective.length,
-            "effective": effective.to_dict(),
+            "effective": cast(EffectiveFigures, effective.to_dict()),
             "lengths": {
                 str(length): results.pooled(method, length).to_dict() for length in results.lengths
             },
             "cells": by_depth,
         }
-    states = Counter(record["status"] for record in results.records)
+    states = Counter[str](record["status"] for record in results.records)
     states["not_run"] = sum(
         results.tally(method).states.get("not_run", 0) for method in results.methods
     )
@@ -224,12 +253,16 @@ def summarize(results: Results) -> dict[str, Any]:
         "trained_length": results.trained_length,
         "stopping": results.stopping,
         "states": dict(states),
+        "superseded": results.superseded,
         "methods": methods,
         "controls": control_figures(results),
         "failures": [
             {
                 "method": record["scheme"]["method"],
-                **{name: record[name] for name in ("length", "depth", "repeat", "error")},
+                "length": record["length"],
+                "depth": record["depth"],
+                "repeat": record["repeat"],
+                "error": record["error"],
             }
             for record in results.records
             if record["status"] == "error"
@@ -237,9 +270,9 @@ def summarize(results: Results) -> dict[str, Any]:
     }
 
 
-def control_figures(results: Results) -> dict[str, Any]:
+def control_figures(results: Results) -> ControlFigures:
     """Whether the map can tell success from failure: `discriminative` is None while unknown."""
-    closed = [record["score"] for record in results.controls if record["status"] in SCORED]
+    closed = [score for record in results.controls if (score := scored(record)) is not None]
     closed_book = sum(closed) / len(closed) if closed else None
     shortest = [
         score
@@ -261,15 +294,27 @@ def control_figures(results: Results) -> dict[str, Any]:
     }
 
 
-def write(path: Path) -> dict[str, Any]:
+class Written(NamedTuple):
+    """A run folder's results, and the figures that its files show."""
+
+    results: Results
+    figures: NeedleSummary
+
+
+def write(path: Path) -> NeedleSummary:
     """Make summary.json, summary.csv and summary.md of a run folder; returns the first."""
+    return write_files(path).figures
+
+
+def write_files(path: Path) -> Written:
+    """The same, with the results, so that whoever shows them need not compute them again."""
     results = load(path)
     summary = summarize(results)
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     records.write_atomically(path / "summary.json", text)
     records.write_atomically(path / "summary.csv", _as_csv(results))
     records.write_atomically(path / "summary.md", as_markdown(results, summary))
-    return summary
+    return Written(results, summary)
 
 
 def _as_csv(results: Results) -> str:
@@ -285,13 +330,13 @@ def _as_csv(results: Results) -> str:
             for depth in results.depths:
                 tally = results.tally(method, length, depth)
                 row = tally.to_dict()
-                figures = [row[name] for name in ("n", "k", "score", "low", "high")]
+                figures = [row["n"], row["k"], row["score"], row["low"], row["high"]]
                 states = [tally.states.get(state, 0) for state in others]
                 table.writerow([method, length, depth_name(depth), *figures, *states, *lengths])
     return stream.getvalue()
 
 
-def as_markdown(results: Results, summary: Mapping[str, Any]) -> str:
+def as_markdown(results: Results, summary: NeedleSummary) -> str:
     run = results.run
     grid = run["grid"]
     lines = [
@@ -336,11 +381,16 @@ def show_tally(tally: Tally) -> str:
     return f"{shown} +{extra}" if extra else shown
 
 
-def others_sentence(summary: Mapping[str, Any]) -> str:
+def others_sentence(summary: NeedleSummary) -> str:
+    """What no figure counts: samples without a score, and records that a newer one replaced."""
     counts: Iterable[str] = (
         f"{count} {state.replace('_', ' ')}"
         for state, count in sorted(summary["states"].items())
         if count and state not in SCORED
     )
     named = ", ".join(counts)
-    return f"Not counted: {named}." if named else "Every cell was scored."
+    told = f"Not counted: {named}." if named else "Every cell was scored."
+    if not summary["superseded"]:
+        return told
+    older = f"{summary['superseded']} older record(s) of an earlier version"
+    return f"{told} Left out: {older}, whose place has a newer one."

@@ -10,11 +10,12 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from longctx.eval.format import show_length
 from longctx.eval.perplexity.summary import Difference, Results, load, summarize
 from longctx.eval.runfolder import records
+from longctx.eval.runfolder.schema import PerplexitySummary
 
 _FIGURES = (
     *("documents", "tokens", "nll", "perplexity", "low", "high", "interval_by"),
@@ -31,34 +32,46 @@ DIFFERENCE_NOTE = (
 )
 
 
-def write(path: Path) -> dict[str, Any]:
+class Written(NamedTuple):
+    """A run folder's results, and the figures that its files show."""
+
+    results: Results
+    figures: PerplexitySummary
+
+
+def write(path: Path) -> PerplexitySummary:
     """Make the three files of a run folder; returns the content of the first."""
+    return write_files(path).figures
+
+
+def write_files(path: Path) -> Written:
+    """The same, with the results, so that whoever shows them need not compute them again."""
     results = load(path)
     summary = summarize(results)
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     records.write_atomically(path / "perplexity.json", text)
     records.write_atomically(path / "perplexity.csv", _as_csv(summary))
     records.write_atomically(path / "perplexity.md", _as_markdown(results, summary))
-    return summary
+    return Written(results, summary)
 
 
-def _as_csv(summary: Mapping[str, Any]) -> str:
+def _as_csv(summary: PerplexitySummary) -> str:
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     named = [f"difference_{name}" for name in _DIFFERENCES]
     table.writerow(["method", "length", *_FIGURES, *named])
     for method, about in summary["methods"].items():
         for length, row in about["lengths"].items():
-            row = row or {}
-            difference = row.get("difference", {})
-            figures = [row.get(name) for name in _FIGURES]
+            told: Mapping[str, Any] = row or {}
+            difference = told.get("difference", {})
+            figures = [told.get(name) for name in _FIGURES]
             table.writerow(
                 [method, length, *figures, *(difference.get(name) for name in _DIFFERENCES)]
             )
     return stream.getvalue()
 
 
-def _as_markdown(results: Results, summary: Mapping[str, Any]) -> str:
+def _as_markdown(results: Results, summary: PerplexitySummary) -> str:
     lines = [
         f"# Perplexity: {summary['model']}",
         "",
@@ -124,9 +137,11 @@ def show_perplexity(value: float) -> str:
     return f"{value:.{max(0, 2 - (value >= 100) - (value >= 1000))}f}"
 
 
-def others_sentence(summary: Mapping[str, Any]) -> str:
+def others_sentence(summary: PerplexitySummary) -> str:
     states = summary["states"]
     named = [f"{states[s]} pass(es) {w}" for s, w in _OTHERS.items() if states.get(s)]
+    if summary["superseded"]:
+        named.append(f"{summary['superseded']} older record(s) of passes made again since")
     return f"Not counted: {', '.join(named)}." if named else ""
 
 

@@ -28,9 +28,17 @@ from longctx.errors import UserError
 from longctx.eval.estimate import Shape, work
 from longctx.eval.format import show_length
 from longctx.eval.perplexity.config import PerplexityConfig
-from longctx.eval.protocol import Session, TemperatureAt, exactly
+from longctx.eval.protocol import (
+    Session,
+    Temperature,
+    TemperatureAt,
+    exactly,
+    no_temperature,
+    with_temperature,
+)
 from longctx.eval.runfolder.folder import timestamp
-from longctx.eval.runfolder.records import SCHEMA, Record, RecordFile
+from longctx.eval.runfolder.records import SCHEMA, RecordFile
+from longctx.eval.runfolder.schema import PassScheme, PerplexityRecord
 from longctx.eval.texts.corpus import Corpus, Document
 
 TASK = "perplexity"
@@ -69,7 +77,7 @@ class Identity:
 
 
 class Observer(Protocol):
-    def finished(self, done: Pass, record: Record) -> None: ...
+    def finished(self, done: Pass, record: PerplexityRecord) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ class Measurement:
     schemes: Mapping[str, Mapping[str, Any]]
     by_length: frozenset[str]
     temperature_at: TemperatureAt = exactly
+    temperature: Temperature = no_temperature
 
     def passes(self) -> list[Pass]:
         """Document by document: a run that is stopped has whole documents to compare."""
@@ -100,10 +109,15 @@ class Measurement:
         return found
 
     def scheme(self, of: Pass) -> dict[str, Any]:
+        """Of a pass, as its key has it."""
         length = None
         if of.method in self.by_length:
             length = self.temperature_at(of.method, of.window)
         return {**self.schemes[of.method], "request_length": length}
+
+    def recorded_scheme(self, of: Pass) -> PassScheme:
+        """The same with its temperature, which follows from the rest."""
+        return with_temperature(self.scheme(of), self.temperature(of.method, of.window))
 
     def key(self, of: Pass) -> str:
         identity = self.identity
@@ -118,20 +132,16 @@ class Measurement:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def pending(self, records: Mapping[str, Record]) -> list[Pass]:
+    def pending(self, records: Mapping[str, PerplexityRecord]) -> list[Pass]:
         """Passes without a record, and those whose record is an error."""
-        failed = {"status": "error"}
-        return [
-            each
-            for each in self.passes()
-            if records.get(self.key(each), failed)["status"] == "error"
-        ]
+        done = {key for key, record in records.items() if record["status"] != "error"}
+        return [each for each in self.passes() if self.key(each) not in done]
 
     def run(
         self,
         pending: Sequence[Pass],
         sessions: Mapping[str, Session],
-        file: RecordFile,
+        file: RecordFile[PerplexityRecord],
         observer: Observer,
     ) -> None:
         for each in pending:
@@ -140,7 +150,7 @@ class Measurement:
             file.append(record)
             observer.finished(each, record)
 
-    def run_pass(self, each: Pass, session: Session) -> Record:
+    def run_pass(self, each: Pass, session: Session) -> PerplexityRecord:
         """Whatever the session throws becomes the record of a failed pass."""
         document = self.corpus.documents[each.document]
         begin = self.identity.begin
@@ -159,9 +169,11 @@ class Measurement:
             "schema": SCHEMA,
             "key": self.key(each),
             "task": TASK,
-            "scheme": self.scheme(each),
+            "scheme": self.recorded_scheme(each),
             "document": {"id": document.id, "sha256": document.sha256},
-            **{"tokens": each.tokens, "window": each.window, "stride": each.stride},
+            "tokens": each.tokens,
+            "window": each.window,
+            "stride": each.stride,
             "status": "error" if losses is None else "ok",
             "error": error,
             "nll": losses,

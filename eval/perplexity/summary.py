@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,14 @@ import numpy.typing as npt
 from longctx.errors import UserError
 from longctx.eval.format import show_length
 from longctx.eval.runfolder import folder, records
-from longctx.eval.runfolder.records import Record
+from longctx.eval.runfolder.records import newest
+from longctx.eval.runfolder.schema import (
+    PerplexityMethod,
+    PerplexityRecord,
+    PerplexityRun,
+    PerplexitySummary,
+    View,
+)
 from longctx.eval.stats import cluster_bootstrap, resampling_units
 
 RESULTS = "perplexity.jsonl"
@@ -73,10 +80,26 @@ class Bin(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """A run folder as read. `records` holds the last record of every pass."""
+    """A run folder as read. `records` holds the newest record of every pass.
 
-    run: Mapping[str, Any]
-    records: Sequence[Record]
+    Figures are computed once, however many tables and pictures ask for them.
+    """
+
+    run: PerplexityRun
+    records: Sequence[PerplexityRecord]
+    superseded: int = 0
+    _figures: dict[tuple[str, int], Figure | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _differences: dict[tuple[str, int], Difference | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @classmethod
+    def of(cls, run: PerplexityRun, found: Iterable[PerplexityRecord]) -> Results:
+        """Of records in the order in which they were measured."""
+        passes = newest(found, _place)
+        return cls(run, passes.records, passes.superseded)
 
     @property
     def methods(self) -> list[str]:
@@ -91,8 +114,8 @@ class Results:
         return int(self.run["settings"]["longest"])
 
     @property
-    def view(self) -> Mapping[str, Any]:
-        return dict(self.run["view"])
+    def view(self) -> View:
+        return self.run["view"]
 
     @property
     def trained_length(self) -> int | None:
@@ -103,9 +126,9 @@ class Results:
         """Their hashes, in order."""
         return [document["sha256"] for document in self.run["text"]["documents"]]
 
-    def records_of(self, method: str, length: int) -> list[Record | None]:
+    def records_of(self, method: str, length: int) -> list[PerplexityRecord | None]:
         """The pass that holds a length, for every document; None where there is none yet."""
-        stride = None
+        stride: int | None = None
         if self.view["metric"] == "window":
             tokens = self.longest
             stride = self.view["stride"] if length < tokens else None
@@ -127,7 +150,7 @@ class Results:
             return slice(0, None)
         if self.view["metric"] == "position":
             # A length of an earlier command in this folder may have no room for today's window.
-            first = length - 1 - self.view["window"]
+            first = length - 1 - (self.view["window"] or 0)
             return slice(first, length - 1) if first >= 0 else slice(0)
         return slice(0, length - 1)
 
@@ -139,10 +162,21 @@ class Results:
         return {
             index: (np.array(record["nll"][part]), sum(record["bytes"][part]))
             for index, record in enumerate(self.records_of(method, length))
-            if record is not None and record["status"] == "ok"
+            if record is not None and record["nll"] is not None
         }
 
     def figure(self, method: str, length: int) -> Figure | None:
+        if (method, length) not in self._figures:
+            self._figures[method, length] = self._figure(method, length)
+        return self._figures[method, length]
+
+    def difference(self, method: str, length: int) -> Difference | None:
+        """Against the first method, on the tokens that both have."""
+        if (method, length) not in self._differences:
+            self._differences[method, length] = self._difference(method, length)
+        return self._differences[method, length]
+
+    def _figure(self, method: str, length: int) -> Figure | None:
         found = list(self.losses(method, length).values())
         if not found:
             return None
@@ -166,8 +200,7 @@ class Results:
             else None,
         )
 
-    def difference(self, method: str, length: int) -> Difference | None:
-        """Against the first method, on the tokens that both have."""
+    def _difference(self, method: str, length: int) -> Difference | None:
         against = self.methods[0]
         if method == against:
             return None
@@ -189,7 +222,7 @@ class Results:
         rows = [
             record["nll"]
             for record in self.records_of(method, tokens)
-            if record is not None and record["status"] == "ok"
+            if record is not None and record["nll"] is not None
         ]
         found = []
         for start in range(0, tokens, width) if rows else ():
@@ -199,7 +232,7 @@ class Results:
                 found.append(Bin(start, end, _exp(float(part.mean()))))
         return found
 
-    def passes(self) -> dict[tuple[str, int, int], Record | None]:
+    def passes(self) -> dict[tuple[str, int, int], PerplexityRecord | None]:
         """The passes behind this view by method, window and document."""
         found = {}
         for method in self.methods:
@@ -220,18 +253,25 @@ def _exp(nll: float) -> float:
     return math.exp(min(nll, 700.0))
 
 
+def _place(record: PerplexityRecord) -> Hashable:
+    """Method, document and windows of a pass."""
+    names = record["scheme"]["method"], record["document"]["sha256"]
+    return *names, record["tokens"], record["window"], record["stride"]
+
+
 def load(path: Path) -> Results:
-    run = folder.read_run(path)
+    run: PerplexityRun | None = folder.read_run(path)
     if run is None:
         raise UserError(f"{path}: no {folder.RUN} in it: name the folder of a run")
     if run["task"] != "perplexity":
         raise UserError(f"{path}: it holds a {run['task']} run: name one of perplexity")
     found = records.latest(records.read(path / RESULTS, records.PERPLEXITY))
-    return Results(run, list(found.values()))
+    return Results.of(run, found.values())
 
 
-def summarize(results: Results) -> dict[str, Any]:
-    run, methods = results.run, {}
+def summarize(results: Results) -> PerplexitySummary:
+    run = results.run
+    methods: dict[str, PerplexityMethod] = {}
     for method in results.methods:
         rows: dict[str, Any] = {}
         for length in results.lengths:
@@ -253,15 +293,22 @@ def summarize(results: Results) -> dict[str, Any]:
         **results.view,
         "meaning": meaning(results),
         "bos": run["settings"]["bos"],
-        "text": {name: value for name, value in run["text"].items() if name != "files"},
+        "text": {
+            "id": run["text"]["id"],
+            "left_out": run["text"]["left_out"],
+            "documents": run["text"]["documents"],
+        },
         "tokens_per_document": results.longest,
         "trained_length": results.trained_length,
         "states": results.states(),
+        "superseded": results.superseded,
         "methods": methods,
         "failures": [
             {
                 "method": record["scheme"]["method"],
-                **{name: record[name] for name in ("tokens", "window", "error")},
+                "tokens": record["tokens"],
+                "window": record["window"],
+                "error": record["error"],
                 "document": record["document"]["id"],
             }
             for record in results.passes().values()
@@ -270,7 +317,7 @@ def summarize(results: Results) -> dict[str, Any]:
     }
 
 
-def _rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
+def _rounded(figures: Mapping[str, Any]) -> Any:
     return {n: float(f"{v:.9g}") if isinstance(v, float) else v for n, v in figures.items()}
 
 

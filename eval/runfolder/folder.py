@@ -2,7 +2,8 @@
 
     run.json       what is measured: settings, grid, schemes, versions, hardware
     *.jsonl        what was measured (records.py): cells and controls, or passes
-    lock           held while a process writes; holds its pid
+    lock           holds the pid of the process that writes
+    .lock          locked as long as it does
 
 A folder holds one experiment. The grid may grow from run to run (more lengths, depths, repeats,
 methods); everything else must stay, or the folder would mix what cannot be compared.
@@ -11,50 +12,86 @@ methods); everything else must stay, or the folder would mix what cannot be comp
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import os
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Generic, Self, TypeVar
+
+import filelock
+import psutil
 
 import longctx
 from longctx.errors import UserError
 from longctx.eval.needle.config import NeedleConfig
-from longctx.eval.runfolder.records import NEEDLE, SCHEMA, RecordFile, write_atomically
+from longctx.eval.runfolder.records import (
+    CONTROL,
+    NEEDLE,
+    SCHEMA,
+    Kind,
+    R,
+    RecordFile,
+    write_atomically,
+)
+from longctx.eval.runfolder.schema import (
+    ControlRecord,
+    Hardware,
+    NeedleRecord,
+    NeedleRun,
+    PerplexityRun,
+)
 
-RUN, RESULTS, CONTROLS, LOCK = "run.json", "results.jsonl", "controls.jsonl", "lock"
+RUN, RESULTS, CONTROLS = "run.json", "results.jsonl", "controls.jsonl"
+# Two files: Windows lets nobody read what is locked, and filelock empties or removes its file.
+LOCK, _LOCKED = "lock", ".lock"
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "accelerate", "flash-attn")
 
 
-class LockedFolder:
-    """A folder, locked for writing while the block lasts, with its record files open."""
+RunT = TypeVar("RunT", NeedleRun, PerplexityRun)
 
-    # Which record files there are, and what their records must have.
-    kinds: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+class LockedFolder(Generic[RunT]):
+    """A folder, locked for writing while the block lasts, with its record files open."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files: dict[str, RecordFile] = {}
+        self._files: list[RecordFile[Any]] = []
+        # Locked by the system for this process: none goes stale, however its holder dies.
+        self._lock = filelock.FileLock(path / _LOCKED, timeout=0, thread_local=False)
+
+    def open_files(self) -> None:
+        """Open the record files that this kind of folder has."""
+
+    def open(self, name: str, kind: Kind[R]) -> RecordFile[R]:
+        file = RecordFile(self.path / name, kind)
+        self._files.append(file)
+        return file
 
     def __enter__(self) -> Self:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock.acquire()
+            (self.path / LOCK).write_text(
+                f"{os.getpid()} on {socket.gethostname()}\n", encoding="utf-8"
+            )
+        except filelock.Timeout:
+            raise UserError(
+                f"--output {self.path}: another process is writing there (pid {self._holder()}): "
+                "wait for it, stop it, or name another folder"
+            ) from None
         except OSError as error:
+            self._lock.release()
             raise UserError(
                 f"--output {self.path}: cannot be written ({error.strerror}): name another folder"
             ) from None
         try:
-            self._acquire()
-            for name, needed in self.kinds.items():
-                self.files[name] = RecordFile(self.path / name, needed)
+            self.open_files()
         except BaseException:
-            os.close(self._lock)
+            self._close()
             raise
         return self
 
@@ -64,54 +101,47 @@ class LockedFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for file in self.files.values():
+        self._close()
+
+    def _close(self) -> None:
+        for file in self._files:
             file.close()
-        os.ftruncate(self._lock, 0)
-        os.close(self._lock)  # releases it; the file stays: unlinking it would race with a waiter
+        self._files.clear()
+        (self.path / LOCK).write_bytes(b"")
+        self._lock.release()
 
-    def _acquire(self) -> None:
-        # The kernel drops this lock when its holder dies, however it dies: none can go stale.
+    def _holder(self) -> str:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            told = (self.path / LOCK).read_text(encoding="utf-8", errors="replace")
         except OSError:
-            holder = os.pread(self._lock, 200, 0).decode(errors="replace").strip() or "unknown"
-            raise UserError(
-                f"--output {self.path}: another process is writing there (pid {holder}): "
-                "wait for it, stop it, or name another folder"
-            ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            told = ""
+        return told.strip() or "unknown"
 
-    def check(self, run: Mapping[str, Any]) -> None:
+    def check(self, run: RunT) -> None:
         """Raise where this run cannot continue what the folder holds."""
         join_runs(read_run(self.path), run, self.path)
 
-    def begin(self, run: Mapping[str, Any]) -> dict[str, Any]:
+    def begin(self, run: RunT) -> RunT:
         """Write run.json for this run, joined with what the folder holds already."""
         joined = join_runs(read_run(self.path), run, self.path)
-        self._write_run(joined)
+        text = json.dumps(joined, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.path / RUN, text)
         return joined
 
-    def _write_run(self, run: Mapping[str, Any]) -> None:
-        write_atomically(self.path / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
-
-class RunFolder(LockedFolder):
+class RunFolder(LockedFolder[NeedleRun]):
     """The folder of a needle run."""
 
-    kinds: ClassVar[Mapping[str, Sequence[str]]] = {RESULTS: NEEDLE, CONTROLS: NEEDLE}
+    results: RecordFile[NeedleRecord]
+    controls: RecordFile[ControlRecord]
 
-    @property
-    def results(self) -> RecordFile:
-        return self.files[RESULTS]
-
-    @property
-    def controls(self) -> RecordFile:
-        return self.files[CONTROLS]
+    def open_files(self) -> None:
+        self.results = self.open(RESULTS, NEEDLE)
+        self.controls = self.open(CONTROLS, CONTROL)
 
 
-def read_run(path: Path) -> dict[str, Any] | None:
-    """run.json of a folder, None where there is none yet."""
+def read_run(path: Path) -> Any:
+    """run.json of a folder, of whichever task its `task` says; None where there is none yet."""
     file = path / RUN
     if not file.exists():
         return None
@@ -126,10 +156,12 @@ def read_run(path: Path) -> dict[str, Any] | None:
     return dict(run)
 
 
-def join_runs(old: Mapping[str, Any] | None, new: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def join_runs(old: RunT | None, new: RunT, path: Path) -> RunT:
     """`new` as the continuation of `old`: the grids united, all else equal or an error."""
-    if old is None:
-        return dict(new)
+    return new if old is None else _joined(old, new, path)
+
+
+def _joined(old: Any, new: Any, path: Path) -> Any:
     if old["task"] != new["task"]:
         raise UserError(
             f"--output {path}: it holds a {old['task']} run, this is a {new['task']} run: "
@@ -182,9 +214,9 @@ def describe_run(
     haystack: Mapping[str, Any],
     trained_length: int | None,
     session: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> NeedleRun:
     """The content of run.json for one needle run."""
-    return describe(
+    run: NeedleRun = describe(
         task="needle",
         grid={
             "methods": list(schemes),
@@ -199,6 +231,7 @@ def describe_run(
         trained_length=trained_length,
         session=session,
     )
+    return run
 
 
 def describe(
@@ -211,8 +244,8 @@ def describe(
     about: Mapping[str, Any],
     trained_length: int | None,
     session: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The content of run.json; `about` is what only this task has."""
+) -> Any:
+    """The content of run.json, NeedleRun or PerplexityRun; `about` is what only this task has."""
     now = timestamp()
     return {
         "schema": SCHEMA,
@@ -244,8 +277,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+def hardware() -> Hardware:
     return {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
@@ -253,13 +285,15 @@ def hardware() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "memory_bytes": pages * size,
+        "memory_bytes": psutil.virtual_memory().total,
     }
 
 
 def _cpu_name() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:

@@ -47,7 +47,7 @@ def read_row(path: Path, number: int) -> Row:
             f"--row {number}: {path / folder.RESULTS} has rows 1 to {len(found)}: name one of them"
         )
     record = found[number - 1]
-    stored = record.get("recipe")
+    stored: Any = record.get("recipe")
     names = {field.name for field in fields(PromptSpec)}
     if not isinstance(stored, Mapping) or {*stored, "options"} != names:
         raise UserError(
@@ -91,7 +91,7 @@ def rebuild(row: Row, haystack: Haystack, tokenizer: Any, tokenizer_sha256: str)
     if (now := chat.sha256(recipe.system)) != recipe.template_sha256:
         _changed("chat template", recipe.template_sha256, now, "pass the --model of then")
     prompt = PromptBuilder(haystack, chat, allow_repeat=recipe.allow_repeat).build(recipe)
-    stored = row.record.get("prompt_sha256")
+    stored: Any = row.record.get("prompt_sha256")
     if stored is not None and stored != prompt.sha256:
         _changed("prompt", stored, prompt.sha256, "use the version that wrote it")
     return prompt

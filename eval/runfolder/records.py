@@ -5,49 +5,109 @@
                                  completed before the next append
     any other damage             an error with the line's number; nothing is guessed
 
-Knows what a record must have to be counted, by the kind of file; not how it was made.
+Records of older versions are read as if they had the fields that came later. Knows what a record
+must have to be counted, by the kind of file; not how it was made.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar, cast, overload
 
 from longctx.errors import UserError
-from longctx.eval.scoring import STATUSES
+from longctx.eval.runfolder import fields
+from longctx.eval.runfolder.schema import ControlRecord, NeedleRecord, PerplexityRecord
+from longctx.eval.scoring import SCORED, STATUSES
 
 SCHEMA = 1
 
-Record = dict[str, Any]
-
-# What each kind of record has beside its schema.
-NEEDLE = ("key", "scheme", "length", "depth", "repeat", "status", "score")
-PERPLEXITY = ("key", "scheme", "document", "tokens", "window", "stride", "status", "nll")
+Record = NeedleRecord
+R = TypeVar("R", NeedleRecord, ControlRecord, PerplexityRecord)
 
 
-def read(path: Path, needed: Sequence[str] = NEEDLE) -> list[Record]:
+@dataclass(frozen=True)
+class Kind(Generic[R]):
+    """A kind of record: `needed` beside its schema to be counted, `later` what older ones lack."""
+
+    needed: tuple[str, ...]
+    later: Mapping[str, Any]
+
+
+_PLACED = ("key", "scheme", "length", "depth", "repeat", "status", "score")
+_PASSED = ("key", "scheme", "document", "tokens", "window", "stride", "status", "nll")
+NEEDLE = Kind[NeedleRecord](_PLACED, fields.later(NeedleRecord))
+CONTROL = Kind[ControlRecord](_PLACED, fields.later(ControlRecord))
+PERPLEXITY = Kind[PerplexityRecord](_PASSED, fields.later(PerplexityRecord))
+
+
+@overload
+def read(path: Path) -> list[NeedleRecord]: ...
+@overload
+def read(path: Path, kind: Kind[R]) -> list[R]: ...
+def read(path: Path, kind: Kind[Any] = NEEDLE) -> list[Any]:
     """Every record, oldest first. A torn last line is left out."""
-    return _parse(path, path.read_bytes(), needed)[0] if path.exists() else []
+    return _parse(path, path.read_bytes(), kind)[0] if path.exists() else []
 
 
-def latest(records: list[Record]) -> dict[str, Record]:
-    """The last record of each key: a cell that failed and was run again counts once."""
-    return {record["key"]: record for record in records}
+def latest(records: Iterable[R]) -> dict[str, R]:
+    """The last record of each key, in the order in which they were measured.
+
+    A cell that failed and was run again counts once; one that was judged again stays where it was.
+    """
+    found: dict[str, R] = {}
+    for record in records:
+        _put(found, record)
+    return found
 
 
-class RecordFile:
+def _put(found: dict[str, R], record: R) -> None:
+    if "rescored_from" not in record:
+        found.pop(record["key"], None)
+    found[record["key"]] = record
+
+
+def scored(record: NeedleRecord | ControlRecord) -> float | None:
+    """The score of an answer that counts; None of all others."""
+    return record["score"] if record["status"] in SCORED else None
+
+
+def place_of(record: NeedleRecord | ControlRecord) -> tuple[str, int, float | None, int]:
+    """Method, length, depth and repeat."""
+    return record["scheme"]["method"], record["length"], record["depth"], record["repeat"]
+
+
+class Newest(NamedTuple, Generic[R]):
+    records: list[R]
+    superseded: int
+
+
+def newest(records: Iterable[R], place: Callable[[R], Hashable]) -> Newest[R]:
+    """The newest record of each place, and how many are older: two versions may have two keys for
+    one place."""
+    everything = list(records)
+    found: dict[Hashable, R] = {}
+    for record in everything:
+        found.pop(place(record), None)
+        found[place(record)] = record
+    return Newest(list(found.values()), len(everything) - len(found))
+
+
+class RecordFile(Generic[R]):
     """A results file open for appending; the run folder's lock keeps other writers out."""
 
-    def __init__(self, path: Path, needed: Sequence[str] = NEEDLE) -> None:
+    def __init__(self, path: Path, kind: Kind[R]) -> None:
         self.path = path
         data = path.read_bytes() if path.exists() else b""
-        records, good = _parse(path, data, needed)
-        self._records = latest(records)
+        records, good = _parse(path, data, kind)
+        self._records: dict[str, R] = latest(records)
         existed = path.exists()
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        # Windows would write two bytes for each line end.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        self._file = os.open(path, flags, 0o644)
         if good < len(data):
             os.ftruncate(self._file, good)
         if good and data[good - 1 : good] != b"\n":
@@ -56,13 +116,13 @@ class RecordFile:
             sync_directory(path.parent)
 
     @property
-    def records(self) -> dict[str, Record]:
+    def records(self) -> dict[str, R]:
         return self._records
 
-    def append(self, record: Record) -> None:
+    def append(self, record: R) -> None:
         """Returns once the record is on the disk."""
         self._write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-        self._records[record["key"]] = record
+        _put(self._records, record)
 
     def close(self) -> None:
         os.close(self._file)
@@ -74,9 +134,9 @@ class RecordFile:
         os.fsync(self._file)
 
 
-def _parse(path: Path, data: bytes, needed: Sequence[str]) -> tuple[list[Record], int]:
+def _parse(path: Path, data: bytes, kind: Kind[R]) -> tuple[list[R], int]:
     """The records, and the number of bytes that they take."""
-    records: list[Record] = []
+    records: list[R] = []
     good = 0
     lines = data.split(b"\n")
     for number, line in enumerate(lines, start=1):
@@ -84,7 +144,7 @@ def _parse(path: Path, data: bytes, needed: Sequence[str]) -> tuple[list[Record]
         if last and not line:
             break
         try:
-            records.append(_checked(json.loads(line), needed))
+            records.append(_checked(json.loads(line), kind))
         except ValueError as error:
             if last:  # no newline behind it: the write did not finish
                 break
@@ -96,17 +156,17 @@ def _parse(path: Path, data: bytes, needed: Sequence[str]) -> tuple[list[Record]
     return records, good
 
 
-def _checked(record: Any, needed: Sequence[str]) -> Record:
+def _checked(record: Any, kind: Kind[R]) -> R:
     if not isinstance(record, dict):
         raise ValueError("not an object")
     if record.get("schema") != SCHEMA:
         raise ValueError(f"schema {record.get('schema')!r}, this version reads {SCHEMA}")
-    missing = [name for name in needed if name not in record]
+    missing = [name for name in kind.needed if name not in record]
     if missing:
         raise ValueError(f"no {missing[0]}")
     if record["status"] not in STATUSES:
         raise ValueError(f"unknown status {record['status']!r}")
-    return record
+    return cast(R, {**kind.later, **record})
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -122,6 +182,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 def sync_directory(directory: Path) -> None:
     """A new or renamed file survives a power cut only once its directory is synced."""
+    if os.name == "nt":  # which opens no directories
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from longctx.eval.runfolder.folder import RunFolder, timestamp
-from longctx.eval.runfolder.records import Record, RecordFile
+from longctx.eval.runfolder.records import RecordFile
+from longctx.eval.runfolder.schema import ControlRecord, NeedleRecord, Rescored
 from longctx.eval.scoring import judge
+
+Judged = TypeVar("Judged", NeedleRecord, ControlRecord)
 
 
 @dataclass(frozen=True)
-class Rescored:
+class Verdicts:
     """`changed` counts answers by their state before and after."""
 
     answers: int
@@ -47,34 +50,47 @@ class Rescored:
         )
 
 
-def rescore(run_folder: RunFolder, *, write: bool = True) -> Rescored:
+def rescore(run_folder: RunFolder, *, write: bool = True) -> Verdicts:
     """Judge cells and controls; without `write`, only say what would change."""
     changed: Counter[tuple[str, str]] = Counter()
+    results, controls = run_folder.results, run_folder.controls
+    counts = [_rescore(results, changed, write), _rescore(controls, changed, write)]
+    answers, without = (sum(count) for count in zip(*counts, strict=True))
+    return Verdicts(answers, without, changed)
+
+
+def _rescore(
+    file: RecordFile[Judged], changed: Counter[tuple[str, str]], write: bool
+) -> tuple[int, int]:
+    """How many records have an answer, and how many have none."""
     answers = without = 0
-    for file in (run_folder.results, run_folder.controls):
-        for record in list(file.records.values()):
-            if record.get("response") is None:
-                without += 1
-                continue
-            answers += 1
-            new = judged_again(record)
-            if new is not None:
-                changed[record["status"], new["status"]] += 1
-                _append(file, new, write)
-    return Rescored(answers, without, changed)
+    for record in list(file.records.values()):
+        if record.get("response") is None:
+            without += 1
+            continue
+        answers += 1
+        new = judged_again(record)
+        if new is not None:
+            changed[record["status"], new["status"]] += 1
+            if write:
+                file.append(new)
+    return answers, without
 
 
-def judged_again(record: Record) -> Record | None:
-    """The record with its verdict of today; None where that is the one it has."""
-    # A control has no right answer: cut off or not, what is not right is wrong.
-    finish = "stop" if record.get("control") else record["finish_reason"]
-    verdict = judge(record["response"], record["expected"], finish, record.get("match", "all"))
+def judged_again(record: Judged) -> Judged | None:
+    """The record with its verdict of today; None where that is the one it has, or no answer."""
+    response = record["response"]
+    if response is None:
+        return None
+    verdict = judge(response, record["expected"], _finish(record), record["match"])
     if (verdict.status, verdict.score) == (record["status"], record["score"]):
         return None
-    before = {"status": record["status"], "score": record["score"], "ts": timestamp()}
-    return {**record, "status": verdict.status, "score": verdict.score, "rescored_from": before}
+    before: Rescored = {"status": record["status"], "score": record["score"], "ts": timestamp()}
+    new = record.copy()
+    new["status"], new["score"], new["rescored_from"] = verdict.status, verdict.score, before
+    return new
 
 
-def _append(file: RecordFile, record: Record, write: bool) -> None:
-    if write:
-        file.append(record)
+def _finish(record: NeedleRecord | ControlRecord) -> str:
+    # A control has no right answer: cut off or not, what is not right is wrong.
+    return "stop" if "control" in record else record["finish_reason"] or ""

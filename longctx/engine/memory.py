@@ -5,10 +5,10 @@ Estimates from a config's numbers; knows no request.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from longctx.errors import UserError
@@ -59,10 +59,8 @@ def default_kv_budget(device: torch.device, step: int) -> int:
 
 
 def free_host_bytes() -> int:
-    """What the kernel calls available, or what the container's limit leaves, if that is less."""
-    free = _number("/proc/meminfo", "MemAvailable:", unit=1024)
-    if free is None:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """What the system calls available, or what the container's limit leaves, if that is less."""
+    free = int(psutil.virtual_memory().available)
     limit, used = _number(f"{_CGROUP}/memory.max"), _number(f"{_CGROUP}/memory.current")
     if limit is None or used is None:
         return free
@@ -71,7 +69,7 @@ def free_host_bytes() -> int:
     return min(free, max(0, limit - used + cache))
 
 
-def _number(path: str, label: str | None = None, unit: int = 1) -> int | None:
+def _number(path: str, label: str | None = None) -> int | None:
     """The number in a file, behind a label at the start of a line; None where there is none."""
     try:
         rows = [row.split() for row in Path(path).read_text(encoding="ascii").splitlines()]
@@ -80,5 +78,5 @@ def _number(path: str, label: str | None = None, unit: int = 1) -> int | None:
     for row in rows:
         if label is None or row[:1] == [label]:
             value = row[-1] if label is None else row[1]
-            return int(value) * unit if value.isdigit() else None  # no limit is "max"
+            return int(value) if value.isdigit() else None  # no limit is "max"
     return None

@@ -23,6 +23,7 @@ from longctx.eval.needle.progress import ProgressReport
 from longctx.eval.protocol import Session, TargetLostError
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import RunFolder
+from longctx.eval.runfolder.schema import NeedleRecord, NeedleSummary
 from longctx.models.base import Loaded
 from longctx.plots import heatmap
 from longctx.plots.live import LiveMap
@@ -65,8 +66,7 @@ def run_prepared(
         interrupted = _sweep(prepared, run_folder, err, {} if loaded is None else loaded, deadline)
         if folder.read_run(prepared.output) is None:
             return INTERRUPTED  # while loading: there is nothing to show yet
-        figures = summary.write(prepared.output)
-    results = summary.load(prepared.output)
+        results, figures = summary.write_files(prepared.output)
     pictures = _draw(prepared, err)
     print_results(out, prepared.output, results, figures, pictures, options.palette)
     code = _exit_code(figures, interrupted)
@@ -104,8 +104,8 @@ def _sweep(
         joined = run_folder.begin(description)
 
         def draw_map() -> LiveMap:
-            so_far = list(run_folder.results.records.values())
-            return LiveMap(summary.Results(joined, so_far, []), options.palette)
+            so_far = summary.Results.of(joined, run_folder.results.records.values())
+            return LiveMap(so_far, options.palette)
 
         for method, session in sessions.items():
             say(err, f"  {method}: {session.backend}, {proof_words(session.proof)}")
@@ -167,8 +167,7 @@ def _left(prepared: Prepared, run_folder: RunFolder) -> str:
     return f"{left} cells left{more}"
 
 
-def _records_so_far(output: Path) -> dict[str, Any]:
-
+def _records_so_far(output: Path) -> dict[str, NeedleRecord]:
     return records.latest(records.read(output / folder.RESULTS))
 
 
@@ -180,7 +179,7 @@ def _draw(prepared: Prepared, err: Console) -> list[Path]:
         return [*heatmap.draw(prepared.output, style), page]
 
 
-def _exit_code(figures: Mapping[str, Any], interrupted: bool) -> int:
+def _exit_code(figures: NeedleSummary, interrupted: bool) -> int:
     if interrupted:
         return INTERRUPTED
     return CELLS_FAILED if figures["failures"] else DONE

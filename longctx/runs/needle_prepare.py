@@ -26,12 +26,14 @@ from longctx.eval.needle.needle import LANGUAGE, TASK
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.prompt import PromptBuilder
 from longctx.eval.runfolder.folder import describe_run, read_run
+from longctx.eval.runfolder.schema import NeedleRecord, NeedleRun
 from longctx.eval.texts import haystack as haystacks
 from longctx.eval.texts import prose
 from longctx.eval.texts.haystack import Haystack
 from longctx.models.base import Model
 from longctx.models.source import SIMULATED, tokenizer_sha256
 from longctx.plots.palette import PALETTES
+from longctx.runs.temperature import temperature_of
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,8 @@ class Prepared:
             found["options"] = dict(config.options)
         return found
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> NeedleRun:
         """run.json for this run."""
-
         haystack, model = self.sweep.builder.haystack, self.model
         config = self.options.config
         run = describe_run(
@@ -107,7 +108,9 @@ class Prepared:
             run["stopping"] = stopping_rule(config.repeats, config.budget_minutes)
         return run
 
-    def next_cells(self, records: Mapping[str, Any], tried: Set[str] = frozenset()) -> list[Cell]:
+    def next_cells(
+        self, records: Mapping[str, NeedleRecord], tried: Set[str] = frozenset()
+    ) -> list[Cell]:
         """What to ask now: the rest of the grid, or what the stopping rule wants next.
 
         Args:
@@ -118,7 +121,7 @@ class Prepared:
         pending = self.sweep.pending(records)[: self.options.config.limit]
         return [] if tried else pending
 
-    def plan(self, records: Mapping[str, Any], rate: float | None = None) -> Plan:
+    def plan(self, records: Mapping[str, NeedleRecord], rate: float | None = None) -> Plan:
         """Figures of what is to be done; without a rate, from finished cells or a small product."""
 
         model, answer_tokens = self.model, self.options.config.answer_tokens
@@ -220,6 +223,7 @@ def prepare(options: NeedleOptions) -> Prepared:
         builder,
         {method: _without_sources(scheme) for method, scheme in model.schemes.items()},
         model.temperature_at,
+        temperature_of(model.schemes, model.temperature_at),
     )
     sweep.check_prompts()
 

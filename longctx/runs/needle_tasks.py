@@ -22,6 +22,7 @@ from longctx.errors import UserError
 from longctx.eval.needle import ruler_table, summary
 from longctx.eval.runfolder.folder import RUN
 from longctx.eval.runfolder.records import write_atomically
+from longctx.eval.runfolder.schema import TasksTable
 from longctx.models.base import Loaded
 from longctx.plots.style import Style
 from longctx.runs import needle
@@ -65,7 +66,7 @@ def run(options: NeedleOptions) -> int:
     return code
 
 
-def _join(output: Path, options: NeedleOptions, out: Console) -> dict[str, Any]:
+def _join(output: Path, options: NeedleOptions, out: Console) -> TasksTable:
     folders = tuple(output / name for name in options.tasks)
     table = ruler_table.table({name: summary.load(output / name) for name in options.tasks})
     write_atomically(output / "tasks.json", json.dumps(table, indent=2) + "\n")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,11 +22,12 @@ from longctx.eval.format import show_length, show_seconds
 from longctx.eval.perplexity import files
 from longctx.eval.perplexity.files import show_difference, show_figure, show_perplexity
 from longctx.eval.perplexity.passes import Pass, show_pass
-from longctx.eval.perplexity.summary import RESULTS, Results, load
+from longctx.eval.perplexity.summary import RESULTS, Results
 from longctx.eval.protocol import Session
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import LockedFolder
-from longctx.eval.runfolder.records import PERPLEXITY, Record
+from longctx.eval.runfolder.records import PERPLEXITY, RecordFile
+from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRun, PerplexitySummary
 from longctx.models import source
 from longctx.models.served import Asking, sessions_for
 from longctx.plots import perplexity as picture
@@ -37,8 +38,11 @@ DONE, PASSES_FAILED, INTERRUPTED = 0, 3, 130
 _FAILURES_SHOWN = 5
 
 
-class PerplexityFolder(LockedFolder):
-    kinds: ClassVar[Mapping[str, Sequence[str]]] = {RESULTS: PERPLEXITY}
+class PerplexityFolder(LockedFolder[PerplexityRun]):
+    results: RecordFile[PerplexityRecord]
+
+    def open_files(self) -> None:
+        self.results = self.open(RESULTS, PERPLEXITY)
 
 
 def run(options: PerplexityOptions) -> int:
@@ -57,9 +61,9 @@ def run(options: PerplexityOptions) -> int:
         interrupted = _measure(prepared, run_folder, err)
         if folder.read_run(prepared.output) is None:
             return INTERRUPTED  # while loading: there is nothing to show yet
-        summary = files.write(prepared.output)
+        results, summary = files.write_files(prepared.output)
     pictures = picture.draw(prepared.output)
-    _print_results(out, prepared.output, load(prepared.output), summary, pictures)
+    _print_results(out, prepared.output, results, summary, pictures)
     code = INTERRUPTED if interrupted else (PASSES_FAILED if summary["failures"] else DONE)
     _print_json(options, {"output": str(prepared.output), "exit_code": code, **summary})
     return code
@@ -67,7 +71,7 @@ def run(options: PerplexityOptions) -> int:
 
 def _measure(prepared: Prepared, run_folder: PerplexityFolder, err: Console) -> bool:
     """Run what is pending; True where the user interrupted it."""
-    measurement, file = prepared.measurement, run_folder.files[RESULTS]
+    measurement, file = prepared.measurement, run_folder.results
     description = prepared.describe()
     run_folder.check(description)
     pending = measurement.pending(file.records)[: prepared.options.config.limit]
@@ -115,7 +119,7 @@ class _Lines:
         self._left, self._done = sum(map(prepared.work_of, pending)), 0.0
         self._began = time.perf_counter()
 
-    def finished(self, done: Pass, record: Record) -> None:
+    def finished(self, done: Pass, record: PerplexityRecord) -> None:
         work = self._prepared.work_of(done)
         self._finished, self._left, self._done = (
             self._finished + 1,
@@ -165,7 +169,7 @@ def _print_results(
     out: Console,
     output: Path,
     results: Results,
-    summary: Mapping[str, Any],
+    summary: PerplexitySummary,
     pictures: Sequence[Path],
 ) -> None:
     out.print()

@@ -24,6 +24,7 @@ from longctx.errors import UserError
 from longctx.eval.format import show_bytes, show_length, show_seconds
 from longctx.eval.perplexity.passes import TASK, Identity, Measurement, tokens_read, work_of
 from longctx.eval.runfolder.folder import describe
+from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRun
 from longctx.eval.texts import corpus
 from longctx.models import dtypes
 from longctx.models.logprobs import moving_rope, peak_bytes
@@ -46,6 +47,7 @@ from longctx.models.source import (
     shape_of,
     tokenizer_sha256,
 )
+from longctx.runs.temperature import temperature_of
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,10 @@ class Prepared:
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         return Path("runs") / f"perplexity-{Path(self.options.model).name}-{digest}"
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> PerplexityRun:
         """run.json for this run."""
         config = self.options.config
-        return describe(
+        run: PerplexityRun = describe(
             task=TASK,
             grid={"methods": list(self.schemes), "lengths": list(config.lengths)},
             settings=self.settings,
@@ -150,12 +152,13 @@ class Prepared:
                 "prefill_chunk": self.options.prefill_chunk,
             },
         )
+        return run
 
     def work_of(self, each: Any) -> float:
         shape = shape_of(self.model_config)
         return work_of(each, shape, shape.hidden * shape.vocabulary)
 
-    def plan(self, records: Mapping[str, Any]) -> Plan:
+    def plan(self, records: Mapping[str, PerplexityRecord]) -> Plan:
         """Figures of what is to be done; time from finished passes or from a small product."""
         everything = self.measurement.passes()
         to_do = self.measurement.pending(records)[: self.options.config.limit]
@@ -182,7 +185,7 @@ class Prepared:
             ),
         )
 
-    def rate(self, records: Mapping[str, Any]) -> float | None:
+    def rate(self, records: Mapping[str, PerplexityRecord]) -> float | None:
         """Seconds per unit of work over finished passes of this run; None without any."""
         done = [
             (self.work_of(each), records[key]["total_s"])
@@ -213,6 +216,11 @@ def prepare(options: PerplexityOptions) -> Prepared:
         else corpus.load(options.text, tokens, config.documents, encode)
     )
     moving = moving_rope(model_config) is not None
+    plain = {method: without_length(scheme) for method, scheme in schemes.items()}
+
+    def at(method: str, length: int) -> int:
+        return temperature_at(schemes[method], length)
+
     measurement = Measurement(
         config,
         Identity(
@@ -223,9 +231,10 @@ def prepare(options: PerplexityOptions) -> Prepared:
             begin=begin,
         ),
         texts,
-        {method: without_length(scheme) for method, scheme in schemes.items()},
+        plain,
         frozenset(m for m, scheme in schemes.items() if scheme.uses_request_length or moving),
-        lambda method, length: temperature_at(schemes[method], length),
+        at,
+        temperature_of(plain, at),
     )
     prepared = Prepared(
         options=options,

@@ -17,6 +17,7 @@ from longctx.eval.format import show_depth, show_length
 from longctx.eval.needle.adaptive import stopping_rule
 from longctx.eval.needle.effective import Effective, show_break, show_effective, show_other
 from longctx.eval.needle.summary import Results, Tally, others_sentence
+from longctx.eval.runfolder.schema import NeedleSummary
 from longctx.plots.terminal import TerminalMap
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def print_results(
     out: Console,
     output: Path,
     results: Results,
-    figures: Mapping[str, Any],
+    figures: NeedleSummary,
     pictures: Sequence[Path],
     palette: str,
 ) -> None:

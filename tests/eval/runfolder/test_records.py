@@ -16,7 +16,7 @@ import pytest
 
 from longctx.errors import UserError
 from longctx.eval.needle import summary
-from longctx.eval.runfolder.records import RecordFile, latest, read, write_atomically
+from longctx.eval.runfolder.records import NEEDLE, RecordFile, latest, read, write_atomically
 
 TESTS = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ def line(key: str, **fields: Any) -> bytes:
 
 def test_records_come_back(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    file = RecordFile(path)
+    file = RecordFile(path, NEEDLE)
     file.append(record("a"))
     file.append(record("b", response="山 \n"))
     file.close()
@@ -47,7 +47,7 @@ def test_a_torn_last_line_is_repaired(tmp_path: Path, torn: bytes) -> None:
     path.write_bytes(line("a") + line("b") + torn)
     assert len(read(path)) == 2
     assert path.read_bytes().endswith(torn)  # reading repairs nothing
-    file = RecordFile(path)
+    file = RecordFile(path, NEEDLE)
     file.append(record("d"))
     file.close()
     assert path.read_bytes() == line("a") + line("b") + line("d")
@@ -56,7 +56,7 @@ def test_a_torn_last_line_is_repaired(tmp_path: Path, torn: bytes) -> None:
 def test_a_last_line_that_only_lacks_its_end_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_bytes(line("a") + line("b")[:-1])
-    file = RecordFile(path)
+    file = RecordFile(path, NEEDLE)
     assert set(file.records) == {"a", "b"}
     file.append(record("c"))
     file.close()
@@ -80,7 +80,7 @@ def test_damage_in_the_middle_names_its_line(tmp_path: Path, damage: bytes, word
     content = line("a") + damage + line("b")
     path.write_bytes(content)
     with pytest.raises(UserError, match="line 2") as caught:
-        RecordFile(path)
+        RecordFile(path, NEEDLE)
     assert words in str(caught.value)
     assert path.read_bytes() == content
 
