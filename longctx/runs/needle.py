@@ -14,8 +14,6 @@ from typing import Any
 
 from rich.console import Console
 
-from longctx.commands import report as report_cmd
-from longctx.commands.options import NeedleOptions
 from longctx.eval.needle import summary
 from longctx.eval.needle.controls import closed_book_is_due, run_closed_book
 from longctx.eval.needle.grid import Cell
@@ -24,9 +22,11 @@ from longctx.eval.protocol import Session, TargetLostError
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import RunFolder
 from longctx.models.base import Loaded
+from longctx.options.needle import NeedleOptions
 from longctx.plots import heatmap
 from longctx.plots.live import LiveMap
 from longctx.plots.look import Look
+from longctx.report.make import ReportOptions, make
 from longctx.runs.needle_prepare import Prepared, prepare
 from longctx.runs.screen import print_banner, print_results, proof_words, say
 
@@ -175,9 +175,9 @@ def _records_so_far(output: Path) -> dict[str, Any]:
 def _draw(prepared: Prepared, err: Console) -> list[Path]:
 
     with err.status("drawing"):
-        look = Look(prepared.options.palette)
-        page = report_cmd.make(report_cmd.ReportOptions((prepared.output,), look=look))
-        return [*heatmap.draw(prepared.output, look), page]
+        palette = prepared.options.palette
+        page = make(ReportOptions((prepared.output,), palette=palette))
+        return [*heatmap.draw(prepared.output, Look(palette)), page]
 
 
 def _exit_code(figures: Mapping[str, Any], interrupted: bool) -> int:

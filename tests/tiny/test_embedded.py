@@ -21,11 +21,11 @@ from longctx.attention import dca, hf
 from longctx.attention.hf import forward
 from longctx.attention.kernels.base import Partial
 from longctx.cli import app
-from longctx.commands.options import NeedleOptions
 from longctx.eval.needle.config import NeedleConfig
 from longctx.models.local import LocalSubject
 from longctx.models.plain import local_arm
 from longctx.models.source import load_config, load_model, locate, stop_ids
+from longctx.options.needle import NeedleOptions
 from longctx.runs.needle_prepare import prepare
 
 DEPTHS = (0.0, 30.0, 60.0, 85.0, 100.0)
