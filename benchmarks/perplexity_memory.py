@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))  # run from an uninstalled clone
 CHILD = """
 import json, resource, sys, torch
 from longctx.models import source as models
-from longctx.attention import extend
-from longctx.models.plain import LocalTarget
+from longctx.attention import resolve
+from longctx.models.served import Asking, ServedSession
 name, method, length, block = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)
 source = models.locate(name)
@@ -33,11 +33,12 @@ model = models.load_model(source, models.load_config(source), torch.float32, "cp
 draw = torch.Generator().manual_seed(0)
 ids = torch.randint(0, model.config.vocab_size, (length,), generator=draw).tolist()
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-with extend(model, method, request_length=length) as handle:
-    target = LocalTarget(model, handle, str, frozenset(), block, prefix_sharing=False)
-    target.logprobs(ids[:block + 1], request_length=length)
+scheme = resolve(model.config, method, request_length=length)
+asking = Asking("auto", length, block)
+with ServedSession(model, models.load_tokenizer(source), scheme, asking) as session:
+    session.logprobs(ids[:block + 1], request_length=length)
     before = peak()
-    target.logprobs(ids, request_length=length)
+    session.logprobs(ids, request_length=length)
 print(json.dumps({"before": before, "peak": peak()}))
 """
 

@@ -1,5 +1,5 @@
 """The questions: haystacks, tasks, scoring, runs that survive a kill, and their figures.
 
-A model is seen through the two methods of `protocol.Target` only, so that a scripted fake, the
+A model is seen through `protocol.Session` only, so that a scripted fake, the
 local model and a remote endpoint are the same thing here. Importing this package loads no torch.
 """

@@ -22,19 +22,19 @@ from longctx.eval.format import show_length
 from longctx.eval.needle.effective import MEANING, show_effective
 from longctx.eval.needle.ranking import Arm, arms_of, ranked
 from longctx.eval.needle.summary import Results
-from longctx.plots import words
-from longctx.plots.look import Look
+from longctx.plots import fonts
 from longctx.plots.palette import BAND, INK, MUTED, NOT_RUN
+from longctx.plots.style import Style
 
 _WIDTH, _ROW, _TOP, _BOTTOM = 10.4, 0.42, 1.1, 0.95
 _LEFT, _RIGHT = 3.1, 2.75  # names; what the bar says
 _HALF = 0.3  # of a bar's thickness, in rows
 
 
-def figure_of(runs: Sequence[Results], look: Look) -> Figure:
+def figure_of(runs: Sequence[Results], style: Style) -> Figure:
     arms = ranked(arms_of(runs))
     texts = [arm.label(with_model=True) for arm in arms]
-    with words.styled([*texts, look.title or ""]):
+    with fonts.styled([*texts, style.title or ""]):
         height = _TOP + _ROW * len(arms) + _BOTTOM
         figure = Figure(figsize=(_WIDTH, height), facecolor="white")
         FigureCanvasAgg(figure)
@@ -50,7 +50,7 @@ def figure_of(runs: Sequence[Results], look: Look) -> Figure:
         _draw_axis(axes, arms, plot_width)
         for row, arm in enumerate(arms):
             _draw_row(axes, row, arm, with_model=len(runs) > 1)
-        title = words.fitted(look.title or "Effective length", _WIDTH - 0.8, 15, bold=True)
+        title = fonts.fitted(style.title or "Effective length", _WIDTH - 0.8, 15, bold=True)
         x = 0.4 / _WIDTH
         figure.text(
             x, 1 - 0.38 / height, title, fontsize=15, fontweight="bold", va="center", color=INK.hex
@@ -98,7 +98,7 @@ def _draw_row(axes: Axes, row: int, arm: Arm, *, with_model: bool) -> None:
         axes.plot([x, x], [row - 0.42, row + 0.42], color="white", linewidth=4, zorder=3)
         axes.plot([x, x], [row - 0.42, row + 0.42], color=MUTED.hex, linewidth=1.8, zorder=3)
     beside: dict[str, Any] = {"va": "center", "clip_on": False}
-    name = words.fitted(arm.label(with_model=with_model), _LEFT - 0.55, 10.5, bold=True)
+    name = fonts.fitted(arm.label(with_model=with_model), _LEFT - 0.55, 10.5, bold=True)
     axes.text(
         start,
         row,
@@ -110,7 +110,7 @@ def _draw_row(axes: Axes, row: int, arm: Arm, *, with_model: bool) -> None:
         **beside,
     )
     known = effective.enough_samples
-    told = words.fitted(show_effective(effective).replace(">= ", "≥ "), _RIGHT - 0.35, 10)
+    told = fonts.fitted(show_effective(effective).replace(">= ", "≥ "), _RIGHT - 0.35, 10)
     style: dict[str, Any] = {
         "color": INK.hex if known else MUTED.hex,
         "fontweight": "bold" if known else "normal",

@@ -1,14 +1,15 @@
 """Where the trained length lies on a map: a border between columns, and the frontier beyond it.
 
-One trained window before the question is depth = 1 - trained / length: what plain RoPE can reach
-ends there. Pure functions of numbers, in units of cells: column 0 reaches from -0.5 to 0.5.
+    [ ] | [x] [x]      above the dashed line a needle lies more than one trained window before the
+    [ ] |- - -[x]      question: what plain RoPE can reach ends there
+    [ ] | [ ]  - -     it runs along borders of cells, never through one
+
+Pure functions of numbers, in units of cells: column 0 reaches from -0.5 to 0.5.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
 
 
 def on_the_map(lengths: Sequence[int], trained: int | None) -> bool:
@@ -34,16 +35,11 @@ def steps(
         return corners
     for x, length in enumerate(lengths):
         if length > trained:
-            level = row_of(100 * (1 - trained / length), rows)
+            level = sum(out_of_reach(depth, length, trained) for depth in rows) - 0.5
             corners += [(x - 0.5, level), (x + 0.5, level)]
     return corners
 
 
-def row_of(depth: float, depths: Sequence[float]) -> float:
-    """Where a depth lies among the rows: linear between their centres and beyond them."""
-    if len(depths) == 1:
-        return (depth - depths[0]) / 100
-    index = int(np.clip(np.searchsorted(depths, depth) - 1, 0, len(depths) - 2))
-    low, high = depths[index], depths[index + 1]
-    row = index + (depth - low) / (high - low)
-    return float(np.clip(row, -0.5, len(depths) - 0.5))
+def out_of_reach(depth: float, length: int, trained: int) -> bool:
+    """Whether a needle there lies farther from the question than the trained length."""
+    return depth * length < 100 * (length - trained)

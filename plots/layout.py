@@ -48,6 +48,8 @@ class Layout:
     least_width: float = NARROWEST
     legend_rows: int = 1
     perplexity: bool = False
+    plain: bool = False  # no strips, no notes, no legend
+    titled: bool = True
 
     left: float = 0.95
     right: float = 1.05
@@ -59,10 +61,12 @@ class Layout:
     @property
     def above(self) -> float:
         """From a panel up to the top of its strip."""
-        return self.strip + self.strip_gap
+        return 0.0 if self.plain else self.strip + self.strip_gap
 
     @property
     def top(self) -> float:
+        if self.plain:
+            return 1.0 if self.titled else 0.5
         return 1.55 + self.above
 
     @property
@@ -77,12 +81,14 @@ class Layout:
 
     @property
     def bottom(self) -> float:
+        if self.plain:
+            return self.labels + 0.3  # what the lengths are
         labels = 0.38 if self.differences else self.under
         return labels + 0.47 + 0.19 * (self.legend_rows - 1)
 
     @property
     def gap_y(self) -> float:
-        return self.under + 0.85 + self.above
+        return self.under + (0.4 if self.plain else 0.85) + self.above
 
     @property
     def panel_width(self) -> float:
@@ -179,6 +185,8 @@ def layout_for(
     brackets: bool = False,
     differences: bool = False,
     perplexity: bool = False,
+    plain: bool = False,
+    titled: bool = True,
     least_width: float = NARROWEST,
 ) -> Layout:
     """As many panels side by side as fit with readable cells, evenly spread over rows."""
@@ -199,6 +207,8 @@ def layout_for(
         differences,
         least_width,
         perplexity=perplexity,
+        plain=plain,
+        titled=titled,
     )
 
 

@@ -29,9 +29,10 @@ class RGB(NamedTuple):
     @property
     def ink(self) -> RGB:
         """Near-black or white, whichever contrasts more with this colour."""
-        return RGB(16, 20, 28) if self.luminance > 0.194 else RGB(255, 255, 255)
+        return RGB(16, 20, 28) if self.luminance > 0.194 else WHITE
 
 
+WHITE = RGB(255, 255, 255)
 NOT_RUN = RGB(222, 224, 228)
 INK = RGB(34, 38, 46)
 MUTED = RGB(104, 110, 122)

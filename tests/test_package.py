@@ -125,6 +125,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("longctx.plots", "longctx.eval", "longctx.options", "longctx.errors"),
         "longctx.__version__",
     ),
+    "longctx.doctor": (
+        *("longctx.attention", "longctx.engine.packed", "longctx.errors", "longctx.__version__"),
+    ),
     # Reads what lies in a run folder, never a model.
     "longctx.plots": (
         *("longctx.eval.format", "longctx.eval.runfolder.records", "longctx.errors"),
@@ -135,8 +138,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Sees models through a protocol. The version is kept in run folders.
     "longctx.eval": ("longctx.chat", "longctx.errors", "longctx.__version__"),
     "longctx.engine": ("longctx.attention", "longctx.options.engine", "longctx.errors"),
-    # The engine behind the harness's protocol.
-    "longctx.engine.target": ("longctx.engine", "longctx.attention", "longctx.eval.protocol"),
     "longctx.chat": ("longctx.errors",),
     "longctx.attention": (),
     "longctx.errors": (),

@@ -47,6 +47,7 @@ class Effective:
     first_fail: int | None
     ruler: int | None
     nolima: int | None
+    max_tested: int | None
 
     def to_dict(self) -> dict[str, Any]:
         return {"rule": RULE, **asdict(self)}
@@ -75,6 +76,7 @@ def effective_length(scores: Mapping[int, Scores]) -> Effective:
         first_fail=problem if enough else None,
         ruler=_up_to(scores, lambda mean, _: mean >= RULER_AT_LEAST - _ROUNDING),
         nolima=_up_to(scores, lambda mean, base: 0 < base * NOLIMA_SHARE <= mean + _ROUNDING),
+        max_tested=max(scores, default=None),
     )
 
 
@@ -100,9 +102,11 @@ def show_break(effective: Effective) -> str:
     )
 
 
-def show_other(length: int | None) -> str:
-    """By a rule of means: a length, or `–` where the shortest one fails."""
-    return "–" if length is None else show_length(length)
+def show_other(effective: Effective, length: int | None) -> str:
+    """By a rule of means: `4K`, `>= 8K` where no length failed, `–` where the shortest one did."""
+    if length is None:
+        return "–"
+    return f"{'>= ' if length == effective.max_tested else ''}{show_length(length)}"
 
 
 def _up_to(scores: Mapping[int, Scores], passes: Callable[[float, float], bool]) -> int | None:

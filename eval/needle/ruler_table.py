@@ -58,6 +58,8 @@ def as_markdown(found: Mapping[str, Any]) -> str:
             lines.append(f"| {name} | {cells} |")
         effective = one["ruler_effective_length"]
         shown = f"below {show_length(lengths[0])}" if effective is None else show_length(effective)
+        if effective == lengths[-1]:
+            shown = f">= {shown} (max tested)"
         lines += [
             "",
             f"Effective length by RULER's rule (mean >= {100 * RULER_AT_LEAST:g} %): {shown}.",

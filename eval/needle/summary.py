@@ -312,7 +312,7 @@ def as_markdown(results: Results, summary: Mapping[str, Any]) -> str:
         row = [show_tally(results.pooled(method, length)) for length in results.lengths]
         found = results.effective(method)
         row += [show_effective(found), show_break(found)]
-        row += [show_other(found.ruler), show_other(found.nolima)]
+        row += [show_other(found, found.ruler), show_other(found, found.nolima)]
         lines.append(f"| {method} | " + " | ".join(row) + " |")
     lines += ["", f"{INTERVAL} {others_sentence(summary)}", ""]
     lines += [f"{MEANING}\n", f"{OTHER_RULES}\n"]

@@ -21,10 +21,9 @@ from transformers import PretrainedConfig
 from longctx.attention import cpu
 from longctx.engine.memory import free_host_bytes
 from longctx.errors import UserError
+from longctx.models.plan import WEIGHTS_SHARE, count_parameters
 from longctx.models.source import DTYPES, Source
 
-# Of the free memory, what weights in float32 may take: keys and a step need their part as well.
-WEIGHTS_SHARE = 0.7
 _GIB = 1 << 30
 
 
@@ -122,8 +121,6 @@ def _auto(source: Source, config: PretrainedConfig, device: str) -> DtypeChoice:
 
 def weight_bytes(name: str, config: PretrainedConfig, itemsize: int) -> int:
     """All parameters, tied ones once."""
-    from longctx.models.plan import count_parameters
-
     return count_parameters(name, config, "bf16")[0] * itemsize
 
 

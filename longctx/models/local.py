@@ -108,8 +108,11 @@ class LocalModel(Model):
 
     def probe(self, sessions: Mapping[str, Session]) -> float | None:
         length = min(1024, max(self.options.config.lengths))
-        with next(iter(sessions.values())) as session:
-            answer = session.generate(Request([1] * (length - 1), 1, length))
+        try:
+            with next(iter(sessions.values())) as session:
+                answer = session.generate(Request([1] * (length - 1), 1, length))
+        except Exception:  # the cells will meet it too, and tell
+            return None
         return answer.total_s / estimate.work(self.shape, length, 0)
 
 

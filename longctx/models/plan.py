@@ -25,6 +25,8 @@ USABLE = 0.9
 # Of a group of int4 weights: a scale and a zero point in bf16.
 _INT4_GROUP, _INT4_GROUP_BYTES = 128, 4
 _MOST_GPUS = 1024
+# Of a machine's free memory, what weights in float32 may take: keys and a step need their part.
+WEIGHTS_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,6 @@ def on_cpu(model: Model) -> OnCpu:
     """The checkpoint taken for bfloat16; keys and values follow, or stay in bfloat16 to fit."""
     from longctx.attention import cpu
     from longctx.engine.memory import free_host_bytes
-    from longctx.models.dtypes import WEIGHTS_SHARE
 
     ability, free = cpu.native_bf16(), free_host_bytes()
     wide = not ability and 4 * model.parameters <= WEIGHTS_SHARE * free

@@ -60,11 +60,11 @@ def prove(
     generator = torch.Generator().manual_seed(0)
     length = window + max(_PROBE_TOKENS, window // 4)
     tokens = torch.randint(0, vocabulary, (length,), generator=generator).tolist()
-    short = tokens[:_PROBE_TOKENS]
-    plain_short = plain(short, None, _PROBE_TOKENS)
+    short = tokens[: min(_PROBE_TOKENS, window or _PROBE_TOKENS)]
+    plain_short = plain(short, None, len(short))
     plain_long = plain(tokens, 1, length)
     with under() as states:
-        short_change = _change(states(short, None, _PROBE_TOKENS), plain_short)
+        short_change = _change(states(short, None, len(short)), plain_short)
         # At L0 or below YaRN's temperature is 1, so that positions are all that differs.
         long_states = states(tokens, 1, min(length, scheme.original_length))
     last = slice(-_PROBE_TOKENS, None)
@@ -79,10 +79,10 @@ def prove(
     if window and scheme.factor is None:
         if short_change > _SAME:
             raise UnprovenMethodError(
-                f"--methods {method}: it changes a prompt of {_PROBE_TOKENS} tokens by "
+                f"--methods {method}: it changes a prompt of {len(short)} tokens by "
                 f"{short_change:.1%}: within one chunk it must not"
             )
-        true_positions = slice(window - _PROBE_TOKENS, window)
+        true_positions = slice(max(window - _PROBE_TOKENS, 0), window)
         rounding = _change(long_states[true_positions], plain_long[true_positions])
     return {
         "verified": layer_change > _SIGNAL_OVER_NOISE * rounding,

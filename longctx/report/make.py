@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from longctx.errors import UserError
 from longctx.options.declare import Argument, Option
-from longctx.plots.look import ANNOTATE, Look, one_of
 from longctx.plots.palette import PALETTES
+from longctx.plots.style import ANNOTATE, Style, one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,11 +48,21 @@ class ReportOptions:
     picture: Annotated[
         str, Option("What png and svg show: map, effective (lengths as bars), perplexity.")
     ] = "map"
-    palette: Annotated[str, Option(f"Colours of the maps: {' or '.join(PALETTES)}.")] = Look.palette
-    annotate: Annotated[str, Option(f"Cells that show their count: {', '.join(ANNOTATE)}.")] = (
-        Look.annotate
+    palette: Annotated[str, Option(f"Colours of the maps: {' or '.join(PALETTES)}.")] = (
+        Style.palette
     )
-    title: Annotated[str | None, Option("The headline. Default: the models' names.")] = Look.title
+    annotate: Annotated[str, Option(f"Cells that show their count: {', '.join(ANNOTATE)}.")] = (
+        Style.annotate
+    )
+    kind: Annotated[
+        str,
+        Option(
+            "Of the map in png and svg: full, or plain (cells and one colour scale alone, "
+            "for papers and slides).",
+            name="style",
+        ),
+    ] = Style.kind
+    title: Annotated[str | None, Option("The headline. Default: the models' names.")] = Style.title
     date: Annotated[
         str | None, Option("The date on the page. Default: SOURCE_DATE_EPOCH's, else today.")
     ] = None
@@ -61,11 +71,11 @@ class ReportOptions:
         one_of("--picture", self.picture, PICTURES)
         if self.format is not None:
             one_of("--format", self.format, FORMATS)
-        Look(self.palette, self.annotate, self.title)  # checks
+        Style(self.palette, self.annotate, self.title, self.kind)  # checks
 
     @property
-    def look(self) -> Look:
-        return Look(self.palette, self.annotate, self.title)
+    def style(self) -> Style:
+        return Style(self.palette, self.annotate, self.title, self.kind)
 
 
 def make(options: ReportOptions) -> Path:
@@ -77,6 +87,11 @@ def make(options: ReportOptions) -> Path:
         raise UserError(
             f"--picture {options.picture}: {form} has no picture to choose: "
             f"use --format {' or '.join(_PICTURE_FORMATS)}"
+        )
+    if options.style.plain and (form not in _PICTURE_FORMATS or options.picture != "map"):
+        raise UserError(
+            "--style plain: a style of the map as a picture: "
+            f"use --format {' or '.join(_PICTURE_FORMATS)} and --picture map"
         )
     output = options.output or _default_output(options.folders, form)
     date = _date(options.date, os.environ)
@@ -93,7 +108,7 @@ def make(options: ReportOptions) -> Path:
         else:
             from longctx.report.page import render
 
-            text = render(found, options.look, date=date, command=_command(options))
+            text = render(found, options.style, date=date, command=_command(options))
         try:
             write_atomically(output, text)
         except OSError as error:
@@ -102,16 +117,16 @@ def make(options: ReportOptions) -> Path:
 
 
 def _write_picture(options: ReportOptions, found: Report, output: Path) -> None:
-    from longctx.plots import heatmap, words
+    from longctx.plots import fonts, heatmap
 
     if options.picture == "perplexity":
         figure = _curve(options, found)
         texts = [run.model for run in found.perplexity]
     else:
         figure, texts = _maps(options, found)
-    missing = words.undrawable("".join(texts))
+    missing = fonts.undrawable("".join(texts))
     if missing:
-        print(f"no font for {missing[:20]}: shown as ▯; {words.REMEDY}", file=sys.stderr)
+        print(f"no font for {missing[:20]}: shown as ▯; {fonts.REMEDY}", file=sys.stderr)
     try:
         heatmap.save(figure, output)
     except OSError as error:
@@ -127,17 +142,17 @@ def _maps(options: ReportOptions, found: Report) -> tuple[Figure, list[str]]:
             "--picture perplexity"
         )
     runs = [run.results for run in found.runs]
-    texts = heatmap.shown_texts(runs, options.look)
+    texts = heatmap.shown_texts(runs, options.style)
     if options.picture == "effective":
         if found.perplexity:
             raise UserError("--picture effective: it shows no perplexity: name needle runs alone")
-        return bars.figure_of(runs, options.look), texts
+        return bars.figure_of(runs, options.style), texts
     if found.perplexity and not any(found.strips):
         print(
             "no perplexity is shown: it was measured for another model, dtype, scheme or lengths",
             file=sys.stderr,
         )
-    return heatmap.figure_of(runs, options.look, found.strips), texts
+    return heatmap.figure_of(runs, options.style, found.strips), texts
 
 
 def _curve(options: ReportOptions, found: Report) -> Figure:

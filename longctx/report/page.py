@@ -5,7 +5,7 @@ of the first two: nothing else may run or load, whatever a model answered. Jinja
 on the way into the page; samples travel as JSON and are put there as text by the script. Without
 the script every figure is still there: titles on cells, tables under the maps.
 
-Equal folders, look and date give equal bytes.
+Equal folders, style and date give equal bytes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from markupsafe import Markup
 
 import longctx
 from longctx.eval.format import depth_name, show_depth, show_length
-from longctx.eval.needle.effective import MEANING, show_effective
+from longctx.eval.needle.effective import MEANING, show_effective, show_other
 from longctx.eval.needle.paired import MEANING as STAR_MEANING
 from longctx.eval.needle.ranking import Arm
 from longctx.eval.needle.summary import show_tally
 from longctx.eval.runfolder.records import Record
-from longctx.plots.difference import show_net
-from longctx.plots.look import Look
-from longctx.plots.lower_strip import scale_of
 from longctx.plots.palette import difference_colour
+from longctx.plots.perplexity_strip import scale_of
+from longctx.plots.scene import ACROSS, Panel, difference_panel, scene_of
+from longctx.plots.style import Style
 from longctx.report import panels, perplexity
 from longctx.report.collect import Report, Run, Versus
 
@@ -40,8 +40,8 @@ _ANSWER_LETTERS = 300
 _FAILURES_SHOWN = 400  # of a run; the file holds them all
 
 
-def render(report: Report, look: Look, *, date: str, command: str) -> str:
-    style, script = _part("page.css"), _part("page.js")
+def render(report: Report, style: Style, *, date: str, command: str) -> str:
+    sheet, script = _part("page.css"), _part("page.js")
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -52,36 +52,32 @@ def render(report: Report, look: Look, *, date: str, command: str) -> str:
     environment.filters |= {
         "length": show_length,
         "depth": show_depth,
-        "net": show_net,
         "shortened": shortened,
         "pretty": _pretty,
         "signed": _signed,
     }
     return environment.from_string(_part("page.html")).render(
         report=report,
-        look=look,
-        title=look.title or _title(report),
+        title=style.title or _title(report),
         lead=_lead(report),
         date=date,
         command=command,
         version=longctx.__version__,
-        policy=_policy(style, script),
-        style=Markup(style),
+        policy=_policy(sheet, script),
+        style=Markup(sheet),
         script=Markup(script),
         samples=_samples(report),
-        rows=_summary_rows(report, look),
-        maps=_maps(report, look),
-        within=_within(report),
-        across=[
-            _versus_view(report, one, f"{report.label(one.arm)} − {report.label(one.base)}")
-            for one in report.across
-        ],
+        rows=_summary_rows(report, style),
+        maps=_maps(report, style),
+        within=any(_cells(one) for one in report.within),
+        across=_across(report),
         strips=any(report.strips),
+        across_words=ACROSS,
         unpaired=report.several_models and not report.across,
         failures=[_failures(run) for run in report.runs],
         perplexity=[perplexity.view(run) for run in report.perplexity],
         perplexity_environments=[_environment(run.results.run) for run in report.perplexity],
-        scale=[look.colours.colour(step / 10).hex for step in range(11)],
+        scale=[style.colours.colour(step / 10).hex for step in range(11)],
         difference_scale=[difference_colour(step / 5 - 1).hex for step in range(11)],
         effective_meaning=MEANING,
         star_meaning=STAR_MEANING,
@@ -99,12 +95,12 @@ def _part(name: str) -> str:
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _policy(style: str, script: str) -> str:
+def _policy(sheet: str, script: str) -> str:
     def digest(text: str) -> str:
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
     return (
-        f"default-src 'none'; style-src 'sha256-{digest(style)}'; "
+        f"default-src 'none'; style-src 'sha256-{digest(sheet)}'; "
         f"script-src 'sha256-{digest(script)}'; base-uri 'none'; form-action 'none'"
     )
 
@@ -154,7 +150,11 @@ def _found(arm: Arm) -> str:
 
 
 def _effective(arm: Arm) -> str:
-    return show_effective(arm.effective).replace(">= ", "≥ ")
+    return _sign(show_effective(arm.effective))
+
+
+def _sign(words: str) -> str:
+    return words.replace(">= ", "≥ ")
 
 
 def _samples(report: Report) -> Markup:
@@ -193,7 +193,7 @@ def _sample(run: Run, record: Record, question: int) -> list[Any]:
     ]
 
 
-def _summary_rows(report: Report, look: Look) -> list[dict[str, Any]]:
+def _summary_rows(report: Report, style: Style) -> list[dict[str, Any]]:
     lengths = report.lengths
     rows = []
     for arm in report.ranked:
@@ -203,7 +203,7 @@ def _summary_rows(report: Report, look: Look) -> list[dict[str, Any]]:
             tally = results.tally(arm.method, length) if length in results.lengths else None
             score = tally.score if tally else None
             words = show_tally(tally) if tally else "not in this run"
-            fill = look.colours.colour(score).hex if score is not None else None
+            fill = style.colours.colour(score).hex if score is not None else None
             cells.append({"score": score, "words": words, "fill": fill})
         whole = results.tally(arm.method)
         rows.append(
@@ -215,8 +215,8 @@ def _summary_rows(report: Report, look: Look) -> list[dict[str, Any]]:
                 "trained": results.trained_length,
                 "effective": _effective(arm),
                 "known": effective.enough_samples,
-                "ruler": effective.ruler,
-                "nolima": effective.nolima,
+                "ruler": _sign(show_other(effective, effective.ruler)),
+                "nolima": _sign(show_other(effective, effective.nolima)),
                 "cells": cells,
                 "found": f"{whole.total:g}/{whole.n}",
                 "others": whole.others(),
@@ -237,50 +237,54 @@ def _bar(
     return {"full": share(length), "pale": share(first_fail), "open": at_least}
 
 
-def _maps(report: Report, look: Look) -> list[dict[str, Any]]:
+def _maps(report: Report, style: Style) -> list[dict[str, Any]]:
+    """A scene per run, its panels placed."""
     maps, scale = [], scale_of(report.strips)
-    for run_index, run in enumerate(report.runs):
-        arms = [
-            {
-                "arm": arm,
-                "index": index,
-                "label": report.label(arm),
-                "effective": ("effective length " if arm.effective.enough_samples else "")
-                + _effective(arm),
-                "panel": panels.map_panel(
-                    *(arm, report.label(arm), str(index), look),
-                    report.strips[run_index].get(arm.method, {}),
-                    scale,
-                ),
-            }
-            for index, arm in enumerate(report.arms)
-            if arm.run == run_index
+    for index, run in enumerate(report.runs):
+        found = [one for one in report.within if one.arm.run == index]
+        compared = [one.difference for one in found] if any(map(_cells, found)) else []
+        scene = scene_of(run.results, style, report.strips[index], scale, compared)
+        arms = [(place, arm) for place, arm in enumerate(report.arms) if arm.run == index]
+        panels = [
+            _map_view(report, place, arm, panel)
+            for (place, arm), panel in zip(arms, scene.panels, strict=True)
         ]
-        maps.append({"run": run, "arms": arms})
+        differences = [
+            _versus_view(report, one, panel)
+            for one, panel in zip(found if compared else [], scene.differences, strict=True)
+        ]
+        maps.append({"run": run, "scene": scene, "arms": panels, "differences": differences})
     return maps
 
 
-def _within(report: Report) -> list[tuple[Run, list[dict[str, Any]]]]:
-    """Runs whose methods were asked the same prompts, with a view of each difference."""
-    found = []
-    for index, run in enumerate(report.runs):
-        views = [
-            _versus_view(report, one, f"{one.arm.method} − {one.base.method}")
-            for one in report.within
-            if one.arm.run == index and one.difference.cells
-        ]
-        if views:
-            found.append((run, views))
-    return found
+def _cells(one: Versus) -> bool:
+    return bool(one.difference.cells)
 
 
-def _versus_view(report: Report, one: Versus, words: str) -> dict[str, Any]:
-    base, arm = (str(report.arms.index(side)) for side in (one.base, one.arm))
-    stars = ", ".join(show_length(length) for length in one.difference.stars)
+def _map_view(report: Report, place: int, arm: Arm, panel: Panel) -> dict[str, Any]:
+    known, label = arm.effective.enough_samples, report.label(arm)
     return {
-        "stars": f"differs at {stars}" if stars else "no length differs for certain",
-        "words": words,
-        "panel": panels.difference_panel(one.arm.results, one.difference, words, (base, arm)),
+        "index": place,
+        "label": label,
+        "effective": ("effective length " if known else "") + _effective(arm),
+        "drawing": panels.drawing_of(panel, [str(place)], f"Needle map of {label}, {panel.told}"),
+    }
+
+
+def _across(report: Report) -> list[dict[str, Any]]:
+    views = []
+    for one in report.across:
+        heading = f"{report.label(one.arm)} − {report.label(one.base)}"
+        panel = difference_panel(one.arm.results, one.difference, heading)
+        views.append(_versus_view(report, one, panel))
+    return views
+
+
+def _versus_view(report: Report, one: Versus, panel: Panel) -> dict[str, Any]:
+    arms = [str(report.arms.index(side)) for side in (one.base, one.arm)]
+    return {
+        "drawing": panels.drawing_of(panel, arms, panel.told),
+        "words": panel.heading,
         "lengths": one.difference.lengths,
     }
 

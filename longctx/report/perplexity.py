@@ -1,25 +1,33 @@
 """Perplexity runs in a report: figures, differences and a curve per run; strips for the maps.
 
-Reads figures that eval.perplexity.summary computed. A strip stands under the map of the same model
+Reads figures that eval.perplexity_summary computed. A strip stands under the map of the same model
 in the same position scheme alone: names prove neither.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longctx.eval.format import show_length
 from longctx.eval.needle.summary import Results as NeedleResults
-from longctx.eval.perplexity.files import show_difference, show_figure, show_perplexity
+from longctx.eval.perplexity.files import show_difference, show_figure
 from longctx.eval.perplexity.summary import Results, meaning
-from longctx.plots.lower_strip import CAP
-from longctx.plots.perplexity import COLOURS
+from longctx.plots.curve import ACROSS, UP, Curve, Line, apart, curve_of
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 560, 240, 44, 128, 12, 26
+# Each about 6 px across, from its middle.
+_MARKERS = {
+    "circle": "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0z",
+    "square": "m-2.7 -2.7h5.4v5.4h-5.4z",
+    "diamond": "m0 -3.9l3.9 3.9l-3.9 3.9l-3.9 -3.9z",
+    "up": "m0 -3.5l3.4 6.2h-6.8z",
+    "down": "m0 3.5l3.4 -6.2h-6.8z",
+    "plus": "m-1.2 -3.5h2.4v2.3h2.3v2.4h-2.3v2.3h-2.4v-2.3h-2.3v-2.4h2.3z",
+    "cross": "m-3.2 -1.6l1.6 -1.6l1.6 1.6l1.6 -1.6l1.6 1.6l-1.6 1.6l1.6 1.6l-1.6 1.6l-1.6 -1.6"
+    "l-1.6 1.6l-1.6 -1.6l1.6 -1.6z",
+}
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 560, 256, 44, 128, 28, 42
 
 
 @dataclass(frozen=True)
@@ -97,102 +105,49 @@ def view(run: PerplexityRun) -> dict[str, Any]:
         "differences": [
             (m, [show_difference(results.difference(m, n)) for n in lengths]) for m in methods[1:]
         ],
-        "curve": _curve(results),
+        "curve": _placed(curve_of(results)),
     }
 
 
-def _curve(results: Results) -> dict[str, Any] | None:
-    """Lines on logarithmic axes, in the units of the SVG; the axis ends where a broken arm would
-    press the others flat."""
-    points = {
-        method: [
-            (length, figure.perplexity, figure.low, figure.high)
-            for length in results.lengths
-            if (figure := results.figure(method, length)) is not None
-        ]
-        for method in results.methods
-    }
-    points = {method: row for method, row in points.items() if row}
-    if not points:
+def _placed(curve: Curve | None) -> dict[str, Any] | None:
+    """The curve in the units of the SVG."""
+    if curve is None:
         return None
-    lengths = results.lengths
-    worst = [max(high for *_, high in row) for row in points.values()]
-    low = min(low for row in points.values() for *_, low, _ in row) / 1.1
-    high = min(max(worst), CAP * min(worst)) * 1.1
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-    span = math.log(lengths[-1] / lengths[0]) or 1.0
 
     def x(length: float) -> float:
-        return round(_LEFT + 10 + (right - _LEFT - 20) * math.log(length / lengths[0]) / span, 1)
+        return round(_LEFT + (right - _LEFT) * curve.x.share(length), 1)
 
     def y(value: float) -> float:
-        share = math.log(value / low) / math.log(high / low)
-        return round(bottom - (bottom - _TOP) * min(max(share, 0.0), 1.0), 1)
+        return round(bottom - (bottom - _TOP) * curve.y.share(value), 1)
 
-    lines: list[dict[str, Any]] = []
-    taken: list[tuple[float, str]] = []
-    ends = sorted(
-        ((y(row[-1][1]), method) for method, row in points.items()), key=lambda end: end[0]
-    )
-    for end, method in ends:
-        taken.append((max(end, taken[-1][0] + 14) if taken else end, method))
-    places = {method: at for at, method in taken}
-    for index, method in enumerate(results.methods):
-        if method not in points:
-            continue
-        row = points[method]
-        upper = [f"{x(n)},{y(h)}" for n, _, _, h in row]
-        lower = [f"{x(n)},{y(lo)}" for n, _, lo, _ in reversed(row)]
-        lines.append(
-            {
-                "method": method,
-                "index": index,
-                # The first one's grey would drown in a dark page.
-                "colour": COLOURS[index % len(COLOURS)].hex if index else "currentColor",
-                "points": " ".join(f"{x(n)},{y(v)}" for n, v, _, _ in row),
-                "dots": [(x(n), y(v), f"{method}, {show_length(n)}: {show_perplexity(v)}")
-                         for n, v, _, _ in row],
-                "band": " ".join(upper + lower),
-                "label": (right + 6, round(places[method] + 4, 1)),
-                "last": show_perplexity(row[-1][1]),
-            }
-        )  # fmt: skip
-    trained = results.trained_length
+    ends = sorted((-y(line.points[-1].perplexity), line.index) for line in curve.lines)
+    places = apart([end for end, _ in ends], 14)
+    label_y = {index: -place for place, (_, index) in zip(places, ends, strict=True)}
     return {
-        "width": _WIDTH,
-        "height": _HEIGHT,
-        "left": _LEFT,
-        "right": right,
-        "top": _TOP,
-        "bottom": bottom,
-        "lines": lines,
-        "lengths": [(x(n), show_length(n)) for n in lengths],
-        "ticks": [(y(value), show_perplexity(value)) for value in _ticks(low, high)],
-        "trained": None
-        if trained is None or not lengths[0] <= trained <= lengths[-1]
-        else (x(trained), f"trained {show_length(trained)}"),
-        "alt": "Perplexity by length: "
-        + "; ".join(
-            f"{method} {', '.join(show_perplexity(v) for _, v, _, _ in row)}"
-            for method, row in points.items()
-        ),
+        **{"width": _WIDTH, "height": _HEIGHT, "left": _LEFT, "right": right},
+        **{"top": _TOP, "bottom": bottom, "across": ACROSS, "up": UP},
+        "lines": [_placed_line(line, x, y, label_y[line.index]) for line in curve.lines],
+        "lengths": [(x(length), words) for length, words in curve.x.labels],
+        "ticks": [(y(value), words) for value, words in curve.y.labels],
+        "trained": None if curve.trained is None else (x(curve.trained[0]), curve.trained[1]),
+        "captions": curve.captions,
+        "alt": curve.told,
     }
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, … within the axis; more where those are too few."""
-    for steps in (
-        (1, 2, 5),
-        (1, 1.5, 2, 3, 4, 5, 7),
-        (1, 1.2, 1.4, 1.7, 2, 2.4, 3, 3.5, 4, 5, 6, 8),
-    ):
-        start = math.floor(math.log10(low))
-        found = [
-            step * 10**power
-            for power in range(start, math.ceil(math.log10(high)) + 1)
-            for step in steps
-            if low <= step * 10**power <= high
-        ]
-        if len(found) >= 3:
-            return found
-    return found
+def _placed_line(
+    line: Line, x: Callable[[float], float], y: Callable[[float], float], label_y: float
+) -> dict[str, Any]:
+    upper = [f"{x(point.length)},{y(point.high)}" for point in line.points]
+    lower = [f"{x(point.length)},{y(point.low)}" for point in reversed(line.points)]
+    return {
+        # The first one's grey would drown in a dark page.
+        "colour": line.colour.hex if line.index else "currentColor",
+        "marker": _MARKERS[line.marker],
+        "points": " ".join(f"{x(one.length)},{y(one.perplexity)}" for one in line.points),
+        "positions": " ".join(f"{x(place)},{y(value)}" for place, value in line.positions),
+        "dots": [(x(one.length), y(one.perplexity), one.told) for one in line.points],
+        "band": " ".join(upper + lower),
+        "label": (_WIDTH - _RIGHT + 6, round(label_y + 4, 1), line.label),
+    }

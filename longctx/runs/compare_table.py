@@ -32,7 +32,7 @@ def print_table(report: Report, root: Path, file: TextIO) -> None:
             str(report.runs[arm.run].path.relative_to(root)),
             arm.method,
             *(show_effective(found), show_break(found)),
-            *(show_other(found.ruler), show_other(found.nolima)),
+            *(show_other(found, found.ruler), show_other(found, found.nolima)),
             *("–" if score is None else f"{score:.2f}" for score in scores),
         )
     Console(file=file).print(table, highlight=False)

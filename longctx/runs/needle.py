@@ -25,7 +25,7 @@ from longctx.models.base import Loaded
 from longctx.options.needle import NeedleOptions
 from longctx.plots import heatmap
 from longctx.plots.live import LiveMap
-from longctx.plots.look import Look
+from longctx.plots.style import Style
 from longctx.report.make import ReportOptions, make
 from longctx.runs.needle_prepare import Prepared, prepare
 from longctx.runs.screen import print_banner, print_results, proof_words, say
@@ -177,7 +177,7 @@ def _draw(prepared: Prepared, err: Console) -> list[Path]:
     with err.status("drawing"):
         palette = prepared.options.palette
         page = make(ReportOptions((prepared.output,), palette=palette))
-        return [*heatmap.draw(prepared.output, Look(palette)), page]
+        return [*heatmap.draw(prepared.output, Style(palette)), page]
 
 
 def _exit_code(figures: Mapping[str, Any], interrupted: bool) -> int:

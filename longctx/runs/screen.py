@@ -98,8 +98,8 @@ def print_results(
         found = results.effective(method)
         say(
             out,
-            f"{method}: {_broken(found)}; by RULER's rule {show_other(found.ruler)}, "
-            f"by NoLiMa's {show_other(found.nolima)}",
+            f"{method}: {_broken(found)}; by RULER's rule {show_other(found, found.ruler)}, "
+            f"by NoLiMa's {show_other(found, found.nolima)}",
         )
     for reason in figures["controls"]["reasons"]:
         out.print(f"not discriminative: the model {reason}", style="bold yellow")

@@ -150,7 +150,7 @@ def test_a_rerun_does_nothing_twice(
     def no_weights(*args: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(local.LocalSubject, "arms", no_weights)
+    monkeypatch.setattr(local.LocalModel, "sessions", no_weights)
     done = invoke(*command, "--json")
     assert done.exit_code == 0
     assert path.read_bytes() == second
@@ -223,15 +223,15 @@ def test_yarn_takes_its_factor_from_the_longest_length(command: list[str]) -> No
 def test_cells_that_fail_are_code_3(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from longctx.models.plain import LocalTarget
+    from longctx.models.served import ServedSession
 
-    def fail(self: object, request: object) -> None:
-        if request.request_length == 640:  # type: ignore[attr-defined]
+    def fail(self: ServedSession, request: Any) -> Any:
+        if request.request_length == 640:
             raise MemoryError("no room")
-        return generate(self, request)  # type: ignore[arg-type,return-value]
+        return submit(self, request)
 
-    generate = LocalTarget.generate
-    monkeypatch.setattr(LocalTarget, "generate", fail)
+    submit = ServedSession._submit
+    monkeypatch.setattr(ServedSession, "_submit", fail)
     result = invoke(*command, "--json")
     assert result.exit_code == 3
     last = json.loads(result.stdout.splitlines()[-1])

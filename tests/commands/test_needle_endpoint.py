@@ -43,7 +43,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses, which are tested above, and no pictures."""
     monkeypatch.setattr(needle, "_draw", lambda *_: [])
     monkeypatch.setattr(
-        openai_client.EndpointTarget.__init__,
+        openai_client.EndpointSession.__init__,
         "__kwdefaults__",
         {
             "concurrency": 1,

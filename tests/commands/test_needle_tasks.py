@@ -155,4 +155,6 @@ def test_rulers_rule_needs_every_length_and_task() -> None:
     assert one["ruler_effective_length"] == 1024
     found = {"a": Fake(1.0, None, 1.0), "b": Fake(1.0, 1.0, 1.0)}
     assert ruler_table.table(found)["methods"]["none"]["mean"]["2048"] is None
+    held = ruler_table.as_markdown(ruler_table.table({"a": Fake(1.0, 1.0, 1.0)}))  # type: ignore[dict-item]
+    assert "RULER's rule (mean >= 85.6 %): >= 4K (max tested)." in held
     assert "below 1K" in ruler_table.as_markdown(ruler_table.table({"a": Fake(0.1, 1.0, 1.0)}))  # type: ignore[dict-item]

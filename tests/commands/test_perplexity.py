@@ -18,7 +18,7 @@ from longctx.eval.perplexity import summary as perplexity_summary
 from longctx.eval.runfolder import records
 from longctx.eval.runfolder.folder import LockedFolder
 from longctx.models import source
-from longctx.models.plain import LocalTarget
+from longctx.models.served import ServedSession
 from longctx.plots import perplexity as picture
 
 
@@ -87,8 +87,8 @@ def test_control_c_is_code_130_and_resumable(
             raise KeyboardInterrupt
         return own(self, ids, request_length=request_length)
 
-    own = LocalTarget.logprobs
-    monkeypatch.setattr(LocalTarget, "logprobs", interrupted)
+    own = ServedSession.logprobs
+    monkeypatch.setattr(ServedSession, "logprobs", interrupted)
     result = invoke(*command)
     assert result.exit_code == 130
     assert "interrupted, 6 passes left: the same command goes on from here" in result.stderr
@@ -120,12 +120,12 @@ def test_failed_passes_are_code_3_and_no_figure(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Any, ids: Any, *, request_length: int) -> Any:
-        if self._handle.scheme.method == "dca":
+        if self.method == "dca":
             raise MemoryError("no room")
         return own(self, ids, request_length=request_length)
 
-    own = LocalTarget.logprobs
-    monkeypatch.setattr(LocalTarget, "logprobs", fail)
+    own = ServedSession.logprobs
+    monkeypatch.setattr(ServedSession, "logprobs", fail)
     result = invoke(*command, "--json")
     assert result.exit_code == 3
     told = json.loads(result.stdout.splitlines()[-1])
@@ -145,9 +145,9 @@ def test_what_failed_in_one_view_is_no_failure_of_another(
             raise MemoryError("no room")
         return own(self, ids, request_length=request_length)
 
-    own = LocalTarget.logprobs
+    own = ServedSession.logprobs
     command[command.index(",".join(METHODS))] = "none,dca"
-    monkeypatch.setattr(LocalTarget, "logprobs", fail)
+    monkeypatch.setattr(ServedSession, "logprobs", fail)
     result = invoke(*command, "--metric", "window", "--json")
     assert result.exit_code == 3
     assert json.loads(result.stdout.splitlines()[-1])["states"] == {"error": 6, "ok": 6}
@@ -161,7 +161,7 @@ def test_a_loss_that_is_no_number_is_a_failure(
     def broken(self: Any, ids: Any, *, request_length: int) -> Any:
         return np.full(len(ids) - 1, np.nan)
 
-    monkeypatch.setattr(LocalTarget, "logprobs", broken)
+    monkeypatch.setattr(ServedSession, "logprobs", broken)
     result = invoke(*command, "--json")
     assert result.exit_code == 3
     told = json.loads(result.stdout.splitlines()[-1])

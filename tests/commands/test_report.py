@@ -257,12 +257,26 @@ def test_pictures(tmp_path: Path, runs: list[Path], picture: str) -> None:
     assert (tmp_path / "r.svg").read_text().startswith("<?xml")
 
 
+def test_a_plain_figure_is_smaller_and_the_full_one_the_default(
+    tmp_path: Path, runs: list[Path]
+) -> None:
+    shapes = {}
+    for style in ("plain", "full", None):
+        output = tmp_path / f"{style}.png"
+        chosen = [] if style is None else ["--style", style]
+        assert invoke(runs[0], "--output", output, *chosen).exit_code == 0
+        shapes[style] = output.read_bytes()
+    assert shapes["full"] == shapes[None]
+    tall, flat = (imread(tmp_path / f"{style}.png").shape for style in ("full", "plain"))
+    assert flat[0] < tall[0] / 2 and flat[1] == tall[1] >= 1200
+
+
 def test_a_picture_says_which_letters_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from longctx.plots import words
+    from longctx.plots import fonts
 
-    monkeypatch.setattr(words, "fallback", lambda: None)
+    monkeypatch.setattr(fonts, "fallback", lambda: None)
     folder = write_run(tmp_path / "run", methods=["none"], model="通义")
     result = invoke(folder, "--format", "png")
     assert result.exit_code == 0
@@ -284,6 +298,8 @@ def test_where_it_writes(tmp_path: Path, runs: list[Path], monkeypatch: pytest.M
         (["--format", "pdf"], "--format pdf: not known: use html, png, svg or csv"),
         (["--picture", "pie"], "--picture pie: not known: use map, effective or perplexity"),
         (["--picture", "effective"], "--picture effective: html has no picture to choose: use"),
+        (["--style", "plain"], "--style plain: a style of the map as a picture: use --format png"),
+        (["--style", "bare"], "--style bare: not known: use full or plain"),
         (["--palette", "jet"], "--palette jet: not known"),
         (["--annotate", "some"], "--annotate some: not known"),
         (["--date", "tomorrow"], "--date tomorrow: not a date: write 2026-11-25"),

@@ -133,10 +133,10 @@ def test_a_run_folder_keeps_its_dtype_on_another_machine(
     assert before["settings"]["dtype"] == "bfloat16"
     processor(monkeypatch, bf16=False)
     again = prepare(needle(bf16_model, output=folder, repeats=2))
-    assert again.subject.dtype == "bfloat16"
+    assert again.model.dtype == "bfloat16"
     assert any(
         "bfloat16, as in the run folder; alone this machine would take float32" in line
-        for line in again.subject.banner()
+        for line in again.model.banner()
     )
     assert run(needle(bf16_model, output=folder, repeats=2)) == 0
     after = json.loads((folder / "run.json").read_text())

@@ -13,7 +13,7 @@ from scripted_server import Reply, Script, error, first, reads, serving, whole
 from longctx.chat.encoder import Conversation
 from longctx.eval.protocol import Completion, ContextOverflowError, Request, TargetLostError
 from longctx.eval.scoring import judge
-from longctx.models.openai_client import ATTEMPTS, LOST_AFTER, EndpointError, EndpointTarget
+from longctx.models.openai_client import ATTEMPTS, LOST_AFTER, EndpointError, EndpointSession
 from longctx.models.openai_wire import Api, seconds_of
 
 pytestmark = pytest.mark.usefixtures("no_proxy_and_no_key")
@@ -33,7 +33,9 @@ def ask(
     pauses: list[float] = []
     got: list[Completion | Exception] = []
     with serving(script) as server:
-        target = EndpointTarget(server.url, "m", api, key=key, timeout=timeout, pause=pauses.append)
+        target = EndpointSession(
+            server.url, "m", api, {}, key=key, timeout=timeout, pause=pauses.append
+        )
         with target:
             for _ in range(times):
                 try:
@@ -133,7 +135,7 @@ def test_a_server_that_hangs_is_asked_twice() -> None:
 def test_a_server_that_is_not_there() -> None:
     with serving(first([])) as server:
         url = server.url
-    target = EndpointTarget(url, "m", "chat", key=None, timeout=2, pause=lambda _: None)
+    target = EndpointSession(url, "m", "chat", {}, key=None, timeout=2, pause=lambda _: None)
     with target:
         with pytest.raises(EndpointError, match=f"connection: .*{ATTEMPTS} attempts"):
             target.generate(QUESTION)
@@ -174,7 +176,7 @@ def test_too_long_is_a_finding(reply: Reply) -> None:
 def test_a_server_that_cuts_prompts_in_silence_is_found_out() -> None:
     request = Request(list(range(1000)), 8, 1032, Conversation("x"))
     with serving(lambda *_: Reply("I do not know.", prompt_tokens=512)) as server:
-        target = EndpointTarget(server.url, "m", "chat", key=None, timeout=5)
+        target = EndpointSession(server.url, "m", "chat", {}, key=None, timeout=5)
         with target, pytest.raises(ContextOverflowError, match="read 512 of 1000 tokens"):
             target.generate(request)
 

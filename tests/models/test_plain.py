@@ -17,17 +17,15 @@ from longctx.attention import resolve
 from longctx.attention.hf import extend
 from longctx.attention.rope import temperature
 from longctx.errors import UserError
-from longctx.eval.protocol import Arm, Request
+from longctx.eval.protocol import Request
 from longctx.models import plain
 from longctx.models.plain import (
-    LocalTarget,
-    UnprovenMethodError,
+    PlainSession,
     crop,
     input_device,
-    local_arm,
-    prove,
     sharing_obstacle,
 )
+from longctx.models.proof import UnprovenMethodError
 from longctx.models.source import load_config, load_model, locate
 
 
@@ -37,19 +35,26 @@ def model(tiny_model: Path) -> Any:
     return load_model(source, load_config(source), torch.float32, "cpu")
 
 
-def open_arm(
+class Numbers:
+    """A tokenizer whose text is the ids."""
+
+    eos_token_id = 2
+
+    def decode(self, ids: list[int], **_: object) -> str:
+        return " ".join(map(str, ids))
+
+
+def session_of(
     model: Any,
     method: str,
     prefill_chunk: int = 2048,
     prefix_sharing: bool = True,
     **numbers: Any,
-) -> Arm:
-    return local_arm(
+) -> PlainSession:
+    return PlainSession(
         model,
+        Numbers(),
         resolve(model.config, method, request_length=1024, **numbers),
-        decode=lambda ids: " ".join(map(str, ids)),
-        stop_ids=frozenset({2}),
-        kernel="auto",
         prefill_chunk=prefill_chunk,
         prefix_sharing=prefix_sharing,
     )
@@ -65,8 +70,8 @@ def ids(count: int, model: Any) -> list[int]:
 
 def test_greedy_as_transformers_does_it(model: Any) -> None:
     prompt = ids(100, model)
-    with open_arm(model, "none").open() as target:
-        answer = target.generate(Request(prompt, 12, 100))
+    with session_of(model, "none") as session:
+        answer = session.generate(Request(prompt, 12, 100))
     expected = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, 100, dtype=torch.long),
@@ -82,11 +87,11 @@ def test_greedy_as_transformers_does_it(model: Any) -> None:
 
 def test_an_end_token_stops_and_is_not_part_of_the_answer(model: Any) -> None:
     prompt = ids(50, model)
-    with open_arm(model, "none").open() as target:
-        first = target.generate(Request(prompt, 1, 50))
+    with session_of(model, "none") as session:
+        first = session.generate(Request(prompt, 1, 50))
         assert first.finish_reason == "length"
-        target._stop_ids = frozenset({int(first.text)})  # type: ignore[attr-defined]
-        stopped = target.generate(Request(prompt, 5, 50))
+        session._stop_ids = frozenset({int(first.text)})  # type: ignore[attr-defined]
+        stopped = session.generate(Request(prompt, 5, 50))
     assert (stopped.text, stopped.finish_reason) == ("", "stop")
 
 
@@ -95,28 +100,28 @@ def test_blocks_of_any_size_answer_alike(model: Any, method: str) -> None:
     prompt = ids(1000, model)
     answers = set()
     for chunk in (2048, 300, 64):
-        with open_arm(model, method, chunk).open() as target:
-            answers.add(target.generate(Request(prompt, 8, 1024)).text)
+        with session_of(model, method, chunk) as session:
+            answers.add(session.generate(Request(prompt, 8, 1024)).text)
     assert len(answers) == 1
 
 
 def test_methods_leave_no_trace(model: Any) -> None:
     prompt = ids(900, model)
-    none = open_arm(model, "none")
-    with none.open() as target:
-        before = target.logprobs(prompt, request_length=900)
-    with open_arm(model, "yarn+dca").open() as target:
-        changed = target.logprobs(prompt, request_length=900)
-    with none.open() as target:
-        after = target.logprobs(prompt, request_length=900)
+    none = session_of(model, "none")
+    with none as session:
+        before = session.logprobs(prompt, request_length=900)
+    with session_of(model, "yarn+dca") as session:
+        changed = session.logprobs(prompt, request_length=900)
+    with none as session:
+        after = session.logprobs(prompt, request_length=900)
     assert np.array_equal(before, after)
     assert np.abs(before[600:] - changed[600:]).max() > 1e-3
 
 
 def test_log_probabilities(model: Any) -> None:
     prompt = ids(700, model)  # more than one block
-    with open_arm(model, "none", prefill_chunk=300).open() as target:
-        found = target.logprobs(prompt, request_length=700)
+    with session_of(model, "none", prefill_chunk=300) as session:
+        found = session.logprobs(prompt, request_length=700)
     logits = model(torch.tensor([prompt])).logits[0].double()
     expected = torch.log_softmax(logits, -1)[torch.arange(699), torch.tensor(prompt[1:])]
     assert found.dtype == np.float64
@@ -125,18 +130,18 @@ def test_log_probabilities(model: Any) -> None:
 
 @pytest.mark.parametrize("method", ["pi", "ntk", "yarn", "dca", "yarn+dca", "yarn-freqs+dca"])
 def test_every_method_is_proved(model: Any, method: str) -> None:
-    arm = open_arm(model, method)
-    assert arm.proof["verified"], arm.proof
-    assert arm.scheme["method"] == method
-    assert arm.backend
+    session = session_of(model, method)
+    assert session.proof["verified"], session.proof
+    assert session.scheme["method"] == method
+    assert session.backend
     if method in ("dca", "yarn+dca"):
-        assert arm.proof["short_change"] < 1e-5
+        assert session.proof["short_change"] < 1e-5
 
 
 def test_a_silent_no_op_does_not_pass(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain, "_extend", lambda model, scheme, kernel: extend(model, "none"))
     with pytest.raises(UnprovenMethodError, match="--methods dca: it is not at work"):
-        prove(model, resolve(model.config, "dca"), "auto")
+        session_of(model, "dca")
 
 
 def test_a_method_that_changes_short_prompts_does_not_pass(
@@ -146,12 +151,12 @@ def test_a_method_that_changes_short_prompts_does_not_pass(
         plain, "_extend", lambda model, scheme, kernel: extend(model, "pi", factor=8.0)
     )
     with pytest.raises(UnprovenMethodError, match="within one chunk it must not"):
-        prove(model, resolve(model.config, "dca"), "auto")
+        session_of(model, "dca")
 
 
 def test_the_proof_puts_the_model_back(model: Any) -> None:
     layers = model.config.num_hidden_layers
-    prove(model, resolve(model.config, "dca"), "auto")
+    session_of(model, "dca")
     assert model.config.num_hidden_layers == layers == len(model.base_model.layers)
     with extend(model, "dca"):
         pass  # extending twice would raise
@@ -169,15 +174,7 @@ def test_the_scheme_that_was_settled_is_the_scheme_that_runs(model: Any, method:
 def test_what_cannot_be_extended_is_a_user_error(model: Any) -> None:
     scheme = resolve(model.config, "dca")
     with pytest.raises(UserError, match=r"--methods dca: .*no-such-kernel"):
-        local_arm(
-            model,
-            scheme,
-            decode=str,
-            stop_ids=frozenset(),
-            kernel="no-such-kernel",
-            prefill_chunk=8,
-            prefix_sharing=True,
-        )
+        PlainSession(model, Numbers(), scheme, kernel="no-such-kernel")
 
 
 def test_the_device_of_an_offloaded_model(model: Any) -> None:
@@ -189,8 +186,8 @@ def test_blocks_in_bfloat16(model: Any, tiny_model: Path) -> None:
     half = load_model(source, load_config(source), torch.bfloat16, "cpu")
     prompt = ids(1000, half)
     for method in ("none", "yarn", "dca", "yarn+dca"):
-        with open_arm(half, method, 100).open() as target:
-            assert target.generate(Request(prompt, 2, 1024)).text
+        with session_of(half, method, 100) as session:
+            assert session.generate(Request(prompt, 2, 1024)).text
 
 
 NEEDLE = list(range(90, 96))  # no other token of these prompts
@@ -231,11 +228,11 @@ def test_cells_that_share_prefill_answer_alike(
     answers: dict[bool, list[str]] = {}
     rows: dict[bool, torch.Tensor] = {}
     for sharing in (True, False):
-        arm = open_arm(model, method, chunk, sharing, **numbers)
-        with arm.open() as target, logits_of(model) as seen:
+        session = session_of(model, method, chunk, sharing, **numbers)
+        with session, logits_of(model) as seen:
             done, said = [], []
             for prompt in prompts:
-                done.append(target.generate(Request(prompt, decoded, 1024)))
+                done.append(session.generate(Request(prompt, decoded, 1024)))
                 said += seen[-decoded:]
         answers[sharing], rows[sharing] = [answer.text for answer in done], torch.stack(said)
         expected = [0, 4, 175, 347, 518] if sharing else [0] * 5
@@ -251,19 +248,19 @@ def test_cells_that_share_prefill_answer_alike(
 def test_only_one_request_length_shares(model: Any) -> None:
     """YaRN's temperature follows it, and deeper keys follow the temperature."""
     first, second = column(depths=(50, 100))
-    with open_arm(model, "yarn+dca", **DCA).open() as target:
-        asked = [target.generate(Request(first, 3, length)) for length in (1024, 2048)]
-        asked.append(target.generate(Request(second, 3, 2048)))
+    with session_of(model, "yarn+dca", **DCA) as session:
+        asked = [session.generate(Request(first, 3, length)) for length in (1024, 2048)]
+        asked.append(session.generate(Request(second, 3, 2048)))
     assert [answer.cached_tokens for answer in asked] == [0, 0, 347]
 
 
 def test_one_token_is_always_computed(model: Any) -> None:
     prompt = column()[0]
-    with open_arm(model, "dca", **DCA).open() as target, logits_of(model) as seen:
-        whole = target.generate(Request(prompt, 4, 700))
-        again = target.generate(Request(prompt, 4, 700))
-        part = target.generate(Request(prompt[:300], 1, 700))  # shorter than what is cached
-        longer = target.generate(Request(prompt, 4, 700))  # goes on where a whole prompt ended
+    with session_of(model, "dca", **DCA) as session, logits_of(model) as seen:
+        whole = session.generate(Request(prompt, 4, 700))
+        again = session.generate(Request(prompt, 4, 700))
+        part = session.generate(Request(prompt[:300], 1, 700))  # shorter than what is cached
+        longer = session.generate(Request(prompt, 4, 700))  # goes on where a whole prompt ended
     cached = [answer.cached_tokens for answer in (whole, again, part, longer)]
     assert cached == [0, 699, 299, 300]
     assert whole.text == again.text == longer.text
@@ -272,13 +269,13 @@ def test_one_token_is_always_computed(model: Any) -> None:
 
 def test_the_cache_keeps_its_tag(model: Any) -> None:
     """The extended model itself would refuse a cache of another scheme or temperature."""
-    with open_arm(model, "yarn+dca", **DCA).open() as target:
-        assert isinstance(target, LocalTarget)
+    with session_of(model, "yarn+dca", **DCA) as session:
+        assert isinstance(session, PlainSession)
         for prompt in column(depths=(50, 100)):
-            target.generate(Request(prompt, 3, 1024))
-            assert target._last is not None
-            tag = target._last.cache._longctx_cache  # type: ignore[attr-defined]
-            assert tag.scheme == target._handle.scheme
+            session.generate(Request(prompt, 3, 1024))
+            assert session._last is not None
+            tag = session._last.cache._longctx_cache  # type: ignore[attr-defined]
+            assert tag.scheme == session._handle.scheme
             assert tag.logit_scales == (temperature(1024, 128) ** 2,)
 
 
@@ -287,15 +284,15 @@ def test_a_failed_request_leaves_nothing(model: Any, monkeypatch: pytest.MonkeyP
         raise MemoryError
 
     first, second = column(depths=(50, 100))
-    with open_arm(model, "none").open() as target:
-        target.generate(Request(first, 3, 1024))
-        monkeypatch.setattr(LocalTarget, "_next", no_room)
+    with session_of(model, "none") as session:
+        session.generate(Request(first, 3, 1024))
+        monkeypatch.setattr(PlainSession, "_next", no_room)
         with pytest.raises(MemoryError):
-            target.generate(Request(second, 3, 1024))
+            session.generate(Request(second, 3, 1024))
         monkeypatch.undo()
-        assert target.generate(Request(second, 3, 1024)).cached_tokens == 0
-        target.logprobs(first, request_length=1024)
-        assert target.generate(Request(second, 3, 1024)).cached_tokens == 0
+        assert session.generate(Request(second, 3, 1024)).cached_tokens == 0
+        session.logprobs(first, request_length=1024)
+        assert session.generate(Request(second, 3, 1024)).cached_tokens == 0
 
 
 @pytest.mark.parametrize(
@@ -330,6 +327,6 @@ def test_sharing_is_off_where_it_would_be_wrong(case: str) -> None:
         window = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}
         config = Qwen2Config(**SIZES, **window)
     torch.manual_seed(0)
-    with open_arm(Qwen2ForCausalLM(config).eval(), "none").open() as target:
+    with session_of(Qwen2ForCausalLM(config).eval(), "none") as session:
         for prompt in column(depths=(50, 100)):
-            assert target.generate(Request(prompt, 3, 1024)).cached_tokens == 0
+            assert session.generate(Request(prompt, 3, 1024)).cached_tokens == 0

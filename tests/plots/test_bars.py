@@ -14,12 +14,12 @@ from run_fakes import write_run
 from longctx.eval.needle.ranking import arms_of, ranked
 from longctx.eval.needle.summary import load
 from longctx.plots import bars
-from longctx.plots.look import Look
 from longctx.plots.palette import BAND, INK
+from longctx.plots.style import Style
 
 
 def figure_for(*folders: Path) -> Figure:
-    return bars.figure_of([load(folder) for folder in folders], Look())
+    return bars.figure_of([load(folder) for folder in folders], Style())
 
 
 def ends(axes: Axes, colour: str) -> list[float]:

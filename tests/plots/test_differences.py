@@ -11,12 +11,12 @@ from run_fakes import LENGTHS, METHODS, four_methods, window, write_run
 
 from longctx.eval.needle.summary import load
 from longctx.plots import difference, heatmap
-from longctx.plots.look import Look
 from longctx.plots.palette import NOT_RUN, difference_colour
+from longctx.plots.style import Style
 
 
 def figure_for(folder: Path) -> Figure:
-    return heatmap.figure_of([load(folder)], Look())
+    return heatmap.figure_of([load(folder)], Style())
 
 
 def panels(figure: Figure) -> list[Axes]:
@@ -59,9 +59,10 @@ def test_what_was_not_asked_of_both_is_grey(tmp_path: Path) -> None:
         return None if method == "dca" and length == 256 else four_methods("dca", length, depth, 0)
 
     dca = panels(figure_for(write_run(tmp_path, status)))[1]
-    colours = [to_hex(patch.get_facecolor()) for patch in dca.patches]
-    assert colours[:11] == [NOT_RUN.hex] * 11
-    assert set(colours[11:]) == {difference_colour(0).hex}
+    colours = {patch.get_xy(): to_hex(patch.get_facecolor()) for patch in dca.patches}  # type: ignore[attr-defined]
+    at_256 = [colour for (x, _), colour in colours.items() if x == -0.5]
+    assert at_256 == [NOT_RUN.hex] * 11
+    assert {colour for (x, _), colour in colours.items() if x > 0} == {difference_colour(0).hex}
 
 
 def test_methods_that_were_never_asked_the_same_leave_no_row(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_a_worse_method_is_rust_and_says_minus(tmp_path: Path) -> None:
         return "ok" if method == "none" else window(512)(method, length, depth, repeat)
 
     yarn = panels(figure_for(write_run(tmp_path, status)))[0]
-    at_8k = yarn.patches[11 * (len(LENGTHS) - 1)]
+    at_8k = yarn.patches[len(LENGTHS) - 1]
     assert to_hex(at_8k.get_facecolor()) == difference_colour(-1).hex
     assert "−2" in [text.get_text() for text in yarn.texts]
 

@@ -12,15 +12,15 @@ from run_fakes import METHODS, all_states, four_methods, write_run
 
 from longctx.errors import UserError
 from longctx.eval.needle.summary import load
-from longctx.plots import heatmap, words
-from longctx.plots.look import Look
+from longctx.plots import fonts, heatmap
+from longctx.plots.style import Style
 
 LONG = "models/a-model-whose-name-goes-on-" + "and-on-" * 20 + "instruct"
 CHINESE = "models/通义千问"
 
 
-def figure_for(*folders: Path, look: Look | None = None) -> Figure:
-    return heatmap.figure_of([load(folder) for folder in folders], look or Look())
+def figure_for(*folders: Path, style: Style | None = None) -> Figure:
+    return heatmap.figure_of([load(folder) for folder in folders], style or Style())
 
 
 @pytest.mark.parametrize("methods", [1, 4])
@@ -70,41 +70,41 @@ def test_names_are_no_mathematics_and_stay_on_a_line(tmp_path: Path) -> None:
 def test_chinese_is_drawn_or_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path, model=CHINESE, text="红楼梦.txt")
     check(figure_for(folder), tmp_path / "as-installed.png")
-    monkeypatch.setattr(words, "fallback", lambda: None)
+    monkeypatch.setattr(fonts, "fallback", lambda: None)
     figure = figure_for(folder)
     check(figure, tmp_path / "without.png")
     shown = " | ".join(text.get_text() for text in texts_of(figure))
     assert "Needle in a haystack: ▯▯▯▯" in shown
-    assert words.undrawable("红楼 a红") == "红楼"
+    assert fonts.undrawable("红楼 a红") == "红楼"
 
 
 def test_another_font_is_used_where_the_first_lacks_a_letter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A font that is always there stands for one that may be installed.
-    monkeypatch.setattr(words, "fallback", lambda: "STIXGeneral")
+    monkeypatch.setattr(fonts, "fallback", lambda: "STIXGeneral")
     missing = next(
         chr(code)
-        for code in sorted(words._letters("STIXGeneral") - words._letters(words.BASE))
+        for code in sorted(fonts._letters("STIXGeneral") - fonts._letters(fonts.BASE))
         if code > 32
     )
-    assert words.families("abc") == (words.BASE,)
-    assert words.families(missing) == (words.BASE, "STIXGeneral")
-    assert words.drawable(missing) == missing
+    assert fonts.families("abc") == (fonts.BASE,)
+    assert fonts.families(missing) == (fonts.BASE, "STIXGeneral")
+    assert fonts.drawable(missing) == missing
 
 
 def test_fitted_text_keeps_its_ends() -> None:
-    assert words.fitted("short", 3, 10) == "short"
-    shown = words.fitted("beginning-" + "x" * 100 + "-end", 2, 10)
+    assert fonts.fitted("short", 3, 10) == "short"
+    shown = fonts.fitted("beginning-" + "x" * 100 + "-end", 2, 10)
     assert shown.startswith("begin") and shown.endswith("-end") and "…" in shown
-    assert words.width_of(shown, 10) <= 2
-    assert words.fitted("abc", 0.01, 10) == "…"
+    assert fonts.width_of(shown, 10) <= 2
+    assert fonts.fitted("abc", 0.01, 10) == "…"
 
 
 def test_runs_lie_below_each_other_under_one_title(tmp_path: Path) -> None:
     small = write_run(tmp_path / "a", methods=["none", "dca"], lengths=(512, 1024))
     large = write_run(tmp_path / "b", all_states, model="models/large")
-    figure = figure_for(small, large, look=Look(title="Small and large"))
+    figure = figure_for(small, large, style=Style(title="Small and large"))
     check(figure, tmp_path / "a.png")
     shown = [text.get_text() for text in texts_of(figure)]
     for words_shown in (
@@ -117,7 +117,7 @@ def test_runs_lie_below_each_other_under_one_title(tmp_path: Path) -> None:
 
 
 def test_one_run_takes_the_title(tmp_path: Path) -> None:
-    figure = figure_for(write_run(tmp_path), look=Look(title="Mine"))
+    figure = figure_for(write_run(tmp_path), style=Style(title="Mine"))
     shown = [text.get_text() for text in texts_of(figure)]
     assert "Mine" in shown and not any(text.startswith("Needle in") for text in shown)
 
@@ -125,16 +125,20 @@ def test_one_run_takes_the_title(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("annotate", "counts"), [("all", 132), ("none", 0), ("imperfect", 32)])
 def test_annotate(tmp_path: Path, annotate: str, counts: int) -> None:
     folder = write_run(tmp_path, methods=["none", "dca"])
-    figure = figure_for(folder, look=Look(annotate=annotate))
+    figure = figure_for(folder, style=Style(annotate=annotate))
     shown = [text.get_text() for axes in figure.axes[:2] for text in axes.texts]
     assert sum("/" in text for text in shown) == counts
 
 
-def test_a_look_knows_its_words() -> None:
+def test_a_style_knows_its_words() -> None:
+    with pytest.raises(UserError, match="--style bare: not known: use full or plain"):
+        Style(kind="bare")
+    with pytest.raises(UserError, match="--annotate all: --style plain shows no counts"):
+        Style(annotate="all", kind="plain")
     with pytest.raises(UserError, match="--palette jet: not known: use default or classic"):
-        Look("jet")
+        Style("jet")
     with pytest.raises(UserError, match="--annotate some: not known: use imperfect, all or none"):
-        Look(annotate="some")
+        Style(annotate="some")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import browser
 import pytest
 from run_fakes import same_model, window, write_perplexity, write_run
 
-from longctx.plots.look import Look
+from longctx.plots.style import Style
 from longctx.report.collect import collect
 from longctx.report.page import render
 
@@ -29,7 +29,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
     second = write_run(folder / "b", window(1024), methods=["none"], model="m/b", prompts="a")
     file = folder / "report.html"
     report = collect([first, second, write_perplexity(folder / "ppl", text=HOSTILE)])
-    file.write_text(render(report, Look(), date="2026-11-25", command="longctx report a b"))
+    file.write_text(render(report, Style(), date="2026-11-25", command="longctx report a b"))
     assert PROGRAM is not None
     with browser.Browser(PROGRAM, folder / "profile") as opened:
         opened.open(file)
@@ -169,6 +169,29 @@ def test_dark_and_paper(page: browser.Browser, tmp_path: Path) -> None:
     assert dark != page.evaluate(colour)
     page.print(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_what_does_not_differ_is_quiet_in_the_dark(page: browser.Browser) -> None:
+    colour = "getComputedStyle(document.querySelector('.cell .even')).fill"
+    assert page.evaluate(colour) == "rgb(247, 247, 245)"
+    page.media(dark=True)
+    dark = page.evaluate(colour)
+    page.media()
+    assert max(map(int, dark.removeprefix("rgb(").removesuffix(")").split(","))) < 80
+
+
+@pytest.mark.parametrize("width", [360, 500])
+def test_captions_wrap_where_the_table_is_wider(page: browser.Browser, width: int) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.call("Emulation.setDeviceMetricsOverride", **size)
+    time.sleep(0.1)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    ends = page.evaluate(
+        "[...document.querySelectorAll('caption')].map(one => one.getBoundingClientRect().right)"
+    )
+    wider = page.evaluate("document.querySelector('table.summary').getBoundingClientRect().right")
+    page.call("Emulation.clearDeviceMetricsOverride")
+    assert max(ends) <= width < wider
 
 
 @pytest.mark.parametrize("width", [360, 800, 1600])

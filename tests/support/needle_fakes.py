@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.grid import Identity
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.prompt import Prompt, PromptBuilder
-from longctx.eval.protocol import Arm, Completion, Request, Target
+from longctx.eval.protocol import Completion, Request, Session
 from longctx.eval.spec import PromptSpec
 from longctx.eval.texts import prose
 from longctx.eval.texts.haystack import Haystack
@@ -87,13 +85,18 @@ def _wrap(tokenizer: Tokenizer, *, chat_template: str, **special: str) -> Any:
     return wrapped
 
 
-@dataclass
-class Scripted:
-    """A target that plays a part, and remembers what it was asked."""
+class Scripted(Session):
+    """A session that plays a part, and remembers what it was asked."""
 
-    answer: Callable[[Request, str], str]
-    finish_reason: Any = "stop"
-    asked: list[Request] = field(default_factory=list)
+    def __init__(
+        self,
+        answer: Callable[[Request, str], str],
+        finish_reason: Any = "stop",
+        method: str = "none",
+    ) -> None:
+        super().__init__(method, {"method": method}, "scripted")
+        self.answer, self.finish_reason = answer, finish_reason
+        self.asked: list[Request] = []
 
     def generate(self, request: Request) -> Completion:
         self.asked.append(request)
@@ -115,14 +118,6 @@ def reads_only(length: int) -> Callable[[Request, str], str]:
         return reads_everything(request, text) if request.request_length <= length else " Nothing."
 
     return answer
-
-
-def arm(method: str, target: Target) -> Arm:
-    @contextmanager
-    def open_arm() -> Iterator[Target]:
-        yield target
-
-    return Arm(method, {"method": method}, open_arm, "scripted")
 
 
 def scheme(method: str = "none") -> dict[str, Any]:

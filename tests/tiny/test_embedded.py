@@ -21,10 +21,13 @@ from longctx.attention import dca, hf
 from longctx.attention.hf import forward
 from longctx.attention.kernels.base import Partial
 from longctx.cli import app
+from longctx.engine import batch_attention
 from longctx.eval.needle.config import NeedleConfig
-from longctx.models.local import LocalSubject
-from longctx.models.plain import local_arm
-from longctx.models.source import load_config, load_model, locate, stop_ids
+from longctx.eval.protocol import Session
+from longctx.models.local import LocalModel
+from longctx.models.plain import PlainSession
+from longctx.models.served import Asking, ServedSession
+from longctx.models.source import load_config, load_model, locate
 from longctx.options.needle import NeedleOptions
 from longctx.runs.needle_prepare import prepare
 
@@ -37,26 +40,28 @@ def model() -> Any:
     return load_model(source, load_config(source), torch.float32, "cpu")
 
 
-def found(model: Any, method: str, length: int = 2048, depths: tuple[float, ...] = DEPTHS) -> float:
-    """Share of the needles found, three documents a depth."""
+def found(
+    model: Any,
+    method: str,
+    length: int = 2048,
+    depths: tuple[float, ...] = DEPTHS,
+    *,
+    plain: bool = False,
+) -> float:
+    """Share of the needles found, three documents a depth; `plain`: by the drop-in's loop."""
     config = NeedleConfig(lengths=(length,), depths=depths, repeats=3, answer_tokens=12)
     prepared = prepare(
         NeedleOptions(tiny.EMBEDDED, methods=(method,), config=config, device_map="cpu")
     )
-    subject = prepared.subject
-    assert isinstance(subject, LocalSubject)
-    arm = local_arm(
-        model,
-        subject.local_schemes[method],
-        decode=lambda ids: str(subject.tokenizer.decode(ids, skip_special_tokens=True)),
-        stop_ids=stop_ids(model, subject.tokenizer),
-        kernel="auto",
-        prefill_chunk=512,
-        prefix_sharing=True,
-    )
-    with arm.open() as target:
-        cells = prepared.sweep.all_cells()
-        records = [prepared.sweep.run_cell(cell, target, arm.backend) for cell in cells]
+    local = prepared.model
+    assert isinstance(local, LocalModel)
+    scheme, sweep = local.local_schemes[method], prepared.sweep
+    if plain:
+        session: Session = PlainSession(model, local.tokenizer, scheme)
+    else:
+        session = ServedSession(model, local.tokenizer, scheme, Asking("auto", length))
+    with session:
+        records = [sweep.run_cell(cell, session) for cell in sweep.all_cells()]
     assert not [record["error"] for record in records if record["error"]]
     return sum(record["score"] for record in records) / len(records)
 
@@ -156,6 +161,7 @@ def _mean(partials: list[Partial]) -> Partial:
 BUGS = {
     "q_inter off by S": (forward, "plan_block", _each_part(_inter_off_by_one_chunk)),
     "succ dropped": (forward, "plan_block", _each_part(_without_succ)),
+    "succ dropped in the engine": (batch_attention, "plan_block", _each_part(_without_succ)),
     "merge without weights": (dca, "merge", _mean),
     "keys at p": (
         hf.Handle,
@@ -168,7 +174,8 @@ BUGS = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_loses_needles(model, monkeypatch, bug) -> None:
     owner, name, wrong = BUGS[bug]
-    planted = found(model, "dca")
+    plain = owner is not batch_attention
+    planted = found(model, "dca", plain=plain)
     assert planted >= 14 / 15
     monkeypatch.setattr(owner, name, wrong)
-    assert found(model, "dca") <= 12 / 15
+    assert found(model, "dca", plain=plain) <= 12 / 15

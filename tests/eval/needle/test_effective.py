@@ -43,6 +43,7 @@ def test_it_never_failed() -> None:
         first_fail=None,
         ruler=8192,
         nolima=8192,
+        max_tested=8192,
     )
     assert show_effective(found) == ">= 8K (max tested)"
 
@@ -101,7 +102,9 @@ def test_few_samples_are_enough_to_fail_for_certain() -> None:
 def test_the_break_in_words() -> None:
     assert show_break(effective_length({256: right(0, 22)})) == "before 256"
     assert show_break(effective_length({256: RIGHT})) == "–"
-    assert (show_other(None), show_other(4096)) == ("–", "4K")
+    found = effective_length({256: RIGHT, 512: right(0, 22)})
+    assert [show_other(found, length) for length in (None, 256)] == ["–", "256"]
+    assert show_other(effective_length({256: RIGHT, 512: RIGHT}), 512) == ">= 512"
 
 
 def test_nothing_was_scored() -> None:
@@ -141,5 +144,6 @@ def test_as_json() -> None:
         "first_fail": 512,
         "ruler": 256,
         "nolima": 256,
+        "max_tested": 512,
     }
     assert RULE == "pooled lower bound >= 0.85"

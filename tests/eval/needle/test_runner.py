@@ -10,7 +10,7 @@ from typing import Any
 
 import needle_fakes
 import pytest
-from needle_fakes import Scripted, arm, make_sweep, reads_everything, reads_only
+from needle_fakes import Scripted, make_sweep, reads_everything, reads_only
 
 from longctx.errors import UserError
 from longctx.eval.estimate import expected_work, plan, rate_of, work
@@ -45,7 +45,7 @@ def run(
     sweep: Sweep, output: Path, answers: dict[str, Callable[[Request, str], str]], **part: Any
 ) -> tuple[Watch, dict[str, Any]]:
     watch = Watch()
-    arms = {method: arm(method, Scripted(answer, **part)) for method, answer in answers.items()}
+    sessions = {m: Scripted(answer, **part, method=m) for m, answer in answers.items()}
     with RunFolder(output) as folder:
         folder.begin(
             describe_run(
@@ -58,8 +58,8 @@ def run(
                 session={},
             )
         )
-        sweep.run(sweep.pending(folder.results.records), arms, folder.results, watch)
-        run_closed_book(sweep, next(iter(arms.values())), folder.controls)
+        sweep.run(sweep.pending(folder.results.records), sessions, folder.results, watch)
+        run_closed_book(sweep, next(iter(sessions.values())), folder.controls)
     return watch, summary.write(output)
 
 
@@ -108,7 +108,7 @@ def test_a_record_holds_what_it_promises(tmp_path: Path, chatml: Any, book: Hays
     promised = """schema key scheme task language length prompt_tokens slack depth depth_actual
         needle_span evidence_spans distance_to_question seed repeat haystack question expected match
         response finish_reason score status error ttft_s cached_tokens server_prompt_tokens
-        total_s peak_mem_bytes backend
+        total_s compute_s peak_mem_bytes backend
         ts prompt_sha256 recipe"""
     assert set(record) == set(promised.split())
     assert set(record["haystack"]) == {"id", "sha256", "offset"}
@@ -204,8 +204,8 @@ def test_not_run_is_a_state(tmp_path: Path, chatml: Any, book: Haystack) -> None
                 session={},
             )
         )
-        arms = {method: arm(method, Scripted(reads_everything)) for method in sweep.schemes}
-        sweep.run(sweep.pending({})[:2], arms, folder.results, Watch())
+        sessions = {m: Scripted(reads_everything, method=m) for m in sweep.schemes}
+        sweep.run(sweep.pending({})[:2], sessions, folder.results, Watch())
     figures = summary.write(tmp_path)
     assert figures["states"] == {"ok": 2, "not_run": 10}
     assert figures["methods"]["dca"]["lengths"]["512"]["states"] == {"not_run": 3}

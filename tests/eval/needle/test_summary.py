@@ -26,6 +26,7 @@ def test_effective_lengths_of_four_methods(tmp_path: Path) -> None:
         "rule": "pooled lower bound >= 0.85",
         **{"length": 4096, "at_least": False, "enough_samples": True, "samples": 22},
         **{"last_pass": 4096, "first_fail": 8192, "ruler": 4096, "nolima": 4096},
+        "max_tested": 8192,
     }
     assert methods["dca"]["effective"]["at_least"] is True
     assert json.loads((tmp_path / "summary.json").read_text()) == figures
@@ -47,7 +48,7 @@ def test_tables_end_in_the_effective_length(tmp_path: Path) -> None:
     # our rule, where it breaks, RULER's, NoLiMa's
     assert none.endswith("| 512 | 512-1K | 512 | 512 |")
     assert yarn.endswith("| 4K | 4K-8K | 4K | 4K |")
-    assert dca.endswith("| 22/22 (85-100 %) | >= 8K (max tested) | – | 8K | 8K |")
+    assert dca.endswith("| 22/22 (85-100 %) | >= 8K (max tested) | – | >= 8K | >= 8K |")
     first = csv.DictReader((tmp_path / "summary.csv").read_text().splitlines())
     rules = ("effective_length", "ruler", "nolima", "last_pass", "first_fail")
     by_method = {row["method"]: [row[name] for name in rules] for row in first}

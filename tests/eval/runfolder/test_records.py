@@ -117,12 +117,12 @@ SLOW_RUN = """
         time.sleep(pause)
         return needle_fakes.reads_only(512)(request, text)
 
-    arms = {m: needle_fakes.arm(m, needle_fakes.Scripted(slow)) for m in sweep.schemes}
+    sessions = {m: needle_fakes.Scripted(slow, method=m) for m in sweep.schemes}
     with RunFolder(output) as folder:
         folder.begin(describe_run(
             config=sweep.config, settings={"seed": 0}, schemes=sweep.schemes,
             model={"name": "scripted"}, haystack={"id": "book"}, trained_length=512, session={}))
-        sweep.run(sweep.pending(folder.results.records), arms, folder.results, Quiet())
+        sweep.run(sweep.pending(folder.results.records), sessions, folder.results, Quiet())
 """
 
 

@@ -13,8 +13,8 @@ from run_fakes import LENGTHS, METHODS, write_run
 
 from longctx.eval.needle.summary import load
 from longctx.plots import heatmap
-from longctx.plots.look import Look
-from longctx.plots.lower_strip import Scale, labelled, scale_of
+from longctx.plots.perplexity_strip import Scale, labelled, scale_of
+from longctx.plots.style import Style
 
 # `none` breaks beyond every scale, `dca` was not measured at 256, `yarn+dca` nowhere.
 STRIPS = {
@@ -40,7 +40,7 @@ def words_of(axes: Axes) -> list[str]:
 
 
 def test_each_strip_shows_its_method_on_the_scale_of_all(tmp_path: Path) -> None:
-    figure = heatmap.figure_of([load(write_run(tmp_path))], Look(), [STRIPS])
+    figure = heatmap.figure_of([load(write_run(tmp_path))], Style(), [STRIPS])
     none, yarn, dca, nothing = strip_axes(figure)
     assert words_of(none) == ["2.30", "2.20", "2.30", "3.20", "6.70", "40000"]
     assert words_of(dca) == ["2.20"] * 5
@@ -63,7 +63,7 @@ def test_each_strip_shows_its_method_on_the_scale_of_all(tmp_path: Path) -> None
 def test_runs_of_a_picture_share_the_scale(tmp_path: Path) -> None:
     runs = [load(write_run(tmp_path / name, methods=["none"])) for name in ("a", "b")]
     strips = [{"none": {256: 2.0, 512: 4.0}}, {"none": {256: 4.0, 512: 8.0}}]
-    figure = heatmap.figure_of(runs, Look(), strips)
+    figure = heatmap.figure_of(runs, Style(), strips)
     found = [line_of(part.axes[2])[1] for part in figure.subfigs]
     assert found == [pytest.approx([0, 0.5]), pytest.approx([0.5, 1])]
 
@@ -82,7 +82,7 @@ def test_scale_and_labels() -> None:
 def test_without_perplexity_the_picture_is_what_it_was(tmp_path: Path) -> None:
     run = load(write_run(tmp_path / "run", methods=["none"], lengths=LENGTHS[:2]))
     for name, strips in (("with", [{}]), ("without", None)):
-        heatmap.save(heatmap.figure_of([run], Look(), strips), tmp_path / f"{name}.svg")
+        heatmap.save(heatmap.figure_of([run], Style(), strips), tmp_path / f"{name}.svg")
     assert (tmp_path / "with.svg").read_bytes() == (tmp_path / "without.svg").read_bytes()
 
 
@@ -104,13 +104,13 @@ def test_nothing_lies_on_anything(tmp_path: Path, methods: int, columns: int, ro
         method: dict.fromkeys(lengths, 2.0 + 1000 * index)
         for index, method in enumerate(METHODS[: max(1, methods - 1)])
     }
-    check(heatmap.figure_of([load(folder)], Look(), [strips]), tmp_path / "a.png")
+    check(heatmap.figure_of([load(folder)], Style(), [strips]), tmp_path / "a.png")
 
 
 def test_narrow_columns_show_every_second_or_third_figure(tmp_path: Path) -> None:
     lengths = [256 * (step + 1) for step in range(21)]
     folder = write_run(tmp_path, methods=METHODS, lengths=lengths, depths=(0.0, 100.0), repeats=1)
     strips = {"none": {length: 1000.0 + length for length in lengths}}
-    figure = heatmap.figure_of([load(folder)], Look(), [strips])
+    figure = heatmap.figure_of([load(folder)], Style(), [strips])
     shown = words_of(strip_axes(figure)[0])
     assert 5 <= len(shown) < 21 and shown[-1] == "6376"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from matplotlib.image import imread
 from run_fakes import METHODS, Status, write_run
 
 from longctx.eval.needle.summary import load
-from longctx.plots import frontier, heatmap
-from longctx.plots.look import Look
+from longctx.plots import heatmap
 from longctx.plots.palette import BAND, palette
+from longctx.plots.style import Style
 
 
 def figure_for(path: Path, status: Status | None = None, **grid: Any) -> Figure:
     folder = write_run(path, status, **grid) if status else write_run(path, **grid)
-    return heatmap.figure_of([load(folder)], Look())
+    return heatmap.figure_of([load(folder)], Style())
 
 
 def words(axes: Axes) -> list[str]:
@@ -99,25 +100,31 @@ def test_a_length_without_a_score_leaves_a_gap(tmp_path: Path) -> None:
 
 
 def test_no_line_crosses_a_count(tmp_path: Path) -> None:
-    """At 1K the frontier runs through the middle of the row of 50 %."""
-    figure = figure_for(tmp_path, lambda m, length, depth, r: "ok" if r else "miss")
+    """As drawn, in pixels, whatever the depths: two of them lie on the frontier itself."""
+    depths = (0.0, 12.5, 33.0, 50.0, 62.5, 75.0, 100.0)
+    figure = figure_for(tmp_path, lambda m, length, depth, r: "ok" if r else "miss", depths=depths)
+    figure.canvas.draw()
     axes = figure.axes[0]
-    lines = max(line.get_zorder() for line in axes.lines)
+    (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    corners = axes.transData.transform(np.column_stack(dashed.get_data()))
     counts = [text for text in axes.texts if "/" in text.get_text()]
+    assert len(counts) == 6 * len(depths) and len(corners) == 8
+    for text in counts:
+        box = text.get_window_extent()
+        for start, end in itertools.pairwise(corners):
+            left, right = sorted((start[0], end[0]))
+            bottom, top = sorted((start[1], end[1]))
+            apart = right < box.x0 or left > box.x1 or top < box.y0 or bottom > box.y1
+            assert apart, text.get_position()
+
+
+def test_hatching_passes_behind_a_count(tmp_path: Path) -> None:
+    figure = figure_for(tmp_path, lambda m, length, depth, r: "error" if r else "miss")
+    counts = [text for text in figure.axes[0].texts if "/" in text.get_text()]
     assert len(counts) == 66
     for text in counts:
         box = text.get_bbox_patch()
-        assert box is not None
-        assert to_hex(box.get_facecolor()) == palette().colour(0.5).hex
-        assert box.get_alpha() in (None, 1)
-        assert text.get_zorder() > lines
-
-
-def test_rows_between_depths() -> None:
-    assert frontier.row_of(33.0, [10.0, 50.0, 90.0]) == pytest.approx(0.575)
-    assert frontier.row_of(0.0, [10.0, 50.0, 90.0]) == pytest.approx(-0.25)
-    assert frontier.row_of(99.0, [0.0, 10.0]) == 1.5
-    assert frontier.row_of(75.0, [50.0]) == 0.25
+        assert box is not None and to_hex(box.get_facecolor()) == palette().colour(0).hex
 
 
 def all_states(method: str, length: int, depth: float, repeat: int) -> str | None:
