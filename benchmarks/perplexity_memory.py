@@ -73,8 +73,8 @@ def slopes(rows: list[dict[str, Any]]) -> list[float]:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     from longctx import tiny
     from longctx.attention import METHODS
-    from longctx.commands.options import PerplexityOptions
     from longctx.eval.needle.config import parse_lengths
+    from longctx.options.perplexity import PerplexityOptions
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=tiny.EMBEDDED)

@@ -176,7 +176,7 @@ def print_row(row: dict[str, Any]) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     from longctx.attention import METHODS
-    from longctx.engine.engine import DEFAULT_CHUNK_BUDGET
+    from longctx.options.engine import EngineSettings
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="models/smollm2-135m", help="directory, or `random`")
@@ -184,7 +184,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=8, help="at once, in the second arms")
     parser.add_argument("--tokens", type=int, default=16, help="decoded per request")
     parser.add_argument("--methods", default="none", help=f"of the engine: {', '.join(METHODS)}")
-    parser.add_argument("--chunk-budget", type=parse_length, default=DEFAULT_CHUNK_BUDGET)
+    parser.add_argument("--chunk-budget", type=parse_length, default=EngineSettings.chunk_budget)
     parser.add_argument("--dtype", default="float32", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=2)

@@ -107,23 +107,27 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.commands": ("longctx",),
     "longctx.runs": (
         *("longctx.models", "longctx.report", "longctx.plots", "longctx.eval", "longctx.chat"),
-        *("longctx.attention", "longctx.errors"),
-        # What was asked for, and the pictures of a finished run.
-        *("longctx.commands.options", "longctx.commands.report"),
+        *("longctx.attention", "longctx.tiny", "longctx.options", "longctx.errors"),
     ),
     "longctx.serve": (
         *("longctx.models", "longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat"),
-        *("longctx.eval.format", "longctx.errors", "longctx.__version__"),
-        "longctx.commands.options",
+        *("longctx.options", "longctx.eval.format", "longctx.errors", "longctx.__version__"),
     ),
     "longctx.models": (
         *("longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat", "longctx.eval"),
-        *("longctx.errors", "longctx.commands.options"),
+        *("longctx.options", "longctx.errors"),
+    ),
+    # What may be said; what it means is settled above.
+    "longctx.options": ("longctx.eval", "longctx.chat", "longctx.errors"),
+    "longctx.options.declare": ("longctx.errors",),
+    "longctx.options.engine": (),
+    "longctx.report": (
+        *("longctx.plots", "longctx.eval", "longctx.options", "longctx.errors"),
+        "longctx.__version__",
     ),
     "longctx.doctor": (
         *("longctx.attention", "longctx.engine.packed", "longctx.errors", "longctx.__version__"),
     ),
-    "longctx.report": ("longctx.plots", "longctx.eval", "longctx.errors", "longctx.__version__"),
     # Reads what lies in a run folder, never a model.
     "longctx.plots": (
         *("longctx.eval.format", "longctx.eval.runfolder.records", "longctx.errors"),
@@ -133,7 +137,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.tiny": ("longctx.eval",),
     # Sees models through a protocol. The version is kept in run folders.
     "longctx.eval": ("longctx.chat", "longctx.errors", "longctx.__version__"),
-    "longctx.engine": ("longctx.attention", "longctx.errors"),
+    "longctx.engine": ("longctx.attention", "longctx.options.engine", "longctx.errors"),
     "longctx.chat": ("longctx.errors",),
     "longctx.attention": (),
     "longctx.errors": (),
@@ -146,6 +150,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "longctx.cli": ("typer",),
     "longctx.plots": ("numpy", "matplotlib", "rich"),
     "longctx.errors": (),
+    "longctx.options": ("pydantic",),
+    "longctx.options.engine": (),
     "longctx.attention": ("torch",),
     "longctx.attention.hf": ("torch", "transformers", "accelerate"),  # the one place that knows it
     "longctx.attention.kernels.flash_attn": ("torch", "flash_attn", "flash_attn_interface"),

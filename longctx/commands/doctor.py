@@ -5,24 +5,21 @@ Parses, asks doctor.py, prints.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
+from longctx.commands.command import command
+from longctx.commands.info import InfoOptions
 
-def doctor(
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on one line instead of tables.")
-    ] = False,
-) -> None:
+
+@command
+def doctor(options: InfoOptions) -> int:
     """Run every kernel here on a tiny prompt against float64; exit code 1 where one is wrong."""
     from longctx.doctor import checks, table
 
     with table.progress() as tell:
         report = checks.check(tell=tell)
-    if json:
+    if options.json:
         typer.echo(report.to_json())
     else:
         table.show(report)
-    if report.verdict != "ok":
-        raise typer.Exit(1)
+    return 0 if report.verdict == "ok" else 1

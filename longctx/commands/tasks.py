@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from longctx.commands import options
+import json
+
+from longctx.commands.command import command
+from longctx.options.shared import JsonOption
 
 
-def tasks(json: options.Json = False) -> None:
+@command
+def tasks(options: JsonOption) -> None:
     """List the tasks, one line each."""
-    import json as json_module
-
     from longctx.eval.tasks import TASKS
 
     told = {name: task.about.summary for name, task in TASKS.items()}
-    if json:
-        print(json_module.dumps(told))
+    if options.json:
+        print(json.dumps(told))
     else:
         width = max(map(len, told))
         for name, words in told.items():

@@ -30,7 +30,7 @@ from longctx.engine.errors import (
     QueueFullError,
 )
 from longctx.engine.handle import Generation
-from longctx.engine.kv import SHARE_FROM, KvPool
+from longctx.engine.kv import KvPool
 from longctx.engine.memory import default_kv_budget
 from longctx.engine.request import EngineRequest, Event
 from longctx.engine.runner import Runner
@@ -38,12 +38,10 @@ from longctx.engine.scheduler import MAX_SCORED, Scheduler
 from longctx.engine.sequence import RequestState
 from longctx.engine.stepper import Counts, Stepper
 from longctx.errors import UserError
+from longctx.options.engine import EngineSettings
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_CHUNK_BUDGET = 512
-DEFAULT_MAX_RUNNING = 64
-DEFAULT_MAX_WAITING = 1024
 # Dual Chunk Attention has no limit of its own; answers beyond this were not published.
 DCA_CONTEXT_FACTOR = 4
 
@@ -90,13 +88,13 @@ class Engine:
         tokenizer: Any = None,
         scheme: str | Scheme = "none",
         *,
-        kernel: str = "auto",
-        chunk_budget: int = DEFAULT_CHUNK_BUDGET,
-        kv_budget_bytes: int | None = None,
-        max_context: int | None = None,
-        max_running: int = DEFAULT_MAX_RUNNING,
-        max_waiting: int = DEFAULT_MAX_WAITING,
-        share_from: int = SHARE_FROM,
+        kernel: str = EngineSettings.kernel,
+        chunk_budget: int = EngineSettings.chunk_budget,
+        kv_budget_bytes: int | None = EngineSettings.kv_budget_bytes,
+        max_context: int | None = EngineSettings.max_context,
+        max_running: int = EngineSettings.max_running,
+        max_waiting: int = EngineSettings.max_waiting,
+        share_from: int = EngineSettings.share_from,
         kv_dtype: torch.dtype | None = None,
     ) -> None:
         for name, value in (

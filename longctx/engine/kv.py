@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import torch
 
+from longctx.options.engine import EngineSettings
+
 # More buffers would cost a kernel call per layer and token each; the rest is copied.
 MAX_SHARED = 2
-# A trailing shared piece below this is copied: cheaper than its own kernel call ever after.
-SHARE_FROM = 512
 
 
 class KvBuffer:
@@ -97,7 +97,7 @@ class KvPool:
         layers: int,
         bytes_per_token: int,
         budget_bytes: int,
-        share_from: int = SHARE_FROM,
+        share_from: int = EngineSettings.share_from,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.layers = layers

@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 import httpx
 
 from longctx.chat.encoder import ChatEncoder, Conversation
-from longctx.commands.options import NeedleOptions, refuse_local
 from longctx.errors import UserError
 from longctx.eval.protocol import ContextOverflowError, Request, Session, TargetLostError
 from longctx.models.base import Loaded, Model, TokensOnly, bare_scheme
 from longctx.models.openai_client import METHOD, EndpointError, EndpointSession, api_key
 from longctx.models.openai_wire import APIS, PATHS, Api
 from longctx.models.source import load_tokenizer, locate
+from longctx.options.needle import NeedleOptions, refuse_local
 
 _QUESTION = "Answer with the single word ready."
 

@@ -10,7 +10,6 @@ from transformers import PretrainedConfig
 
 from longctx import tiny
 from longctx.attention import Scheme
-from longctx.commands.options import NeedleOptions
 from longctx.eval import estimate
 from longctx.eval.protocol import Request, Session
 from longctx.models import dtypes
@@ -35,6 +34,7 @@ from longctx.models.source import (
     locate,
     shape_of,
 )
+from longctx.options.needle import NeedleOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ import torch
 from longctx.attention import DCA_METHODS, METHODS, Scheme, default_method, kernels, resolve
 from longctx.attention.config import FACTOR_METHODS
 from longctx.attention.rope import temperature_bucket
-from longctx.commands.options import ModelOptions
 from longctx.errors import UserError
+from longctx.options.shared import ModelOptions
 
 # Its flash attention gives no log-sum-exp, so parts cannot be merged; and it has no float64.
 NO_MPS = "no attention kernel of longctx runs on Apple's GPU (mps), only on cpu and cuda"

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from longctx import tiny
-from longctx.commands.options import NeedleOptions, refuse_local
 from longctx.errors import UserError
 from longctx.eval.needle.config import parse_lengths
 from longctx.eval.protocol import Completion, Request, Session, Truth
 from longctx.models import source
 from longctx.models.base import Loaded, Model, TokensOnly, bare_scheme
 from longctx.models.source import SIMULATED
+from longctx.options.needle import NeedleOptions, refuse_local
 
 NAMES = ("sim:perfect", "sim:window=N", "sim:lost-middle", "sim:flaky", "sim:flaky=SHARE")
 METHOD = "sim"

@@ -20,10 +20,8 @@ option takes commas. Knows the file, not how runs are made.
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +30,17 @@ import yaml
 
 from longctx.errors import UserError
 from longctx.models.source import SIMULATED
+from longctx.options.declare import nearest, options_of
+from longctx.options.needle import NeedleOptions
 
 _OWN = ("output", "defaults", "runs")
 # These belong to the comparison as a whole, or to its entries by another name.
-_NOT_HERE = ("output", "dry_run", "json")
+_NOT_HERE = {"output", "dry_run", "json"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """`arguments` go to the needle command as keywords."""
+    """`arguments` are options of the needle command, by name."""
 
     path: str
     name: str
@@ -49,15 +49,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
+    file: Path
     output: Path
     entries: tuple[Entry, ...]
 
 
-def read(file: Path, needle: Callable[..., object]) -> Comparison:
+def read(file: Path) -> Comparison:
     """
-    Args:
-        needle: the command that the entries are for; its parameters are the keys.
-
     Raises:
         UserError: names the key's path, as `runs[1].lengths`.
     """
@@ -67,7 +65,7 @@ def read(file: Path, needle: Callable[..., object]) -> Comparison:
         raise UserError(f"FILE {file}: cannot be read ({error.strerror}): check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"FILE {file}: no YAML ({error}): correct it") from None
-    options = {name for name in inspect.signature(needle).parameters if name not in _NOT_HERE}
+    options = {option.name for option in options_of(NeedleOptions)} - _NOT_HERE
     top = _mapping(file, "", content, _OWN)
     defaults = _mapping(file, "defaults", top.get("defaults") or {}, options)
     runs = top.get("runs")
@@ -95,7 +93,7 @@ def read(file: Path, needle: Callable[..., object]) -> Comparison:
                 f"FILE {file}: {made.path}: another entry is called {made.name} as well: give "
                 f"it a name, {made.path}.name"
             )
-    return Comparison(Path(str(top.get("output") or f"runs/{file.stem}")), tuple(entries))
+    return Comparison(file, Path(str(top.get("output") or f"runs/{file.stem}")), tuple(entries))
 
 
 def _fitting(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,13 +105,11 @@ def _fitting(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str,
 def _mapping(file: Path, path: str, content: Any, known: Iterable[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"FILE {file}: {path or 'the file'}: keys and values are needed")
-    known = sorted(known)
+    known = set(known)
     for key in content:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
             where = f"{path}.{key}" if path else str(key)
-            hint = f"did you mean {near[0]}?" if near else f"use {', '.join(known)}"
-            raise UserError(f"FILE {file}: {where}: not known: {hint}")
+            raise UserError(f"FILE {file}: {where}: not known: {nearest(str(key), known)}")
     return dict(content)
 
 

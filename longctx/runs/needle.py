@@ -14,8 +14,6 @@ from typing import Any
 
 from rich.console import Console
 
-from longctx.commands import report as report_cmd
-from longctx.commands.options import NeedleOptions
 from longctx.eval.needle import summary
 from longctx.eval.needle.controls import closed_book_is_due, run_closed_book
 from longctx.eval.needle.grid import Cell
@@ -25,9 +23,11 @@ from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import RunFolder
 from longctx.eval.runfolder.schema import NeedleRecord, NeedleSummary
 from longctx.models.base import Loaded
+from longctx.options.needle import NeedleOptions
 from longctx.plots import heatmap
 from longctx.plots.live import LiveMap
 from longctx.plots.style import Style
+from longctx.report.make import ReportOptions, make
 from longctx.runs.needle_prepare import Prepared, prepare
 from longctx.runs.screen import print_banner, print_results, proof_words, say
 
@@ -174,9 +174,9 @@ def _records_so_far(output: Path) -> dict[str, NeedleRecord]:
 def _draw(prepared: Prepared, err: Console) -> list[Path]:
 
     with err.status("drawing"):
-        style = Style(prepared.options.palette)
-        page = report_cmd.make(report_cmd.ReportOptions((prepared.output,), style=style))
-        return [*heatmap.draw(prepared.output, style), page]
+        palette = prepared.options.palette
+        page = make(ReportOptions((prepared.output,), palette=palette))
+        return [*heatmap.draw(prepared.output, Style(palette)), page]
 
 
 def _exit_code(figures: NeedleSummary, interrupted: bool) -> int:

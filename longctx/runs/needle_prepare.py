@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from longctx.chat.encoder import ChatEncoder
-from longctx.commands.options import NeedleOptions
 from longctx.errors import UserError
 from longctx.eval import estimate, tasks
 from longctx.eval.estimate import Plan
@@ -32,6 +31,7 @@ from longctx.eval.texts import prose
 from longctx.eval.texts.haystack import Haystack
 from longctx.models.base import Model
 from longctx.models.source import SIMULATED, tokenizer_sha256
+from longctx.options.needle import NeedleOptions
 from longctx.plots.palette import PALETTES
 from longctx.runs.temperature import temperature_of
 

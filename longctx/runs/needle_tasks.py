@@ -16,15 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
-from longctx.commands import report
-from longctx.commands.options import NeedleOptions
 from longctx.errors import UserError
 from longctx.eval.needle import ruler_table, summary
 from longctx.eval.runfolder.folder import RUN
 from longctx.eval.runfolder.records import write_atomically
 from longctx.eval.runfolder.schema import TasksTable
 from longctx.models.base import Loaded
-from longctx.plots.style import Style
+from longctx.options.needle import NeedleOptions
+from longctx.report.make import ReportOptions, make
 from longctx.runs import needle
 from longctx.runs.needle_prepare import prepare, settle_task
 from longctx.runs.screen import say
@@ -72,9 +71,7 @@ def _join(output: Path, options: NeedleOptions, out: Console) -> TasksTable:
     write_atomically(output / "tasks.json", json.dumps(table, indent=2) + "\n")
     text = ruler_table.as_markdown(table)
     write_atomically(output / "tasks.md", text)
-    page = report.make(
-        report.ReportOptions(folders, output=output / "report.html", style=Style(options.palette))
-    )
+    page = make(ReportOptions(folders, output=output / "report.html", palette=options.palette))
     out.print(text, highlight=False, markup=False)
     say(out, f"wrote {output}/ with tasks.md, tasks.json and {page.name}")
     return table

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from longctx.commands.options import PerplexityOptions
 from longctx.eval.format import show_length, show_seconds
 from longctx.eval.perplexity import files
 from longctx.eval.perplexity.files import show_difference, show_figure, show_perplexity
@@ -30,6 +29,7 @@ from longctx.eval.runfolder.records import PERPLEXITY, RecordFile
 from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRun, PerplexitySummary
 from longctx.models import source
 from longctx.models.served import Asking, sessions_for
+from longctx.options.perplexity import PerplexityOptions
 from longctx.plots import perplexity as picture
 from longctx.runs.perplexity_prepare import Prepared, prepare
 from longctx.runs.screen import proof_words, say

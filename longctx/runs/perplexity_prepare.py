@@ -19,7 +19,6 @@ from transformers import PretrainedConfig
 
 from longctx.attention import Scheme
 from longctx.chat.encoder import ChatEncoder
-from longctx.commands.options import PerplexityOptions
 from longctx.errors import UserError
 from longctx.eval.format import show_bytes, show_length, show_seconds
 from longctx.eval.perplexity.passes import TASK, Identity, Measurement, tokens_read, work_of
@@ -47,6 +46,7 @@ from longctx.models.source import (
     shape_of,
     tokenizer_sha256,
 )
+from longctx.options.perplexity import PerplexityOptions
 from longctx.runs.temperature import temperature_of
 
 

@@ -98,7 +98,7 @@ class Guard:
                     code="unsupported_media_type",
                 )
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._settings.limits.max_body:
+        if length.isdigit() and int(length) > self._settings.max_body:
             raise self._too_large()
 
     def _check_host(self, host: str) -> None:
@@ -134,14 +134,14 @@ class Guard:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self._settings.limits.max_body:
+            if read > self._settings.max_body:
                 raise self._too_large()
             return message
 
         return counted
 
     def _too_large(self) -> ApiError:
-        most = self._settings.limits.max_body
+        most = self._settings.max_body
         return ApiError(
             413,
             f"The body is larger than {most} bytes: shorten it, or start the server with a larger "

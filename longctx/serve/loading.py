@@ -6,14 +6,13 @@ settings -> Prepared (config, scheme, dtype; no weights) -> Loaded (weights, mem
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from longctx import tiny
 from longctx.attention import Scheme, default_method
-from longctx.commands.options import ModelOptions
 from longctx.engine import Engine
 from longctx.engine.engine import DCA_CONTEXT_FACTOR, default_context
 from longctx.errors import UserError
@@ -141,14 +140,7 @@ def prepare(settings: ServeSettings) -> Prepared:
     source = locate(settings.model)
     config = load_config(source)
     method = settings.method or default_method(config)
-    options = ModelOptions(
-        settings.model,
-        methods=(method,),
-        **{name: getattr(settings, name) for name in (
-            "chunk_size", "local_size", "original_length", "cap", "factor", "kernel", "dtype",
-            "device_map",
-        )},
-    )  # fmt: skip
+    options = replace(settings, method=method)
     settle = partial(settle_schemes, named=_METHOD_FLAG)
     wanted = settings.context
     if wanted is None and settings.model == tiny.EMBEDDED and method != "none":

@@ -1,14 +1,21 @@
-"""What a server is told, each default once. Knows no HTTP and imports nothing heavy."""
+"""What a server is told: flags, environment and TOML file. Knows no HTTP, imports nothing heavy."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from longctx.errors import UserError
+from longctx.options import shared
+from longctx.options.declare import Argument, Option
+from longctx.options.engine import EngineSettings
+from longctx.options.shared import SCHEME, tokens
+from longctx.tiny import EMBEDDED
 
+_SERVER, _LOAD = "Server", "Load and memory"
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
 
@@ -21,11 +28,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """`4G`, `512MiB`, `1073741824`; K, M and G are powers of 1024."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UserError(f"{flag} {text}: not an amount of memory: write 4G or 512M")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one request may ask for, whatever fits the model."""
 
-    max_body: int = 64 * 2**20  # bytes; a million tokens of text are about 5 MB
     max_n: int = 16
     max_top_logprobs: int = 20
     max_stop: int = 16  # strings
@@ -36,42 +53,102 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """A server's arguments. None stands where a rule decides.
+    """A server's options, and what is not asked. None stands where a rule decides."""
 
-    Attributes:
-        context: tokens of prompt and answer; None is the method's own, lowered to what fits.
-        kv_budget: bytes for keys and values.
-        drain_timeout, keep_alive: seconds.
-    """
+    model: Annotated[
+        str,
+        Argument(
+            "A directory, hub id or GGUF file. Default: the small model in the package.",
+            metavar="MODEL",
+            environment="LONGCTX_MODEL",  # arguments get none by themselves
+        ),
+    ] = EMBEDDED
+    host: Annotated[str, Option("Address to listen on.", _SERVER)] = "127.0.0.1"
+    port: Annotated[int, Option("Port; 0 takes a free one.", _SERVER)] = 8000
+    api_key: Annotated[
+        str | None,
+        Option(
+            "Key that clients must send. Better in the environment than on a command line.",
+            _SERVER,
+        ),
+    ] = None
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Option(
+            "Another name that this loopback server answers to. Repeatable.",
+            _SERVER,
+            name="allowed_host",
+        ),
+    ] = ()
+    served_name: Annotated[
+        str | None,
+        Option("The model's name for clients. Default: the last part of MODEL.", _SERVER),
+    ] = None
+    log_format: Annotated[
+        LogFormat, Option(f"{' or '.join(LOG_FORMATS)}; never with prompts.", _SERVER)
+    ] = "text"
+    drain_timeout: Annotated[
+        float, Option("Seconds that running requests get after SIGTERM.", _SERVER)
+    ] = 120.0
+    config: Annotated[
+        Path | None,
+        Option("TOML file with these options; flags and environment win.", _SERVER, is_file=True),
+    ] = None
+    method: Annotated[
+        str | None,
+        Option("Position scheme, as in `longctx needle --methods`. Default: the family's.", SCHEME),
+    ] = None
+    context: Annotated[
+        int | None,
+        Option(
+            "Tokens of prompt and answer, as 128K. Default: the method's, or what fits.",
+            SCHEME,
+            tokens,
+        ),
+    ] = None
+    chunk_size: shared.ChunkSize = None
+    local_size: shared.LocalSize = None
+    original_length: shared.OriginalLength = None
+    cap: shared.Cap = None
+    factor: shared.Factor = None
+    kernel: shared.Kernel = EngineSettings.kernel
+    dtype: shared.Dtype = shared.AUTO
+    device_map: shared.DeviceMap = shared.AUTO
+    kv_dtype: Annotated[
+        str,
+        Option(
+            "Of keys and values: auto, float32, bfloat16 or float16. Default: the model's, "
+            "or half of a widened float32 where the context fits only so.",
+            _LOAD,
+        ),
+    ] = shared.AUTO
+    kv_budget: Annotated[
+        int | None,
+        Option(
+            "Memory for keys and values, as 4G. Default: from what is free.", _LOAD, parse_bytes
+        ),
+    ] = EngineSettings.kv_budget_bytes
+    chunk_budget: Annotated[
+        int, Option("Tokens of one step: lower is fairer, higher is faster.", _LOAD)
+    ] = EngineSettings.chunk_budget
+    max_running: Annotated[int, Option("Requests in one step.", _LOAD)] = EngineSettings.max_running
+    max_waiting: Annotated[int, Option("Requests that may wait; more are answered 429.", _LOAD)] = (
+        EngineSettings.max_waiting
+    )
+    default_max_tokens: Annotated[
+        int, Option("Length of a chat answer where the client names none.", _LOAD)
+    ] = 2048
+    max_body: Annotated[  # a million tokens of text are about 5 MB
+        int,
+        Option("Largest body, as 64M.", _LOAD, parse_bytes, lambda size: f"{size >> 20}M"),
+    ] = 64 << 20
 
-    model: str
-    method: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 8000
-    context: int | None = None
-    chunk_size: int | None = None
-    local_size: int | None = None
-    original_length: int | None = None
-    cap: str | None = None
-    factor: float | None = None
-    kernel: str = "auto"
-    dtype: str = "auto"
-    kv_dtype: str = "auto"
-    device_map: str = "auto"
-    kv_budget: int | None = None
-    chunk_budget: int = 512
-    max_running: int = 64
-    max_waiting: int = 256
-    default_max_tokens: int = 2048
-    served_name: str | None = None
-    api_key: str | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    drain_timeout: float = 120.0
-    keep_alive: float = 15.0
-    log_format: LogFormat = "text"
+    keep_alive: float = 15.0  # seconds
     limits: Limits = Limits()  # frozen
 
     def __post_init__(self) -> None:
+        lower = tuple(name.lower() for name in self.allowed_hosts)
+        object.__setattr__(self, "allowed_hosts", lower)  # frozen
         for flag, value, low in (
             ("--context", self.context, 1),
             ("--kv-budget", self.kv_budget, 1),
@@ -79,7 +156,7 @@ class ServeSettings:
             ("--max-running", self.max_running, 1),
             ("--max-waiting", self.max_waiting, 1),
             ("--default-max-tokens", self.default_max_tokens, 1),
-            ("--max-body", self.limits.max_body, 1024),
+            ("--max-body", self.max_body, 1024),
             ("--drain-timeout", self.drain_timeout, 0),
         ):
             if value is not None and value < low:
@@ -97,6 +174,10 @@ class ServeSettings:
             )
 
     @property
+    def methods(self) -> tuple[str, ...] | None:
+        return None if self.method is None else (self.method,)
+
+    @property
     def on_loopback(self) -> bool:
         return is_loopback(self.host)
 
@@ -109,14 +190,3 @@ class ServeSettings:
 def _fits_a_header(key: str) -> bool:
     """Otherwise no client could ever send it: white space around a header's value is dropped."""
     return key.isascii() and key.isprintable() and key == key.strip()
-
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def parse_bytes(text: str, flag: str) -> int:
-    """`4G`, `512MiB`, `1073741824`; K, M and G are powers of 1024."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise UserError(f"{flag} {text}: not an amount of memory: write 4G or 512M")
-    return int(float(found[1]) * _UNITS[found[2].upper()])

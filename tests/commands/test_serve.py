@@ -181,13 +181,14 @@ def test_flags_win_over_the_environment_and_that_over_the_file(
     file = tmp_path / "serve.toml"
     file.write_text(
         'model = "models/x"\nport = 1\nhost = "0.0.0.0"\ncontext = "64K"\nkv-budget = "2G"\n'
-        'allowed-host = ["Box.example"]\ndrain_timeout = 3\n'
+        'allowed-host = ["Box.example"]\ndrain_timeout = 3\nchunk-size = 4096\n'
     )
     done = invoke("--config", str(file), "--port", "3", LONGCTX_PORT="2", LONGCTX_HOST="::1")
     assert done.exit_code == 0, done.output
     (settings,) = started
     assert (settings.model, settings.port, settings.host) == ("models/x", 3, "::1")
     assert (settings.context, settings.kv_budget) == (65536, 2 << 30)
+    assert (settings.chunk_size, settings.max_body) == (4096, 64 << 20)
     assert settings.allowed_hosts == ("box.example",) and settings.drain_timeout == 3
 
 
@@ -195,16 +196,23 @@ def test_without_anything_the_embedded_model_is_served_on_loopback(
     started: list[ServeSettings],
 ) -> None:
     assert invoke().exit_code == 0
-    assert started == [ServeSettings("embedded")]
+    assert started == [ServeSettings("embedded")] == [ServeSettings()]
     assert started[0].on_loopback and started[0].url == "http://127.0.0.1:8000"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prot = 1", "prot is no option: use one of allowed-host"),
+        ("prot = 1", "prot is no option: did you mean port?"),
+        ("x = 1", "x is no option: use allowed-host, api-key, cap, chunk-budget, "),
+        ("config = 'x'", "config is no option: "),
+        ("limits = 1", "limits is no option: "),
         ("port = 'x'", "port = 'x': a number is needed"),
+        ("port = true", "port = True: a number is needed"),
+        ("max_running = 1.5", "max_running = 1.5: a whole number is needed"),
+        ("drain-timeout = []", "drain-timeout = []: a number is needed"),
         ("host = true", "host = True: a text is needed"),
+        ("context = '2X'", "--context 2X: not a length"),
         ("allowed-host = 'x'", "a list of names is needed"),
         ("port =", "not TOML"),
     ],

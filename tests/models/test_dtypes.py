@@ -12,13 +12,15 @@ import torch
 
 from longctx import tiny
 from longctx.attention import cpu
-from longctx.commands.needle import needle_options
 from longctx.errors import UserError
 from longctx.models import dtypes
 from longctx.models import source as models
 from longctx.models.schemes import settle_device_map
+from longctx.options.declare import from_words
+from longctx.options.needle import NeedleOptions
 from longctx.runs.needle import run
 from longctx.runs.needle_prepare import prepare
+from longctx.runs.settle import settle_needle
 from longctx.serve import loading
 from longctx.serve.settings import ServeSettings
 
@@ -117,7 +119,8 @@ def test_float16_becomes_float32_on_every_cpu_and_gguf_counts_as_bf16(
 
 def needle(model: Path, **more: Any) -> Any:
     grid = {"lengths": "256", "depths": "50,", "repeats": 1, "methods": "none"}
-    return needle_options(str(model), **{**grid, **more})
+    said = {"model": str(model), **grid, **more}
+    return settle_needle(from_words(NeedleOptions, said))
 
 
 def test_a_run_folder_keeps_its_dtype_on_another_machine(

@@ -49,7 +49,7 @@ def test_a_page_of_perplexity_alone(tmp_path: Path) -> None:
 
 
 def picture_of(tmp_path: Path, picture: str, *folders: Path) -> Any:
-    from longctx.commands.report import ReportOptions, make
+    from longctx.report.make import ReportOptions, make
 
     output = tmp_path / f"{picture}.png"
     make(ReportOptions(folders, output=output, picture=picture))

@@ -120,9 +120,7 @@ def test_the_wait_is_the_backlog_over_the_measured_speed() -> None:
 
 
 def test_a_large_body_is_refused_by_its_header_and_while_it_is_read() -> None:
-    from longctx.serve.settings import Limits
-
-    with served(limits=Limits(max_body=4096)) as server:
+    with served(max_body=4096) as server:
         large = json_bytes(body(messages=[{"role": "user", "content": "x" * 5000}]))
         status, error = server.error(CHAT, large)
         assert (status, error["code"], error["max_body_bytes"]) == (413, "body_too_large", 4096)

@@ -255,7 +255,7 @@ def test_every_option_can_come_from_the_environment(monkeypatch: Any) -> None:
     (settings,) = found
     assert (settings.model, settings.kernel, settings.dtype) == ("a", "reference", "float32")
     assert (settings.chunk_size, settings.chunk_budget, settings.max_waiting) == (1024, 64, 5)
-    assert (settings.default_max_tokens, settings.limits.max_body) == (7, 2 << 20)
+    assert (settings.default_max_tokens, settings.max_body) == (7, 2 << 20)
     assert (settings.drain_timeout, settings.factor, settings.api_key) == (1.5, 2.0, "k")
     assert settings.allowed_hosts == ("one", "two")
 

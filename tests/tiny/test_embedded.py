@@ -21,7 +21,6 @@ from longctx.attention import dca, hf
 from longctx.attention.hf import forward
 from longctx.attention.kernels.base import Partial
 from longctx.cli import app
-from longctx.commands.options import NeedleOptions
 from longctx.engine import batch_attention
 from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.protocol import Session
@@ -29,6 +28,7 @@ from longctx.models.local import LocalModel
 from longctx.models.plain import PlainSession
 from longctx.models.served import Asking, ServedSession
 from longctx.models.source import load_config, load_model, locate
+from longctx.options.needle import NeedleOptions
 from longctx.runs.needle_prepare import prepare
 
 DEPTHS = (0.0, 30.0, 60.0, 85.0, 100.0)

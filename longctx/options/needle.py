@@ -1,0 +1,215 @@
+"""The options of `longctx needle`, which are the keys of an entry of `longctx compare` as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from longctx.chat.encoder import TemplateStyle
+from longctx.errors import UserError
+from longctx.eval.needle.config import NeedleConfig, parse_depths, parse_lengths
+from longctx.eval.needle.needle import LANGUAGE, TASK
+from longctx.eval.needle.presets import PRESETS
+from longctx.eval.tasks import parse_tasks
+from longctx.eval.tasks.styles import NAMES
+from longctx.options import shared
+from longctx.options.declare import Argument, Option, options_of
+from longctx.options.engine import EngineSettings
+from longctx.options.shared import EMBEDDED_METHODS, MACHINE, SWEEP, length_words, read_methods
+
+_PROMPT, _ENDPOINT = "Prompt", "Endpoint"
+# What is run where the user names no model.
+EMBEDDED_SWEEP = NeedleConfig(
+    lengths=(256, 512, 1024, 2048, 4096, 8192), depths=parse_depths("11"), repeats=2
+)
+ADAPTIVE_REPEATS = 10
+_DEPTHS = ",".join(f"{depth:g}" for depth in NeedleConfig.depths)
+_PRESETS = "; ".join(f"{name}: {preset.words}" for name, preset in PRESETS.items())
+
+
+def _read_tasks(text: str, _flag: str) -> tuple[str, ...]:
+    return parse_tasks(text)
+
+
+@dataclass(frozen=True)
+class NeedleOptions:
+    """What was said. None, or nothing, stands where a rule decides: runs/settle.py."""
+
+    model: Annotated[
+        str,
+        Argument(
+            "Model directory, hub id, or .gguf file; with --base-url the server's name for "
+            "it; or simulated: sim:perfect, sim:window=N, sim:lost-middle, sim:flaky. Default: the "
+            "embedded tiny model, trained on 512 tokens for this task."
+        ),
+    ] = ""
+    tasks: Annotated[
+        tuple[str, ...],
+        Option(
+            f"What to ask, with commas; `longctx tasks` lists them. Default: {TASK}.",
+            SWEEP,
+            _read_tasks,
+        ),
+    ] = ()
+    preset: Annotated[
+        str | None,
+        Option(f"Lengths, depths, repeats and tasks by name; flags win. {_PRESETS}.", SWEEP),
+    ] = None
+    methods: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            "Position schemes to compare, e.g. none,yarn,dca,yarn+dca. Default: none and the "
+            f"model family's; embedded model: {','.join(EMBEDDED_METHODS)}.",
+            SWEEP,
+            read_methods,
+        ),
+    ] = None
+    lengths: Annotated[
+        tuple[int, ...] | None,
+        Option(
+            f"Prompt lengths in tokens, K = 1024. Default: {length_words(NeedleConfig.lengths)}; "
+            f"embedded model: {length_words(EMBEDDED_SWEEP.lengths)}.",
+            SWEEP,
+            parse_lengths,
+        ),
+    ] = None
+    depths: Annotated[
+        tuple[float, ...] | None,
+        Option(
+            "Needle depths in percent (0 is the start), or one number: how many. Default: "
+            f"{_DEPTHS}; embedded model: {len(EMBEDDED_SWEEP.depths)}.",
+            SWEEP,
+            parse_depths,
+        ),
+    ] = None
+    repeats: Annotated[
+        int | None,
+        Option(
+            f"Samples per cell. Default: {NeedleConfig.repeats}; embedded model: "
+            f"{EMBEDDED_SWEEP.repeats}.",
+            SWEEP,
+        ),
+    ] = None
+    seed: Annotated[int, Option("Varies needle, wording and place in the text.", SWEEP)] = (
+        NeedleConfig.seed
+    )
+    adaptive: Annotated[
+        bool,
+        Option(
+            "Repeat lengths that are in doubt, and only those; --repeats is the most. "
+            f"Default of --repeats then: {ADAPTIVE_REPEATS}.",
+            SWEEP,
+        ),
+    ] = NeedleConfig.adaptive
+    budget_minutes: Annotated[
+        float | None,
+        Option("Start no cell after so many minutes; the same command goes on.", SWEEP),
+    ] = NeedleConfig.budget_minutes
+    limit: shared.Limit = NeedleConfig.limit
+    output: shared.Output = None
+    haystack: Annotated[
+        str | None,
+        Option(
+            "The text to search in: a file (text, PDF), a directory (also of source code) or "
+            "a glob. Default: generated prose.",
+            _PROMPT,
+        ),
+    ] = None
+    language: Annotated[str, Option("Of needle and generated prose.", _PROMPT)] = LANGUAGE
+    needle: Annotated[
+        str,
+        Option(f"What the task needle hides: {', '.join(NAMES)}, or a .yaml file.", _PROMPT),
+    ] = NAMES[0]
+    qa: Annotated[
+        str | None,
+        Option(
+            "Questions and documents of qa_1 and qa_2, JSON: one file, or two with a comma.",
+            _PROMPT,
+        ),
+    ] = None
+    distractors: Annotated[int | None, Option("Look-alikes of the task distractors.", _PROMPT)] = (
+        None
+    )
+    hops: Annotated[int | None, Option("Hops of the task uuid_chain.", _PROMPT)] = None
+    template: Annotated[
+        TemplateStyle, Option("chat: the model's own template; none: plain text.", _PROMPT)
+    ] = NeedleConfig.template
+    system: Annotated[str | None, Option("System message.", _PROMPT)] = NeedleConfig.system
+    answer_prefix: Annotated[
+        str | None,
+        Option(
+            "Put after the assistant's header, not scored; {key} is the needle's name, '' is "
+            "none. Default: the task's.",
+            _PROMPT,
+        ),
+    ] = None
+    exact: Annotated[bool, Option("Exactly the length, cutting mid-sentence.", _PROMPT)] = (
+        NeedleConfig.exact
+    )
+    allow_repeat: Annotated[bool, Option("Repeat too short a text.", _PROMPT)] = (
+        NeedleConfig.allow_repeat
+    )
+    chunk_size: shared.ChunkSize = None
+    local_size: shared.LocalSize = None
+    original_length: shared.OriginalLength = None
+    cap: shared.Cap = None
+    factor: shared.Factor = None
+    kernel: shared.Kernel = EngineSettings.kernel
+    dtype: shared.Dtype = shared.AUTO
+    device_map: shared.DeviceMap = shared.AUTO
+    prefill_chunk: shared.PrefillChunk = 2048
+    prefix_sharing: Annotated[
+        bool,
+        Option(
+            "Compute every prompt from its first token.",
+            MACHINE,
+            name="no_prefix_sharing",
+            negated=True,
+        ),
+    ] = True
+    base_url: Annotated[
+        str | None,
+        Option(
+            "Ask an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1. Its key is "
+            "LONGCTX_API_KEY or OPENAI_API_KEY.",
+            _ENDPOINT,
+        ),
+    ] = None
+    tokenizer: Annotated[
+        str | None, Option("The served model's tokenizer: a directory or a hub id.", _ENDPOINT)
+    ] = None
+    api: Annotated[
+        str,
+        Option(
+            "chat: messages, without --answer-prefix; completions: our prompt as token ids.",
+            _ENDPOINT,
+        ),
+    ] = "chat"
+    concurrency: Annotated[int, Option("Requests at once.", _ENDPOINT)] = 1
+    timeout: Annotated[float, Option("Seconds for a request.", _ENDPOINT)] = 600.0
+    palette: shared.Palette = "default"
+    dry_run: shared.DryRun = False
+    json: shared.Json = False
+
+    # No options: what runs/settle.py makes of them. A task's own are None where it has a default.
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    # Its task, language, options and answer budget are settled for each task in needle_prepare.
+    config: NeedleConfig = field(default_factory=NeedleConfig)
+
+
+def refuse_local(options: NeedleOptions, reason: str) -> None:
+    """
+    Raises:
+        UserError: a flag of local models was given, and what is measured has no use for it.
+    """
+    local = {
+        *("methods", "chunk_size", "local_size", "cap", "factor", "kernel", "dtype", "device_map"),
+        *("prefill_chunk", "prefix_sharing"),
+    }
+    for option in options_of(NeedleOptions):
+        value = getattr(options, option.field)
+        if option.field in local and value != option.default:
+            shown = ",".join(value) if isinstance(value, tuple) else value
+            said = option.flag if value is False else f"{option.flag} {shown}"
+            raise UserError(f"{said}: {reason}: leave {option.flag} out")

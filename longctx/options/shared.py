@@ -1,0 +1,85 @@
+"""Options that several commands have: each help text once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Protocol
+
+from longctx.errors import UserError
+from longctx.eval.format import show_length
+from longctx.eval.needle.config import parse_lengths, parse_methods
+from longctx.options.declare import Option
+
+SWEEP, SCHEME, MACHINE = "Sweep", "Position scheme", "Model and machine"
+AUTO = "auto"  # of dtype and device map: a rule decides
+# What the embedded model is run under where no method is named: enough to see what each does.
+EMBEDDED_METHODS = ("none", "yarn", "dca", "yarn+dca")
+
+
+def tokens(text: str, flag: str) -> int:
+    """One number of tokens, as `2K` or `2048`."""
+    found = parse_lengths(text, flag)
+    if len(found) != 1:
+        raise UserError(f"{flag} {text}: one number of tokens is needed")
+    return found[0]
+
+
+def read_methods(text: str, _flag: str) -> tuple[str, ...]:
+    return parse_methods(text)
+
+
+def length_words(lengths: tuple[int, ...]) -> str:
+    return ",".join(map(show_length, lengths))
+
+
+class ModelOptions(Protocol):
+    """What position schemes are settled from, whichever command it is."""
+
+    @property
+    def methods(self) -> tuple[str, ...] | None: ...
+    @property
+    def chunk_size(self) -> int | None: ...
+    @property
+    def local_size(self) -> int | None: ...
+    @property
+    def original_length(self) -> int | None: ...
+    @property
+    def cap(self) -> str | None: ...
+    @property
+    def factor(self) -> float | None: ...
+
+
+Limit = Annotated[int | None, Option("At most this many cells or passes now.", SWEEP)]
+Output = Annotated[
+    Path | None,
+    Option("Run folder; a run goes on where it stopped. Default: below runs/.", SWEEP),
+]
+ChunkSize = Annotated[int | None, Option("DCA chunk, tokens.", SCHEME, tokens)]
+LocalSize = Annotated[int | None, Option("DCA local window, tokens.", SCHEME, tokens)]
+OriginalLength = Annotated[int | None, Option("Trained window, tokens.", SCHEME, tokens)]
+Cap = Annotated[
+    str | None,
+    Option("Largest relative position of DCA: chunk_size or chunk_size-1.", SCHEME),
+]
+Factor = Annotated[
+    float | None,
+    Option(
+        "Extension factor of pi, ntk, yarn, yarn-freqs+dca. Default: from the longest length.",
+        SCHEME,
+    ),
+]
+Kernel = Annotated[str, Option("Attention kernel of DCA; `longctx info` lists them.", MACHINE)]
+Dtype = Annotated[str, Option("auto, float32, bfloat16 or float16.", MACHINE)]
+DeviceMap = Annotated[str, Option("auto, cpu, cuda, or what accelerate takes.", MACHINE)]
+PrefillChunk = Annotated[int, Option("Tokens per forward pass.", MACHINE, tokens, show_length)]
+Palette = Annotated[str, Option("Colours of the map: default or classic.", MACHINE)]
+DryRun = Annotated[bool, Option("Say what would be done; load no weights.")]
+Json = Annotated[bool, Option("One JSON object as the last line of stdout.")]
+
+
+@dataclass(frozen=True)
+class JsonOption:
+    """Of commands that list what there is."""
+
+    json: Json = False

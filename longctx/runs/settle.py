@@ -1,0 +1,98 @@
+"""From what was said to what is run: rules where nothing was said, presets, the embedded model.
+
+Imports nothing heavy: what is wrong with the arguments alone is told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from longctx.errors import UserError
+from longctx.eval.needle.config import NeedleConfig
+from longctx.eval.needle.needle import TASK
+from longctx.eval.needle.presets import PRESETS
+from longctx.eval.perplexity.config import PerplexityConfig
+from longctx.eval.tasks import get as get_task
+from longctx.eval.tasks.styles import read_style
+from longctx.models.source import SIMULATED
+from longctx.options.needle import ADAPTIVE_REPEATS, EMBEDDED_SWEEP, NeedleOptions
+from longctx.options.perplexity import EMBEDDED_LENGTHS, PerplexityOptions
+from longctx.options.shared import EMBEDDED_METHODS
+from longctx.tiny import EMBEDDED
+
+
+def settle_needle(said: NeedleOptions) -> NeedleOptions:
+    """Model, methods, tasks and configuration of the sweep.
+
+    Raises:
+        UserError: an unknown preset, a flag that no task reads, a number that makes no sense.
+    """
+    embedded = said.base_url is None and said.model in ("", EMBEDDED)
+    simulated = said.base_url is None and said.model.startswith(SIMULATED)
+    if said.preset is not None and said.preset not in PRESETS:
+        raise UserError(f"--preset {said.preset}: not known: use {', '.join(PRESETS)}")
+    preset = PRESETS.get(said.preset or "")
+    sweep = preset or (EMBEDDED_SWEEP if embedded or simulated else NeedleConfig())
+    tasks = said.tasks or (preset.tasks if preset else (TASK,))
+    task_options = {
+        "needle": read_style(said.needle, said.language),
+        "distractors": said.distractors,
+        "hops": said.hops,
+    }
+    _check_use(tasks, {**task_options, "qa": said.qa, "haystack": said.haystack})
+    return replace(
+        said,
+        model=said.model or ("" if said.base_url else EMBEDDED),
+        methods=EMBEDDED_METHODS if embedded and said.methods is None else said.methods,
+        tasks=tasks,
+        task_options=task_options,
+        config=NeedleConfig(
+            lengths=said.lengths or sweep.lengths,
+            depths=said.depths or sweep.depths,
+            repeats=(ADAPTIVE_REPEATS if said.adaptive else sweep.repeats)
+            if said.repeats is None
+            else said.repeats,
+            **_same(said, "seed", "template", "system", "exact", "allow_repeat"),
+            **_same(said, "limit", "adaptive", "budget_minutes"),
+        ),
+    )
+
+
+def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
+    """Model, methods and what is measured.
+
+    Raises:
+        UserError: a number that makes no sense.
+    """
+    embedded = said.model in ("", EMBEDDED)
+    usual = EMBEDDED_LENGTHS if embedded else PerplexityConfig.lengths
+    names = ("metric", "stride", "window", "documents", "bos", "seed", "limit")
+    return replace(
+        said,
+        model=said.model or EMBEDDED,
+        methods=EMBEDDED_METHODS if embedded and said.methods is None else said.methods,
+        config=PerplexityConfig(lengths=said.lengths or usual, **_same(said, *names)),
+    )
+
+
+def _same(options: NeedleOptions | PerplexityOptions, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names}
+
+
+def _check_use(names: tuple[str, ...], given: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UserError: a flag that no task of this run reads.
+    """
+    abouts = [get_task(name).about for name in names]
+    read = {option for about in abouts for option, _ in about.options}
+    read |= {"qa" if about.questions else "haystack" for about in abouts}
+    for name, value in given.items():
+        if value is not None and name not in read:
+            shown = f"--{name} {'' if isinstance(value, Mapping) else value}".strip()
+            raise UserError(
+                f"{shown}: {', '.join(names)} does not read it: leave it out, or add the task that "
+                "it is for to --tasks"
+            )
