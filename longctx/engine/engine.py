@@ -76,6 +76,8 @@ class Engine:
         max_running, max_waiting: requests.
         share_from: tokens from which on a cached prefix is read in place; below, it is copied.
         kv_dtype: what keys and values are kept in; by default the model's dtype.
+        prompts_first: compute all prompts that fit before any answer goes on: less work in all,
+            and a longer wait for the first ones.
 
     Raises:
         UserError: numbers that make no sense, or a model that cannot be served.
@@ -96,6 +98,7 @@ class Engine:
         max_waiting: int = EngineSettings.max_waiting,
         share_from: int = EngineSettings.share_from,
         kv_dtype: torch.dtype | None = None,
+        prompts_first: bool = False,
     ) -> None:
         for name, value in (
             ("chunk_budget", chunk_budget),
@@ -126,7 +129,12 @@ class Engine:
         pool = KvPool(
             self._runner.layers, bytes_per_token, budget, share_from, self._runner.kv_dtype
         )
-        self._scheduler = Scheduler(pool, chunk_budget=chunk_budget, max_running=max_running)
+        self._scheduler = Scheduler(
+            pool,
+            chunk_budget=chunk_budget,
+            max_running=max_running,
+            prompts_first=prompts_first,
+        )
         self._max_waiting = max_waiting
         known_tokens = self._runner.vocabulary if tokenizer is None else len(tokenizer)
         self._stepper = Stepper(

@@ -1,6 +1,7 @@
 """Which tokens of which requests go into the next forward, and who is admitted.
 
-Every decoding request takes one token. The rest of the step's token budget goes to prompts: half of
+Every decoding request takes one token, or waits until no prompt is left where nobody is waiting for
+an answer: more of them then decode together. The rest of the step's token budget goes to prompts: half of
 it to the oldest, so that none starves, the other half to those with least left to do, so that a
 short request never waits for a long one; what one half leaves over the other takes. A request is
 admitted when its keys and values for prompt and answer fit the memory: it can then never run out.
@@ -65,13 +66,16 @@ class Chunk(NamedTuple):
 class Scheduler:
     """Queue, running requests and retained prefixes over one pool of memory."""
 
-    def __init__(self, pool: KvPool, *, chunk_budget: int, max_running: int) -> None:
+    def __init__(
+        self, pool: KvPool, *, chunk_budget: int, max_running: int, prompts_first: bool = False
+    ) -> None:
         self.pool = pool
         self.prefixes = PrefixStore()
         self.waiting: deque[RequestState] = deque()
         self.running: list[RequestState] = []  # in order of admission
         self._chunk_budget = chunk_budget
         self._max_running = max_running
+        self._prompts_first = prompts_first
 
     def next_batch(self) -> list[Chunk]:
         """Chunks of the next step; empty where nothing is running."""
@@ -79,6 +83,8 @@ class Scheduler:
         prefills = [sequence for sequence in self.running if not sequence.decoding]
         if not prefills:
             return batch
+        if self._prompts_first:
+            batch = []
         left = max(self._chunk_budget - len(batch), min(MIN_PREFILL, self._chunk_budget))
         shares = dict.fromkeys(prefills, 0)
 

@@ -77,6 +77,7 @@ class ServedSession(Session):
             chunk_budget=asking.prefill_chunk,
             max_context=asking.longest,
             kv_budget_bytes=_kv_budget(self._facts, asking, input_device(self._model)),
+            prompts_first=True,
         )
         return self
 

@@ -259,3 +259,16 @@ def test_the_likeliest_token_is_the_greedy_one() -> None:
 def test_scores_from_outside_the_prompt_are_refused(index: int) -> None:
     with pytest.raises(UserError, match=f"prompt_logprobs_from={index} must be at least 1"):
         EngineRequest(prompt_of(60), prompt_logprobs=True, prompt_logprobs_from=index)
+
+
+def test_prompts_first_decodes_together_and_answers_alike() -> None:
+    prompts = [prompt_of(150, seed) for seed in range(4)]
+    requests = [EngineRequest(prompt, max_new_tokens=6) for prompt in prompts]
+    answers, steps = [], []
+    for first in (False, True):
+        with engine_for(tiny_models.build(), "dca", prompts_first=first) as engine:
+            answers.append([answer.token_ids for answer in run(engine, *requests)])
+            steps.append(engine.stats().counts.steps)
+    assert answers[0] == answers[1]
+    # All prompts in 600 / 64 steps, whose last one draws the last's first token, then 5 tokens.
+    assert steps[1] == 10 + 5
