@@ -190,6 +190,11 @@ def may_import(module: str, imported: str) -> bool:
 MODULES = list(all_modules())
 
 
+def test_only_the_command_line_knows_typer() -> None:
+    knowing = {module for module, path in MODULES if "typer" in imports_of(path)}
+    assert {name.rpartition(".")[0] for name in knowing} == {"longctx", "longctx.commands"}
+
+
 @pytest.mark.parametrize(("module", "path"), MODULES, ids=[name for name, _ in MODULES])
 def test_imports_keep_their_direction(module: str, path: Path) -> None:
     wrong = sorted(name for name in imports_of(path) if not may_import(module, name))
