@@ -21,7 +21,7 @@ _DECODE_FACTOR = 65
 _ANSWER_SHARE = 0.5
 
 
-class Shape(Protocol):
+class ModelSizes(Protocol):
     """The part of a model's sizes that counts here."""
 
     @property
@@ -35,7 +35,7 @@ class Shape(Protocol):
     def kv_bytes(self, tokens: int, bytes_per_value: int) -> int: ...
 
 
-def work(shape: Shape, length: int, answer_tokens: int, cached: int = 0) -> float:
+def work(shape: ModelSizes, length: int, answer_tokens: int, cached: int = 0) -> float:
     """Floating-point operations of one cell, or their equivalent in time.
 
     Of its `length` tokens the first `cached` are there already.
@@ -48,7 +48,7 @@ def work(shape: Shape, length: int, answer_tokens: int, cached: int = 0) -> floa
 
 
 def expected_work(
-    pending: Iterable[Cell], shape: Shape, answer_tokens: int, prefix_sharing: bool
+    pending: Iterable[Cell], shape: ModelSizes, answer_tokens: int, prefix_sharing: bool
 ) -> dict[Cell, float]:
     """The work of each cell. With sharing, a prompt goes on from the needle of the one before."""
     found = {}
@@ -62,7 +62,7 @@ def expected_work(
 
 
 @dataclass(frozen=True)
-class Plan:
+class NeedlePlan:
     """What is about to be done, in figures."""
 
     cells: int
@@ -91,18 +91,18 @@ def plan(
     *,
     everything: Iterable[Cell],
     pending: Iterable[Cell],
-    shape: Shape,
+    shape: ModelSizes,
     answer_tokens: int,
     prefix_sharing: bool,
     bytes_per_value: int,
     rate: float | None,
     rate_from: str,
-) -> Plan:
+) -> NeedlePlan:
     """`rate` is seconds per unit of work()."""
     cells, to_do = list(everything), list(pending)
     longest = max(cell.length for cell in cells)
     total = sum(expected_work(to_do, shape, answer_tokens, prefix_sharing).values())
-    return Plan(
+    return NeedlePlan(
         cells=len(cells),
         done=len(cells) - len(to_do),
         to_do=len(to_do),
@@ -115,7 +115,9 @@ def plan(
     )
 
 
-def rate_of(records: Iterable[Mapping[str, Any]], shape: Shape, answer_tokens: int) -> float | None:
+def rate_of(
+    records: Iterable[Mapping[str, Any]], shape: ModelSizes, answer_tokens: int
+) -> float | None:
     """Seconds per unit of work over finished cells; None without any."""
     timed = [record for record in records if record.get("ttft_s")]
     spent = sum(seconds_of(record) for record in timed)
@@ -129,6 +131,6 @@ def seconds_of(record: Mapping[str, Any]) -> float:
     return float(record["total_s"] if own is None else own)
 
 
-def work_done(record: Mapping[str, Any], shape: Shape, answer_tokens: int) -> float:
+def work_done(record: Mapping[str, Any], shape: ModelSizes, answer_tokens: int) -> float:
     """The work of a finished cell: what it took from the cell before is not in it."""
     return work(shape, record["length"], answer_tokens, record.get("cached_tokens") or 0)

@@ -74,7 +74,7 @@ class ClosedBook(NamedTuple):
     conversation: Conversation
 
 
-class Body(NamedTuple):
+class FilledConversation(NamedTuple):
     """A conversation that fills its length; the first `start` characters of text are left out."""
 
     conversation: Conversation
@@ -113,7 +113,7 @@ class PromptBuilder:
 
     def _fit(
         self, recipe: PromptSpec, sample: Sample, budget: int, *, all_there_is: bool = False
-    ) -> Body:
+    ) -> FilledConversation:
         """With `all_there_is`, too little text gives a shorter prompt, else an error."""
         bare = len(self._encode(recipe, sample, self._no_text(sample)).encoded.ids)
         wanted = budget - bare  # tokens of haystack, but for merges at its seams
@@ -150,7 +150,7 @@ class PromptBuilder:
         rng = seeded("offset", recipe.seed, recipe.length, recipe.repeat)
         return self._map.start_for(wanted + _MARGIN_TOKENS, rng.random())
 
-    def _encode(self, recipe: PromptSpec, sample: Sample, text: Filled) -> Body:
+    def _encode(self, recipe: PromptSpec, sample: Sample, text: Filled) -> FilledConversation:
         head = sample.introduction + sample.before
         user = head + text.text + sample.after + sample.question
         conversation = Conversation(user, recipe.system, sample.answer_prefix)
@@ -158,9 +158,9 @@ class PromptBuilder:
             span._replace(start=len(head) + span.start, end=len(head) + span.end)
             for span in text.spans
         ]
-        return Body(conversation, self._chat.encode(conversation), spans)
+        return FilledConversation(conversation, self._chat.encode(conversation), spans)
 
-    def _with(self, recipe: PromptSpec, sample: Sample, hay: Slice, cut: int) -> Body:
+    def _with(self, recipe: PromptSpec, sample: Sample, hay: Slice, cut: int) -> FilledConversation:
         """The prompt with the first `cut` characters of the slice and its statements in them."""
         placed = [(_place(hay, cut, one.depth), one) for one in sample.statements]
         placed.sort(key=lambda pair: (pair[0], pair[1].depth))
@@ -168,7 +168,7 @@ class PromptBuilder:
 
     def _fit_sentences(
         self, recipe: PromptSpec, sample: Sample, hay: Slice, wanted: int, budget: int
-    ) -> Body:
+    ) -> FilledConversation:
         """Cut at the last sentence end that fits: what is left over is less than a sentence."""
         cut = hay.boundaries.last_sentence_end(hay.character_after(wanted + _MARGIN_TOKENS // 8))
         while cut:
@@ -183,7 +183,7 @@ class PromptBuilder:
 
     def _fit_exactly(
         self, recipe: PromptSpec, sample: Sample, hay: Slice, wanted: int, budget: int
-    ) -> Body:
+    ) -> FilledConversation:
         """Cut anywhere so that not one token is left over.
 
         Where characters take several tokens (Chinese under an English vocabulary) no cut may hit
@@ -206,7 +206,7 @@ class PromptBuilder:
 
     def _fit_units(
         self, recipe: PromptSpec, sample: Sample, budget: int, all_there_is: bool
-    ) -> Body:
+    ) -> FilledConversation:
         """As many units of the task's own text as fit: one more would not."""
         fill = sample.fill
         assert fill is not None
@@ -215,7 +215,7 @@ class PromptBuilder:
                 f"--exact: {recipe.task} is made of whole words and lines: leave --exact out"
             )
 
-        def of(units: int) -> Body:
+        def of(units: int) -> FilledConversation:
             return self._encode(recipe, sample, fill(units, True))
 
         low, best = sample.fewest, of(sample.fewest)
@@ -254,7 +254,7 @@ class PromptBuilder:
         return best
 
 
-def _measure(fitted: Body, sample: Sample, budget: int) -> Prompt:
+def _measure(fitted: FilledConversation, sample: Sample, budget: int) -> Prompt:
     """Find statements and question in the tokens, and check that answers stand in them alone."""
     conversation, encoded = fitted.conversation, fitted.encoded
     user = conversation.user

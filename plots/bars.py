@@ -20,8 +20,8 @@ from matplotlib.patches import Rectangle
 
 from longctx.eval.format import show_length
 from longctx.eval.needle.effective import MEANING, show_effective
-from longctx.eval.needle.ranking import Arm, arms_of, ranked
-from longctx.eval.needle.summary import Results
+from longctx.eval.needle.ranking import MethodOfRun, arms_of, ranked
+from longctx.eval.needle.summary import NeedleResults
 from longctx.plots import fonts
 from longctx.plots.palette import BAND, INK, MUTED, NOT_RUN
 from longctx.plots.style import Style
@@ -31,7 +31,7 @@ _LEFT, _RIGHT = 3.1, 2.75  # names; what the bar says
 _HALF = 0.3  # of a bar's thickness, in rows
 
 
-def figure_of(runs: Sequence[Results], style: Style) -> Figure:
+def figure_of(runs: Sequence[NeedleResults], style: Style) -> Figure:
     arms = ranked(arms_of(runs))
     texts = [arm.label(with_model=True) for arm in arms]
     with fonts.styled([*texts, style.title or ""]):
@@ -63,7 +63,7 @@ def figure_of(runs: Sequence[Results], style: Style) -> Figure:
         return figure
 
 
-def _draw_axis(axes: Axes, arms: Sequence[Arm], inches: float) -> None:
+def _draw_axis(axes: Axes, arms: Sequence[MethodOfRun], inches: float) -> None:
     lengths = sorted({length for arm in arms for length in arm.results.lengths})
     axes.set_xlim(math.log2(lengths[0]) - 1, math.log2(lengths[-1]) + 0.12)
     axes.set_ylim(len(arms) - 0.5, -0.5)
@@ -82,7 +82,7 @@ def _draw_axis(axes: Axes, arms: Sequence[Arm], inches: float) -> None:
         spine.set_visible(False)
 
 
-def _draw_row(axes: Axes, row: int, arm: Arm, *, with_model: bool) -> None:
+def _draw_row(axes: Axes, row: int, arm: MethodOfRun, *, with_model: bool) -> None:
     effective, start = arm.effective, axes.get_xlim()[0]
     end = start
     if effective.length is not None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from longctx.eval.format import show_depth, show_length
-from longctx.eval.needle.summary import Results, Tally
-from longctx.plots.difference import Difference, show_net
+from longctx.eval.needle.summary import NeedleResults, Tally
+from longctx.plots.difference import DifferenceMap, show_net
 from longctx.plots.palette import MUTED, NOT_RUN, RGB, WHITE, difference_colour
 from longctx.plots.style import Style
 
@@ -38,7 +38,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
-class Cell:
+class MapCell:
     column: int
     row: int
     length: int
@@ -61,7 +61,7 @@ class Cell:
         return self.colour.ink if self.is_data else MUTED
 
 
-def cells_of(results: Results, method: str, style: Style) -> tuple[Cell, ...]:
+def cells_of(results: NeedleResults, method: str, style: Style) -> tuple[MapCell, ...]:
     """Row by row, the start of the text first."""
     return tuple(
         _cell(column, row, length, depth, results.tally(method, length, depth), style)
@@ -72,7 +72,7 @@ def cells_of(results: Results, method: str, style: Style) -> tuple[Cell, ...]:
 
 def _cell(
     column: int, row: int, length: int, depth: float | None, tally: Tally, style: Style
-) -> Cell:
+) -> MapCell:
     others, score = tally.others(), tally.score
     # A plain figure marks only what would else pass for a cell that did not run.
     marks = score is None or not style.plain
@@ -84,7 +84,7 @@ def _cell(
     elif hatched:
         role, colour = Role.BLANK, WHITE
     shows = score is not None and not crossed and style.shows_count(tally.total, tally.n)
-    return Cell(
+    return MapCell(
         *(column, row, length, depth, role, colour),
         told=f"{show_length(length)} at {show_depth(depth)}: {tally_words(tally)}",
         figures=_figures(tally),
@@ -95,7 +95,7 @@ def _cell(
     )
 
 
-def difference_cells(results: Results, difference: Difference) -> tuple[Cell, ...]:
+def difference_cells(results: NeedleResults, difference: DifferenceMap) -> tuple[MapCell, ...]:
     found = []
     for row, depth in enumerate(results.depths):
         for column, length in enumerate(results.lengths):
@@ -110,7 +110,7 @@ def difference_cells(results: Results, difference: Difference) -> tuple[Cell, ..
             shown = show_net(net) if pairs else ""
             told = f"{place}: {told}"
             found.append(
-                Cell(column, row, length, depth, role, colour, told, figures=shown, text=shown)
+                MapCell(column, row, length, depth, role, colour, told, figures=shown, text=shown)
             )
     return tuple(found)
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from longctx.eval.format import show_length
 from longctx.eval.perplexity.files import show_perplexity
-from longctx.eval.perplexity.summary import Results
+from longctx.eval.perplexity.summary import PerplexityResults
 from longctx.plots.palette import RGB
 from longctx.plots.perplexity_strip import CAP
 
@@ -39,7 +39,7 @@ _STEPS = (
 )
 
 
-class Point(NamedTuple):
+class CurvePoint(NamedTuple):
     length: int
     perplexity: float
     low: float
@@ -53,7 +53,7 @@ class Line:
 
     index: int
     method: str
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     positions: tuple[tuple[float, float], ...]  # perplexity by position, where it was asked for
 
     @property
@@ -93,7 +93,7 @@ class Curve:
     told: str  # for who cannot see it
 
 
-def curve_of(results: Results) -> Curve | None:
+def curve_of(results: PerplexityResults) -> Curve | None:
     """None where nothing was measured yet."""
     found = [_line(results, index, method) for index, method in enumerate(results.methods)]
     lines = [line for line in found if line.points]
@@ -118,13 +118,13 @@ def curve_of(results: Results) -> Curve | None:
     )
 
 
-def _line(results: Results, index: int, method: str) -> Line:
+def _line(results: PerplexityResults, index: int, method: str) -> Line:
     points = []
     for length in results.lengths:
         figure = results.figure(method, length)
         if figure is not None:
             told = f"{method}, {show_length(length)}: {show_perplexity(figure.perplexity)}"
-            points.append(Point(length, figure.perplexity, figure.low, figure.high, told))
+            points.append(CurvePoint(length, figure.perplexity, figure.low, figure.high, told))
     bins = results.bins(method) if points else []
     positions = tuple(((one.start + one.end) / 2, one.perplexity) for one in bins)
     return Line(index, method, tuple(points), positions)
@@ -163,7 +163,7 @@ def apart(ends: Sequence[float], step: float) -> list[float]:
     return moved
 
 
-def _captions(results: Results) -> tuple[str, str]:
+def _captions(results: PerplexityResults) -> tuple[str, str]:
     view, text = results.view, results.run["text"]
     which = {
         "prefix": "tokens 2 to L",

@@ -12,14 +12,14 @@ from matplotlib.patches import Patch
 
 from longctx.plots.draw_panel import DASHES, DOTS
 from longctx.plots.fonts import width_of
-from longctx.plots.legend import Entry, Sign
+from longctx.plots.legend import LegendEntry, Sign
 from longctx.plots.palette import BAND, INK, MUTED, NOT_RUN
 
 _SIZE = 9
 _HANDLE = 0.65  # inches of an entry before its words, and up to the next
 
 
-def _handle(entry: Entry) -> Any:
+def _handle(entry: LegendEntry) -> Any:
     label: dict[str, Any] = {"label": entry.words}
     match entry.sign:
         case Sign.NOT_RUN:
@@ -43,7 +43,7 @@ def _marker(sign: str, colour: str, size: float, edge: float, **label: Any) -> L
     return Line2D([], [], color=colour, linestyle="", **style, **label)
 
 
-def columns_for(entries: Sequence[Entry], inches: float) -> int:
+def columns_for(entries: Sequence[LegendEntry], inches: float) -> int:
     """The most columns that fit side by side; entries fill them from top to bottom."""
     widths = [_HANDLE + width_of(entry.words, _SIZE) for entry in entries]
     for columns in range(len(entries), 1, -1):
@@ -54,7 +54,10 @@ def columns_for(entries: Sequence[Entry], inches: float) -> int:
 
 
 def draw(
-    figure: Figure | SubFigure, entries: Sequence[Entry], corner: tuple[float, float], columns: int
+    figure: Figure | SubFigure,
+    entries: Sequence[LegendEntry],
+    corner: tuple[float, float],
+    columns: int,
 ) -> None:
     """`corner`: the lower left one, as a share of the figure."""
     figure.legend(

@@ -12,12 +12,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from longctx.plots.cells import Cell
+from longctx.plots.cells import MapCell
 from longctx.plots.difference import STAR
 from longctx.plots.fonts import width_of
 from longctx.plots.layout import Layout
 from longctx.plots.palette import BAND, INK, MUTED, NOT_RUN
-from longctx.plots.perplexity_strip import NOT_MEASURED, Point, labelled
+from longctx.plots.perplexity_strip import NOT_MEASURED, StripPoint, labelled
 from longctx.plots.scene import Grid, Panel
 
 DASHES = (0, (4, 2.5))
@@ -71,7 +71,7 @@ def label_every(grid: Grid, layout: Layout) -> int:
     return max(1, -(-int(100 * (widest + 0.08)) // int(100 * layout.cell_width)))
 
 
-def draw_cell(axes: Axes, cell: Cell, width: float, height: float, *, edge: float = 1.6) -> None:
+def draw_cell(axes: Axes, cell: MapCell, width: float, height: float, *, edge: float = 1.6) -> None:
     """`width` and `height` in inches."""
     corner, ink = (cell.column - 0.5, cell.row - 0.5), cell.ink.hex
     border: dict[str, Any] = {"edgecolor": "white", "linewidth": edge}
@@ -225,7 +225,7 @@ def _strip_frame(axes: Axes) -> None:
         spine.set(color=NOT_RUN.hex, linewidth=1)
 
 
-def _size_and_step(points: Sequence[Point], cell_width: float) -> tuple[float, int]:
+def _size_and_step(points: Sequence[StripPoint], cell_width: float) -> tuple[float, int]:
     """The size of the figures in points, and that one of so many columns shows its own."""
     widths: Mapping[int, float] = {}
     for size in _STRIP_SIZES:

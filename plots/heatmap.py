@@ -19,7 +19,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure, FigureBase, SubFigure
 
-from longctx.eval.needle.summary import Results, load
+from longctx.eval.needle.summary import NeedleResults, load
 from longctx.plots import draw_legend, draw_panel, fonts
 from longctx.plots.layout import NARROWEST, Box, Layout, layout_for
 from longctx.plots.palette import INK, MUTED, NOT_RUN, RGB, difference_stops
@@ -51,14 +51,14 @@ def save(figure: Figure, file: Path) -> None:
             figure.savefig(file, dpi=DPI, metadata={"Software": None})
 
 
-def shown_texts(runs: Sequence[Results], style: Style) -> list[str]:
+def shown_texts(runs: Sequence[NeedleResults], style: Style) -> list[str]:
     """What comes from outside and stands in the picture: names in any language."""
     names = [text for run in runs for text in (headline(run), run.run["haystack"]["id"])]
     return [*names, style.title or ""]
 
 
 def figure_of(
-    runs: Sequence[Results], style: Style, perplexity: Sequence[Strips] | None = None
+    runs: Sequence[NeedleResults], style: Style, perplexity: Sequence[Strips] | None = None
 ) -> Figure:
     """Args:
     perplexity: of each run's model; empty where it was not measured.

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from longctx.eval.format import show_length
 from longctx.eval.needle.effective import THRESHOLD
 from longctx.eval.needle.paired import LIMIT
-from longctx.eval.needle.summary import Results
+from longctx.eval.needle.summary import NeedleResults
 from longctx.plots import frontier
-from longctx.plots.difference import Difference
+from longctx.plots.difference import DifferenceMap
 
 
 class Sign(StrEnum):
@@ -24,25 +24,25 @@ class Sign(StrEnum):
     STAR = "star"
 
 
-class Entry(NamedTuple):
+class LegendEntry(NamedTuple):
     sign: Sign
     words: str
 
 
 def entries_of(
-    results: Results, *, brackets: bool, differences: Sequence[Difference]
-) -> tuple[Entry, ...]:
+    results: NeedleResults, *, brackets: bool, differences: Sequence[DifferenceMap]
+) -> tuple[LegendEntry, ...]:
     """States that occur first, then lines and bands."""
     states = [record["status"] for record in results.records]
     failed = states.count("error") + states.count("truncated_output")
     overflows = states.count("overflow")
     found = []
     if any(results.tally(method).states.get("not_run") for method in results.methods):
-        found.append(Entry(Sign.NOT_RUN, "not run"))
+        found.append(LegendEntry(Sign.NOT_RUN, "not run"))
     if failed:
-        found.append(Entry(Sign.HATCH, f"error or cut off ({failed}, not scored)"))
+        found.append(LegendEntry(Sign.HATCH, f"error or cut off ({failed}, not scored)"))
     if overflows:
-        found.append(Entry(Sign.CROSS, f"longer than the target takes ({overflows})"))
+        found.append(LegendEntry(Sign.CROSS, f"longer than the target takes ({overflows})"))
     trained = results.trained_length
     if (
         trained is not None
@@ -50,10 +50,10 @@ def entries_of(
         and frontier.steps(results.lengths, results.depths, trained)
     ):
         words = f"needle {show_length(trained)} tokens before the question"
-        found.append(Entry(Sign.FRONTIER, words))
-    found.append(Entry(Sign.INTERVAL, "95 % interval of the score"))
+        found.append(LegendEntry(Sign.FRONTIER, words))
+    found.append(LegendEntry(Sign.INTERVAL, "95 % interval of the score"))
     if brackets:
-        found.append(Entry(Sign.EFFECTIVE, f"effective: intervals lie above {THRESHOLD}"))
+        found.append(LegendEntry(Sign.EFFECTIVE, f"effective: intervals lie above {THRESHOLD}"))
     if any(difference.stars for difference in differences):
-        found.append(Entry(Sign.STAR, f"differs: McNemar, Holm, p < {LIMIT:g}"))
+        found.append(LegendEntry(Sign.STAR, f"differs: McNemar, Holm, p < {LIMIT:g}"))
     return tuple(found)

@@ -15,8 +15,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style as TextStyle
 
-from longctx.eval.needle.summary import Results
-from longctx.plots.cells import Cell, cells_of
+from longctx.eval.needle.summary import NeedleResults
+from longctx.plots.cells import MapCell, cells_of
 from longctx.plots.palette import MUTED, RGB
 from longctx.plots.scene import grid_of, trained_of
 from longctx.plots.style import Style
@@ -29,7 +29,7 @@ LEGEND = f"9 all found, 0 none, {HATCH} error or cut off, {CROSS} too long, · n
 class LiveMap:
     """Print with `rich`: panels side by side as far as the width allows."""
 
-    def __init__(self, results: Results, palette_name: str = "default") -> None:
+    def __init__(self, results: NeedleResults, palette_name: str = "default") -> None:
         self._results = results
         self._style = Style(palette_name)
         self._grid = grid_of(results)
@@ -71,7 +71,7 @@ class LiveMap:
         lines.append([(" " * self._margin + labels, TextStyle(dim=True))])
         return lines
 
-    def _halves(self, pair: tuple[Cell, ...]) -> Line:
+    def _halves(self, pair: tuple[MapCell, ...]) -> Line:
         upper = _colour(pair[0]).hex
         lower = _colour(pair[1]).hex if len(pair) > 1 else None
         # An odd last depth has nothing under it: the terminal's own background.
@@ -80,7 +80,7 @@ class LiveMap:
             return [halves]
         return [(halves[0][1:], halves[1]), (TRAINED, None)]
 
-    def _digit(self, cell: Cell) -> str:
+    def _digit(self, cell: MapCell) -> str:
         mark = "·"
         if cell.score is not None:
             mark = str(round(9 * cell.score))
@@ -88,12 +88,12 @@ class LiveMap:
             mark = HATCH if cell.hatched else CROSS
         return f"{mark:<{self._column - 1}}{TRAINED if self._ends(cell) else ' '}"
 
-    def _ends(self, cell: Cell) -> bool:
+    def _ends(self, cell: MapCell) -> bool:
         """Whether the trained length runs along its right border."""
         return cell.column + 1 == self._border
 
 
-def _colour(cell: Cell) -> RGB:
+def _colour(cell: MapCell) -> RGB:
     if cell.score is None and (cell.hatched or cell.crossed):
         return MUTED
     return cell.colour

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from longctx.eval.perplexity.summary import Results, load
+from longctx.eval.perplexity.summary import PerplexityResults, load
 from longctx.plots import fonts
 from longctx.plots.curve import ACROSS, UP, Axis, Curve, Line, apart, curve_of
 from longctx.plots.draw_panel import DASHES
@@ -36,7 +36,7 @@ def draw(folder: Path) -> list[Path]:
     return files
 
 
-def figure_of(results: Results) -> Figure:
+def figure_of(results: PerplexityResults) -> Figure:
     run, curve = results.run, curve_of(results)
     with fonts.styled([run["model"]["name"], run["text"]["id"]]):
         figure = Figure(figsize=(8.2, 5.2), facecolor="white")

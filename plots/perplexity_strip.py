@@ -33,7 +33,7 @@ class Scale(NamedTuple):
         return min(max(share, 0.0), 1.0)
 
 
-class Point(NamedTuple):
+class StripPoint(NamedTuple):
     column: int
     share: float  # of the strip's height
     text: str
@@ -51,14 +51,14 @@ def scale_of(strips: Sequence[Strips]) -> Scale | None:
 
 def points_of(
     lengths: Sequence[int], found: Mapping[int, float], scale: Scale
-) -> tuple[Point, ...]:
+) -> tuple[StripPoint, ...]:
     """Of the lengths that were measured; none where this method was not."""
     points = []
     for column, length in enumerate(lengths):
         if length in found:
             text = show_perplexity(found[length])
             told = f"{show_length(length)}: perplexity {text}"
-            points.append(Point(column, scale.share(found[length]), text, told))
+            points.append(StripPoint(column, scale.share(found[length]), text, told))
     return tuple(points)
 
 

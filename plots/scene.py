@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 from longctx.eval.format import show_depth, show_length
 from longctx.eval.needle.effective import THRESHOLD, Effective
-from longctx.eval.needle.summary import Results, heading
+from longctx.eval.needle.summary import NeedleResults, heading
 from longctx.plots import frontier
-from longctx.plots.cells import Cell, cells_of, difference_cells
-from longctx.plots.difference import Difference, differences
-from longctx.plots.legend import Entry, entries_of
-from longctx.plots.perplexity_strip import Point, Scale, Strips, points_of
+from longctx.plots.cells import MapCell, cells_of, difference_cells
+from longctx.plots.difference import DifferenceMap, differences
+from longctx.plots.legend import LegendEntry, entries_of
+from longctx.plots.perplexity_strip import Scale, StripPoint, Strips, points_of
 from longctx.plots.style import Style
 
 ACROSS = "prompt length in tokens"
@@ -82,14 +82,14 @@ class Panel:
     grid: Grid
     heading: str
     note: str
-    cells: tuple[Cell, ...]
+    cells: tuple[MapCell, ...]
     told: str  # for who cannot see it
     trained: Trained | None = None
     frontier: tuple[tuple[float, float], ...] = ()
     bars: tuple[Bar, ...] = ()
     threshold: float | None = None
     bracket: Bracket | None = None
-    perplexity: tuple[Point, ...] | None = None  # None: this map has no such strip
+    perplexity: tuple[StripPoint, ...] | None = None  # None: this map has no such strip
     stars: tuple[int, ...] = ()  # columns at which the paired test holds
 
 
@@ -104,7 +104,7 @@ class Scene:
     panels: tuple[Panel, ...]
     differences: tuple[Panel, ...]
     base: str  # the method that differences are to
-    legend: tuple[Entry, ...]
+    legend: tuple[LegendEntry, ...]
 
     @property
     def brackets(self) -> bool:
@@ -116,11 +116,11 @@ class Scene:
 
 
 def scene_of(
-    results: Results,
+    results: NeedleResults,
     style: Style,
     strips: Strips | None = None,
     scale: Scale | None = None,
-    compared: Sequence[Difference] | None = None,
+    compared: Sequence[DifferenceMap] | None = None,
 ) -> Scene:
     """Args:
     strips: perplexity of the run's model by method and length, on `scale`.
@@ -137,7 +137,7 @@ def scene_of(
         for method in results.methods
     )
     base = results.methods[0]
-    found: Sequence[Difference] = ()
+    found: Sequence[DifferenceMap] = ()
     if not style.plain:
         found = differences(results) if compared is None else compared
     return Scene(
@@ -154,7 +154,7 @@ def scene_of(
     )
 
 
-def grid_of(results: Results) -> Grid:
+def grid_of(results: NeedleResults) -> Grid:
     return Grid(
         tuple(show_length(length) for length in results.lengths),
         tuple(show_depth(depth) for depth in results.depths),
@@ -163,7 +163,7 @@ def grid_of(results: Results) -> Grid:
 
 
 def panel_of(
-    results: Results,
+    results: NeedleResults,
     method: str,
     style: Style,
     *,
@@ -196,7 +196,7 @@ def panel_of(
     )
 
 
-def difference_panel(results: Results, difference: Difference, heading: str) -> Panel:
+def difference_panel(results: NeedleResults, difference: DifferenceMap, heading: str) -> Panel:
     stars = [length for length in difference.stars if length in results.lengths]
     held = ", ".join(show_length(length) for length in stars)
     return Panel(
@@ -209,14 +209,14 @@ def difference_panel(results: Results, difference: Difference, heading: str) -> 
     )
 
 
-def trained_of(results: Results) -> Trained | None:
+def trained_of(results: NeedleResults) -> Trained | None:
     trained = results.trained_length
     if trained is None or not frontier.on_the_map(results.lengths, trained):
         return None
     return Trained(frontier.border(results.lengths, trained), f"trained {show_length(trained)}")
 
 
-def _bars(results: Results, method: str) -> tuple[Bar, ...]:
+def _bars(results: NeedleResults, method: str) -> tuple[Bar, ...]:
     bars = []
     for column, length in enumerate(results.lengths):
         score = results.tally(method, length).score
@@ -237,11 +237,11 @@ def _bracket(lengths: Sequence[int], effective: Effective) -> Bracket | None:
     return Bracket(spanned, effective.at_least, words)
 
 
-def headline(results: Results) -> str:
+def headline(results: NeedleResults) -> str:
     return f"{heading(results)}: {Path(results.run['model']['name']).name}"
 
 
-def subtitle(results: Results) -> str:
+def subtitle(results: NeedleResults) -> str:
     run = results.run
     text, seed = str(run["haystack"]["id"]), f"seed {run['settings']['seed']}"
     # Generated prose has the seed in its name.
@@ -265,7 +265,7 @@ def _scheme_words(scheme: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "the model as trained"
 
 
-def _found_words(results: Results, method: str) -> str:
+def _found_words(results: NeedleResults, method: str) -> str:
     scores = []
     for length in results.lengths:
         score = results.tally(method, length).score
@@ -274,5 +274,5 @@ def _found_words(results: Results, method: str) -> str:
     return f"found per length: {', '.join(scores)}."
 
 
-def _point_words(grid: Grid, point: Point) -> str:
+def _point_words(grid: Grid, point: StripPoint) -> str:
     return f"{grid.lengths[point.column]} {point.text}"

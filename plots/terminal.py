@@ -15,8 +15,8 @@ from rich.segment import Segment
 from rich.style import Style as TextStyle
 from rich.text import Text
 
-from longctx.eval.needle.summary import Results
-from longctx.plots.cells import Cell, Role
+from longctx.eval.needle.summary import NeedleResults
+from longctx.plots.cells import MapCell, Role
 from longctx.plots.legend import Sign
 from longctx.plots.scene import ACROSS, DOWN, Panel, Scene, scene_of
 from longctx.plots.style import Style
@@ -36,7 +36,7 @@ Line = list[tuple[str, TextStyle | None]]
 class TerminalMap:
     """Print with `rich`: a map per method, side by side as far as the width allows."""
 
-    def __init__(self, results: Results, palette_name: str = "default") -> None:
+    def __init__(self, results: NeedleResults, palette_name: str = "default") -> None:
         self._results = results
         self._palette = palette_name
 
@@ -96,12 +96,12 @@ class _Block:
         """What lies right of the last cell: under a long method's name too."""
         return f"{border:<{self._inner - self._cell * self._panel.grid.columns}}"
 
-    def _painted(self, cell: Cell) -> tuple[str, TextStyle]:
+    def _painted(self, cell: MapCell) -> tuple[str, TextStyle]:
         fill = "_" if self._levels.get(cell.column) == cell.row + 1 else " "
         text = f"{self._left(cell) or fill}{self._words(cell):{fill}^{self._cell - 1}}"
         return text, TextStyle(color=cell.ink.hex, bgcolor=cell.colour.hex)
 
-    def _left(self, cell: Cell) -> str:
+    def _left(self, cell: MapCell) -> str:
         """The line along the left border of a cell, if there is one."""
         if cell.column == self._border:
             return TRAINED
@@ -110,7 +110,7 @@ class _Block:
             return ""
         return "╎" if before <= cell.row < here else ""
 
-    def _words(self, cell: Cell) -> str:
+    def _words(self, cell: MapCell) -> str:
         if cell.crossed:
             return CROSS
         if cell.hatched:

@@ -1,4 +1,5 @@
-"""The package's shape: what is packaged, who may import whom, and what stays out of start-up."""
+"""The package's shape: what is packaged, who may import whom, what stays out of start-up, and
+that no class name means two things."""
 
 from __future__ import annotations
 
@@ -214,6 +215,16 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         for module in free:
             del left[module]
     assert not left, f"in a circle, or needing one: {', '.join(sorted(left))}"
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    """A name means one thing, whichever module a reader comes to it from."""
+    places: dict[str, list[str]] = {}
+    for module, path in all_modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def loaded_after(code: str) -> set[str]:

@@ -27,7 +27,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Identity:
+class NeedleIdentity:
     """What stays the same over a sweep and is part of every key."""
 
     model: str

@@ -43,7 +43,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """One length: `p` is corrected over the lengths that were compared.
 
     `interval` rests on `texts`, drawn whole: of one text it is a point and says nothing, of a few
@@ -79,7 +79,7 @@ def pairs_of(first: Iterable[Record], second: Iterable[Record]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: (pair.length, pair.depth or 0.0, pair.repeat))
 
 
-def compare(pairs: Sequence[Pair]) -> Mapping[int, Comparison]:
+def compare(pairs: Sequence[Pair]) -> Mapping[int, PairedComparison]:
     """Per length that has pairs, in ascending order."""
     by_length: dict[int, list[Pair]] = {}
     for pair in pairs:
@@ -94,7 +94,7 @@ def compare(pairs: Sequence[Pair]) -> Mapping[int, Comparison]:
     }
     corrected = holm([mcnemar_exact(*counts) for counts in only.values()])
     return {
-        length: Comparison(
+        length: PairedComparison(
             pairs=len(group),
             texts=len(_by_document(group)),
             first_only=only[length][0],

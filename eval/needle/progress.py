@@ -16,7 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from longctx.eval.estimate import Shape, expected_work, seconds_of, work_done
+from longctx.eval.estimate import ModelSizes, expected_work, seconds_of, work_done
 from longctx.eval.format import show_depth, show_length, show_seconds
 from longctx.eval.needle.grid import Cell
 from longctx.eval.runfolder.records import Record
@@ -31,7 +31,7 @@ class ProgressReport:
         self,
         console: Console,
         pending: Sequence[Cell],
-        shape: Shape,
+        shape: ModelSizes,
         answer_tokens: int,
         prefix_sharing: bool,
         draw_map: Callable[[], RenderableType] | None = None,

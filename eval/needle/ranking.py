@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from longctx.eval.needle.effective import Effective
-from longctx.eval.needle.summary import Results
+from longctx.eval.needle.summary import NeedleResults
 
 
-class Arm(NamedTuple):
+class MethodOfRun(NamedTuple):
     """`run` is the place of its run among those compared."""
 
     run: int
-    results: Results
+    results: NeedleResults
     method: str
 
     @property
@@ -31,19 +31,19 @@ class Arm(NamedTuple):
         return f"{self.model} · {self.method}" if with_model else self.method
 
 
-def arms_of(runs: Sequence[Results]) -> list[Arm]:
+def arms_of(runs: Sequence[NeedleResults]) -> list[MethodOfRun]:
     """In the order of runs and of methods in them."""
     return [
-        Arm(index, results, method)
+        MethodOfRun(index, results, method)
         for index, results in enumerate(runs)
         for method in results.methods
     ]
 
 
-def ranked(arms: Sequence[Arm]) -> list[Arm]:
+def ranked(arms: Sequence[MethodOfRun]) -> list[MethodOfRun]:
     """By effective length, then by the score over everything; without enough samples last."""
 
-    def merit(arm: Arm) -> tuple[int, int, float]:
+    def merit(arm: MethodOfRun) -> tuple[int, int, float]:
         effective, score = arm.effective, arm.results.tally(arm.method).score
         known = score if score is not None else -1.0
         return (int(effective.enough_samples), effective.length or 0, known)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 from longctx.eval.format import show_length
 from longctx.eval.needle.effective import RULER_AT_LEAST
-from longctx.eval.needle.summary import Results
+from longctx.eval.needle.summary import NeedleResults
 from longctx.eval.runfolder.schema import TasksMethod, TasksTable
 
 
-def table(results: Mapping[str, Results]) -> TasksTable:
+def table(results: Mapping[str, NeedleResults]) -> TasksTable:
     """Scores from 0 to 1, None where nothing was scored; by method, task and length."""
     methods = list(dict.fromkeys(name for one in results.values() for name in one.methods))
     lengths = sorted({length for one in results.values() for length in one.lengths})
@@ -24,7 +24,9 @@ def table(results: Mapping[str, Results]) -> TasksTable:
     }
 
 
-def _of_method(method: str, results: Mapping[str, Results], lengths: list[int]) -> TasksMethod:
+def _of_method(
+    method: str, results: Mapping[str, NeedleResults], lengths: list[int]
+) -> TasksMethod:
     scores = {
         task: {str(length): _rounded(one.tally(method, length).score) for length in lengths}
         for task, one in results.items()

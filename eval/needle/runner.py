@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from longctx.eval.needle.config import NeedleConfig
-from longctx.eval.needle.grid import Cell, Identity, cells, columns
+from longctx.eval.needle.grid import Cell, NeedleIdentity, cells, columns
 from longctx.eval.prompt import Prompt, PromptBuilder
 from longctx.eval.protocol import (
     Completion,
@@ -36,7 +36,7 @@ from longctx.eval.scoring import Verdict, judge
 from longctx.eval.spec import PromptSpec
 
 
-class Observer(Protocol):
+class NeedleObserver(Protocol):
     def started(self, cell: Cell) -> None: ...
 
     def finished(self, cell: Cell, record: NeedleRecord) -> None: ...
@@ -64,7 +64,7 @@ class Sweep:
     """A needle sweep, ready to run: what to ask, whom, and where records go."""
 
     config: NeedleConfig
-    identity: Identity
+    identity: NeedleIdentity
     builder: PromptBuilder
     schemes: Mapping[str, Mapping[str, Any]]
     temperature_at: TemperatureAt = exactly
@@ -107,7 +107,7 @@ class Sweep:
         pending: Sequence[Cell],
         sessions: Mapping[str, Session],
         file: RecordFile[NeedleRecord],
-        observer: Observer,
+        observer: NeedleObserver,
         deadline: float | None = None,
     ) -> bool:
         """False where the deadline (of time.monotonic) left cells over.
@@ -133,7 +133,7 @@ class Sweep:
         self,
         batch: Sequence[Cell],
         session: Session,
-        observer: Observer,
+        observer: NeedleObserver,
         deadline: float | None,
     ) -> Iterator[tuple[Cell, Answered]]:
         asked: dict[int, tuple[Cell, Prompt, float]] = {}

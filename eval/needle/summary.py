@@ -37,7 +37,7 @@ from longctx.eval.runfolder.schema import (
     EffectiveFigures,
     MethodFigures,
     NeedleRecord,
-    NeedleRun,
+    NeedleRunJson,
     NeedleSummary,
     Stopping,
     TallyFigures,
@@ -95,10 +95,10 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Results:
+class NeedleResults:
     """A run folder as read: run.json, and the newest record of every place of its grid."""
 
-    run: NeedleRun
+    run: NeedleRunJson
     records: Sequence[NeedleRecord]
     controls: Sequence[ControlRecord]
     superseded: int = 0
@@ -109,10 +109,10 @@ class Results:
     @classmethod
     def of(
         cls,
-        run: NeedleRun,
+        run: NeedleRunJson,
         found: Iterable[NeedleRecord],
         controls: Iterable[ControlRecord] = (),
-    ) -> Results:
+    ) -> NeedleResults:
         """Of records in the order in which they were measured."""
         cells = newest(found, place_of)
         return cls(run, cells.records, newest(controls, place_of).records, cells.superseded)
@@ -208,19 +208,19 @@ class Results:
         return self._effective[method]
 
 
-def load(path: Path) -> Results:
+def load(path: Path) -> NeedleResults:
     """Read a run folder, whoever may be writing to it."""
-    run: NeedleRun | None = folder.read_run(path)
+    run: NeedleRunJson | None = folder.read_run(path)
     if run is None:
         raise UserError(f"{path}: no {folder.RUN} in it: name the folder of a run")
     if run["task"] != "needle":
         raise UserError(f"{path}: it holds a {run['task']} run: name the folder of a needle run")
     found = records.latest(records.read(path / folder.RESULTS))
     controls = records.latest(records.read(path / folder.CONTROLS, records.CONTROL))
-    return Results.of(run, found.values(), controls.values())
+    return NeedleResults.of(run, found.values(), controls.values())
 
 
-def summarize(results: Results) -> NeedleSummary:
+def summarize(results: NeedleResults) -> NeedleSummary:
     run = results.run
     methods: dict[str, MethodFigures] = {}
     for method in results.methods:
@@ -270,7 +270,7 @@ def summarize(results: Results) -> NeedleSummary:
     }
 
 
-def control_figures(results: Results) -> ControlFigures:
+def control_figures(results: NeedleResults) -> ControlFigures:
     """Whether the map can tell success from failure: `discriminative` is None while unknown."""
     closed = [score for record in results.controls if (score := scored(record)) is not None]
     closed_book = sum(closed) / len(closed) if closed else None
@@ -294,10 +294,10 @@ def control_figures(results: Results) -> ControlFigures:
     }
 
 
-class Written(NamedTuple):
+class WrittenNeedle(NamedTuple):
     """A run folder's results, and the figures that its files show."""
 
-    results: Results
+    results: NeedleResults
     figures: NeedleSummary
 
 
@@ -306,7 +306,7 @@ def write(path: Path) -> NeedleSummary:
     return write_files(path).figures
 
 
-def write_files(path: Path) -> Written:
+def write_files(path: Path) -> WrittenNeedle:
     """The same, with the results, so that whoever shows them need not compute them again."""
     results = load(path)
     summary = summarize(results)
@@ -314,10 +314,10 @@ def write_files(path: Path) -> Written:
     records.write_atomically(path / "summary.json", text)
     records.write_atomically(path / "summary.csv", _as_csv(results))
     records.write_atomically(path / "summary.md", as_markdown(results, summary))
-    return Written(results, summary)
+    return WrittenNeedle(results, summary)
 
 
-def _as_csv(results: Results) -> str:
+def _as_csv(results: NeedleResults) -> str:
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     others = ("truncated_output", "overflow", "error", "not_run")
@@ -336,7 +336,7 @@ def _as_csv(results: Results) -> str:
     return stream.getvalue()
 
 
-def as_markdown(results: Results, summary: NeedleSummary) -> str:
+def as_markdown(results: NeedleResults, summary: NeedleSummary) -> str:
     run = results.run
     grid = run["grid"]
     lines = [
@@ -368,7 +368,7 @@ def as_markdown(results: Results, summary: NeedleSummary) -> str:
     return "\n".join(lines)
 
 
-def heading(results: Results) -> str:
+def heading(results: NeedleResults) -> str:
     """What was asked, for headings."""
     return "Needle in a haystack" if results.task == "needle" else f"Task {results.task}"
 

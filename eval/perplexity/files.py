@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longctx.eval.format import show_length
-from longctx.eval.perplexity.summary import Difference, Results, load, summarize
+from longctx.eval.perplexity.summary import LossDifference, PerplexityResults, load, summarize
 from longctx.eval.runfolder import records
 from longctx.eval.runfolder.schema import PerplexitySummary
 
@@ -32,10 +32,10 @@ DIFFERENCE_NOTE = (
 )
 
 
-class Written(NamedTuple):
+class WrittenPerplexity(NamedTuple):
     """A run folder's results, and the figures that its files show."""
 
-    results: Results
+    results: PerplexityResults
     figures: PerplexitySummary
 
 
@@ -44,7 +44,7 @@ def write(path: Path) -> PerplexitySummary:
     return write_files(path).figures
 
 
-def write_files(path: Path) -> Written:
+def write_files(path: Path) -> WrittenPerplexity:
     """The same, with the results, so that whoever shows them need not compute them again."""
     results = load(path)
     summary = summarize(results)
@@ -52,7 +52,7 @@ def write_files(path: Path) -> Written:
     records.write_atomically(path / "perplexity.json", text)
     records.write_atomically(path / "perplexity.csv", _as_csv(summary))
     records.write_atomically(path / "perplexity.md", _as_markdown(results, summary))
-    return Written(results, summary)
+    return WrittenPerplexity(results, summary)
 
 
 def _as_csv(summary: PerplexitySummary) -> str:
@@ -71,7 +71,7 @@ def _as_csv(summary: PerplexitySummary) -> str:
     return stream.getvalue()
 
 
-def _as_markdown(results: Results, summary: PerplexitySummary) -> str:
+def _as_markdown(results: PerplexityResults, summary: PerplexitySummary) -> str:
     lines = [
         f"# Perplexity: {summary['model']}",
         "",
@@ -97,7 +97,7 @@ def _as_markdown(results: Results, summary: PerplexitySummary) -> str:
     return "\n".join([*lines, ""])
 
 
-def _table(results: Results, cell: Any, methods: list[str] | None = None) -> list[str]:
+def _table(results: PerplexityResults, cell: Any, methods: list[str] | None = None) -> list[str]:
     lengths = results.lengths
     lines = [
         "| method | " + " | ".join(show_length(length) for length in lengths) + " |",
@@ -108,7 +108,7 @@ def _table(results: Results, cell: Any, methods: list[str] | None = None) -> lis
     return lines
 
 
-def show_figure(results: Results, method: str, length: int, style: str = "short") -> str:
+def show_figure(results: PerplexityResults, method: str, length: int, style: str = "short") -> str:
     """`12.3 (12.1-12.6)`; long: with the mean over documents and bits per byte behind it."""
     figure = results.figure(method, length)
     if figure is None:
@@ -123,7 +123,7 @@ def show_figure(results: Results, method: str, length: int, style: str = "short"
     return f"{shown} [{show_perplexity(figure.perplexity_macro)}{bits}]"
 
 
-def show_difference(difference: Difference | None) -> str:
+def show_difference(difference: LossDifference | None) -> str:
     if difference is None:
         return "–"
     star = "*" if difference.holds else ""

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from longctx.errors import UserError
-from longctx.eval.estimate import Shape, work
+from longctx.eval.estimate import ModelSizes, work
 from longctx.eval.format import show_length
 from longctx.eval.perplexity.config import PerplexityConfig
 from longctx.eval.protocol import (
@@ -65,7 +65,7 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Identity:
+class PassIdentity:
     """What stays the same over a run and is part of every key. `begin` stands before every window:
     the beginning-of-sequence token, or nothing."""
 
@@ -76,7 +76,7 @@ class Identity:
     begin: tuple[int, ...]
 
 
-class Observer(Protocol):
+class PassObserver(Protocol):
     def finished(self, done: Pass, record: PerplexityRecord) -> None: ...
 
 
@@ -86,7 +86,7 @@ class Measurement:
     depend on the length of the pass."""
 
     config: PerplexityConfig
-    identity: Identity
+    identity: PassIdentity
     corpus: Corpus
     schemes: Mapping[str, Mapping[str, Any]]
     by_length: frozenset[str]
@@ -142,7 +142,7 @@ class Measurement:
         pending: Sequence[Pass],
         sessions: Mapping[str, Session],
         file: RecordFile[PerplexityRecord],
-        observer: Observer,
+        observer: PassObserver,
     ) -> None:
         for each in pending:
             with sessions[each.method] as session:
@@ -221,7 +221,7 @@ def windows(tokens: int, room: int, stride: int | None, first: int) -> Iterator[
         scored = stop
 
 
-def work_of(each: Pass, shape: Shape, output_parameters: int) -> float:
+def work_of(each: Pass, shape: ModelSizes, output_parameters: int) -> float:
     """Floating-point operations of a pass; the output layer reads every token here."""
     read = [w.stop - w.start for w in windows(each.tokens, each.window, each.stride, 1)]
     return sum(work(shape, tokens, 0) + 2.0 * output_parameters * tokens for tokens in read)

@@ -27,7 +27,7 @@ from longctx.eval.runfolder.records import newest
 from longctx.eval.runfolder.schema import (
     PerplexityMethod,
     PerplexityRecord,
-    PerplexityRun,
+    PerplexityRunJson,
     PerplexitySummary,
     View,
 )
@@ -55,7 +55,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Difference:
+class LossDifference:
     """Mean loss of a method less that of `against` on the same tokens, in nats."""
 
     against: str
@@ -79,24 +79,24 @@ class Bin(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Results:
+class PerplexityResults:
     """A run folder as read. `records` holds the newest record of every pass.
 
     Figures are computed once, however many tables and pictures ask for them.
     """
 
-    run: PerplexityRun
+    run: PerplexityRunJson
     records: Sequence[PerplexityRecord]
     superseded: int = 0
     _figures: dict[tuple[str, int], Figure | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _differences: dict[tuple[str, int], Difference | None] = field(
+    _differences: dict[tuple[str, int], LossDifference | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     @classmethod
-    def of(cls, run: PerplexityRun, found: Iterable[PerplexityRecord]) -> Results:
+    def of(cls, run: PerplexityRunJson, found: Iterable[PerplexityRecord]) -> PerplexityResults:
         """Of records in the order in which they were measured."""
         passes = newest(found, _place)
         return cls(run, passes.records, passes.superseded)
@@ -170,7 +170,7 @@ class Results:
             self._figures[method, length] = self._figure(method, length)
         return self._figures[method, length]
 
-    def difference(self, method: str, length: int) -> Difference | None:
+    def difference(self, method: str, length: int) -> LossDifference | None:
         """Against the first method, on the tokens that both have."""
         if (method, length) not in self._differences:
             self._differences[method, length] = self._difference(method, length)
@@ -200,7 +200,7 @@ class Results:
             else None,
         )
 
-    def _difference(self, method: str, length: int) -> Difference | None:
+    def _difference(self, method: str, length: int) -> LossDifference | None:
         against = self.methods[0]
         if method == against:
             return None
@@ -212,7 +212,7 @@ class Results:
         low, high = cluster_bootstrap(units, seed=self.run["settings"]["seed"])
         mean = float(np.concatenate(pairs).mean())
         tokens = sum(len(pair) for pair in pairs)
-        return Difference(against, len(pairs), tokens, mean, low, high, by)
+        return LossDifference(against, len(pairs), tokens, mean, low, high, by)
 
     def bins(self, method: str) -> list[Bin]:
         """Perplexity by absolute position, from the pass over the longest length."""
@@ -259,17 +259,17 @@ def _place(record: PerplexityRecord) -> Hashable:
     return *names, record["tokens"], record["window"], record["stride"]
 
 
-def load(path: Path) -> Results:
-    run: PerplexityRun | None = folder.read_run(path)
+def load(path: Path) -> PerplexityResults:
+    run: PerplexityRunJson | None = folder.read_run(path)
     if run is None:
         raise UserError(f"{path}: no {folder.RUN} in it: name the folder of a run")
     if run["task"] != "perplexity":
         raise UserError(f"{path}: it holds a {run['task']} run: name one of perplexity")
     found = records.latest(records.read(path / RESULTS, records.PERPLEXITY))
-    return Results.of(run, found.values())
+    return PerplexityResults.of(run, found.values())
 
 
-def summarize(results: Results) -> PerplexitySummary:
+def summarize(results: PerplexityResults) -> PerplexitySummary:
     run = results.run
     methods: dict[str, PerplexityMethod] = {}
     for method in results.methods:
@@ -321,7 +321,7 @@ def _rounded(figures: Mapping[str, Any]) -> Any:
     return {n: float(f"{v:.9g}") if isinstance(v, float) else v for n, v in figures.items()}
 
 
-def meaning(results: Results) -> str:
+def meaning(results: PerplexityResults) -> str:
     """Which tokens stand behind a figure, and where they come from."""
     view, text = results.view, results.run["text"]
     count, longest = len(results.documents), show_length(results.longest)

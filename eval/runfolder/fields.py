@@ -35,7 +35,7 @@ _JSON = {
 _TABLE = re.compile(r"(<!-- fields: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-class Row(NamedTuple):
+class FieldRow(NamedTuple):
     """A field; `optional` where a file may lack it."""
 
     name: str
@@ -50,10 +50,10 @@ class _Hint(NamedTuple):
     optional: bool
 
 
-def rows(of: Any, prefix: str = "") -> Iterator[Row]:
+def rows(of: Any, prefix: str = "") -> Iterator[FieldRow]:
     """Every field of a typed dictionary, those of dictionaries within it behind it."""
     for name, hint in _hints(of).items():
-        yield Row(f"{prefix}{name}", _words(hint.type), hint.about, hint.optional)
+        yield FieldRow(f"{prefix}{name}", _words(hint.type), hint.about, hint.optional)
         for path, inner in _inner(hint.type):
             yield from rows(inner, f"{prefix}{name}{path}.")
 

@@ -41,8 +41,8 @@ from longctx.eval.runfolder.schema import (
     ControlRecord,
     Hardware,
     NeedleRecord,
-    NeedleRun,
-    PerplexityRun,
+    NeedleRunJson,
+    PerplexityRunJson,
 )
 
 RUN, RESULTS, CONTROLS = "run.json", "results.jsonl", "controls.jsonl"
@@ -51,7 +51,7 @@ LOCK, _LOCKED = "lock", ".lock"
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "accelerate", "flash-attn")
 
 
-RunT = TypeVar("RunT", NeedleRun, PerplexityRun)
+RunT = TypeVar("RunT", NeedleRunJson, PerplexityRunJson)
 
 
 class LockedFolder(Generic[RunT]):
@@ -129,7 +129,7 @@ class LockedFolder(Generic[RunT]):
         return joined
 
 
-class RunFolder(LockedFolder[NeedleRun]):
+class RunFolder(LockedFolder[NeedleRunJson]):
     """The folder of a needle run."""
 
     results: RecordFile[NeedleRecord]
@@ -214,9 +214,9 @@ def describe_run(
     haystack: Mapping[str, Any],
     trained_length: int | None,
     session: Mapping[str, Any],
-) -> NeedleRun:
+) -> NeedleRunJson:
     """The content of run.json for one needle run."""
-    run: NeedleRun = describe(
+    run: NeedleRunJson = describe(
         task="needle",
         grid={
             "methods": list(schemes),
@@ -245,7 +245,7 @@ def describe(
     trained_length: int | None,
     session: Mapping[str, Any],
 ) -> Any:
-    """The content of run.json, NeedleRun or PerplexityRun; `about` is what only this task has."""
+    """A NeedleRunJson or a PerplexityRunJson; `about` is what only this task has."""
     now = timestamp()
     return {
         "schema": SCHEMA,

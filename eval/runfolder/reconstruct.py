@@ -28,13 +28,13 @@ from longctx.eval.texts import prose
 from longctx.eval.texts.haystack import Haystack
 
 
-class Row(NamedTuple):
+class ResultLine(NamedTuple):
     run: dict[str, Any]
     record: Record
     recipe: PromptSpec
 
 
-def read_row(path: Path, number: int) -> Row:
+def read_row(path: Path, number: int) -> ResultLine:
     """Line `number` of results.jsonl, the first being 1, with its run."""
     run = folder.read_run(path)
     if run is None:
@@ -54,10 +54,10 @@ def read_row(path: Path, number: int) -> Row:
             f"--row {number}: its record holds no recipe that this version reads: use the version "
             f"that wrote it ({run['sessions'][-1].get('versions', {}).get('longctx', 'unknown')})"
         )
-    return Row(run, record, PromptSpec(**stored))
+    return ResultLine(run, record, PromptSpec(**stored))
 
 
-def find_haystack(row: Row, pattern: str | None) -> Haystack:
+def find_haystack(row: ResultLine, pattern: str | None) -> Haystack:
     """The text of the run: from `pattern`, or from where run.json says that it was."""
     about, wanted = row.run["haystack"], row.recipe.haystack_sha256
     if pattern is not None:
@@ -78,7 +78,7 @@ def find_haystack(row: Row, pattern: str | None) -> Haystack:
     return found
 
 
-def rebuild(row: Row, haystack: Haystack, tokenizer: Any, tokenizer_sha256: str) -> Prompt:
+def rebuild(row: ResultLine, haystack: Haystack, tokenizer: Any, tokenizer_sha256: str) -> Prompt:
     """The prompt, checked against every hash there is."""
     recipe, settings = row.recipe, row.run["settings"]
     checks = [("tokenizer", recipe.tokenizer_sha256, tokenizer_sha256, "pass the --model of then")]

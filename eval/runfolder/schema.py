@@ -1,6 +1,6 @@
 """What stands in the files of a run folder, field by field: types for code, words for readers.
 
-    run.json            NeedleRun, PerplexityRun
+    run.json            NeedleRunJson, PerplexityRunJson
     results.jsonl       NeedleRecord         controls.jsonl    ControlRecord
     perplexity.jsonl    PerplexityRecord
     summary.json        NeedleSummary        tasks.json        TasksTable
@@ -53,7 +53,7 @@ Option = Annotated[str, Name("OPTION")]
 States = dict[State, int]
 
 
-class Scheme(TypedDict):
+class SchemeJson(TypedDict):
     """How positions are encoded, without what depends on a prompt."""
 
     method: Annotated[str, Field("name in flags, keys and pictures")]
@@ -67,7 +67,7 @@ class Scheme(TypedDict):
     factor: Annotated[float | None, Field("extension factor of pi, ntk and YaRN; null without it")]
 
 
-class RunScheme(Scheme):
+class RunScheme(SchemeJson):
     """A scheme of run.json."""
 
     sources: NotRequired[
@@ -75,7 +75,7 @@ class RunScheme(Scheme):
     ]
 
 
-class RecordScheme(Scheme):
+class RecordScheme(SchemeJson):
     """A scheme of a cell that was asked. `m` follows from the rest and is no part of the key."""
 
     request_length: Annotated[
@@ -98,7 +98,7 @@ class RecordScheme(Scheme):
     ]
 
 
-class PassScheme(Scheme):
+class PassScheme(SchemeJson):
     """A scheme of a pass that was made."""
 
     request_length: Annotated[
@@ -114,7 +114,7 @@ class PassScheme(Scheme):
     ]
 
 
-class Recipe(TypedDict):
+class RecipeJson(TypedDict):
     """What a prompt is a function of: equal recipes give equal bytes."""
 
     length: Annotated[int, Field("the prompt with room for its answer", "tokens")]
@@ -199,7 +199,7 @@ class NeedleRecord(TypedDict):
     prompt_sha256: Annotated[str, Field("hash of the prompt's token ids")]
     recipe: Annotated[
         dict[str, Any],
-        Field("what the prompt is made from: `longctx reconstruct`", fields=Recipe),
+        Field("what the prompt is made from: `longctx reconstruct`", fields=RecipeJson),
     ]
     score: Annotated[float | None, Field("null where the state is not scored", "0-1")]
     status: Annotated[
@@ -337,7 +337,7 @@ class ArmSession(TypedDict):
 _LOCAL = "for local models"
 
 
-class Session(TypedDict):
+class SessionJson(TypedDict):
     """One start of the command in this folder."""
 
     started: Annotated[str, Field("when", "ISO 8601, UTC")]
@@ -360,7 +360,7 @@ class Session(TypedDict):
     ]
 
 
-class NeedleSession(Session):
+class NeedleSessionJson(SessionJson):
     """One start of `longctx needle` in this folder."""
 
     budget_minutes: NotRequired[
@@ -449,7 +449,7 @@ class Stopping(TypedDict):
     budget_minutes: Annotated[float | None, Field("--budget-minutes", "minutes")]
 
 
-class Run(TypedDict):
+class RunJson(TypedDict):
     """run.json, whatever the task."""
 
     schema: Annotated[int, Field("version of these files: 1")]
@@ -462,13 +462,13 @@ class Run(TypedDict):
     ]
 
 
-class NeedleRun(Run):
+class NeedleRunJson(RunJson):
     """run.json of `longctx needle`: what is measured, and by whom."""
 
     grid: Annotated[NeedleGrid, Field("what is to be asked")]
     settings: Annotated[NeedleSettings, Field("what must not change in this folder")]
     haystack: Annotated[RunText, Field("the text")]
-    sessions: Annotated[list[NeedleSession], Field("one for each start of the command")]
+    sessions: Annotated[list[NeedleSessionJson], Field("one for each start of the command")]
     stopping: NotRequired[Annotated[Stopping, Field("when it ends", when="with --adaptive")]]
 
 
@@ -517,7 +517,7 @@ class RunTexts(Texts):
     files: Annotated[list[str], Field("where they came from; none: they were generated")]
 
 
-class PerplexityRun(Run):
+class PerplexityRunJson(RunJson):
     """run.json of `longctx perplexity`: what is measured."""
 
     grid: Annotated[PerplexityGrid, Field("what is to be measured")]
@@ -525,7 +525,7 @@ class PerplexityRun(Run):
     view: Annotated[View, Field("which tokens a figure is about")]
     text: Annotated[RunTexts, Field("the documents")]
     by_length: Annotated[list[str], Field("methods whose losses depend on the length of the pass")]
-    sessions: Annotated[list[Session], Field("one for each start of the command")]
+    sessions: Annotated[list[SessionJson], Field("one for each start of the command")]
 
 
 class TallyFigures(TypedDict):
@@ -609,7 +609,7 @@ class NeedleSummary(TypedDict):
     failures: Annotated[list[Failure], Field("cells that failed")]
 
 
-class Difference(TypedDict):
+class DifferenceJson(TypedDict):
     """Of a method and the first one, on the same tokens."""
 
     against: Annotated[str, Field("the first method")]
@@ -637,7 +637,7 @@ class LengthFigures(TypedDict):
         float | None, Field("perplexity of the second half of the tokens; null: not of `prefix`")
     ]
     difference: NotRequired[
-        Annotated[Difference, Field("to the first method", when="but for the first method")]
+        Annotated[DifferenceJson, Field("to the first method", when="but for the first method")]
     ]
 
 
@@ -711,7 +711,7 @@ class TasksTable(TypedDict):
 
 # The files of a run folder and what stands in each, in the order in which they are described.
 FILES: Mapping[str, tuple[type, ...]] = {
-    "run.json": (NeedleRun, PerplexityRun),
+    "run.json": (NeedleRunJson, PerplexityRunJson),
     "results.jsonl": (NeedleRecord,),
     "controls.jsonl": (ControlRecord,),
     "summary.json": (NeedleSummary,),

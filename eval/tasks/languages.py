@@ -5,7 +5,7 @@ Written for this project; each says what the English one says. Knows nothing of 
 
 from __future__ import annotations
 
-from longctx.eval.tasks.style import Style
+from longctx.eval.tasks.style import TaskStyle
 
 # introduction, statements, question, answer prefix, keys
 _WORDS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
@@ -126,7 +126,7 @@ _WORDS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
 
 
 LANGUAGES = {
-    language: Style(
+    language: TaskStyle(
         introduction=introduction,
         statements=statements,
         question=question,

@@ -19,7 +19,7 @@ from longctx.eval.needle.needle import seeded
 from longctx.eval.sample import Sample, Statement
 from longctx.eval.tasks.base import About, Options, depth_of, fresh
 from longctx.eval.tasks.languages import LANGUAGES
-from longctx.eval.tasks.style import Style
+from longctx.eval.tasks.style import TaskStyle
 from longctx.eval.tasks.styles import style_of
 from longctx.eval.texts.haystack import Haystack
 
@@ -69,7 +69,7 @@ class NeedleTask:
         )
 
 
-def _styled(style: Style, recipe: PromptSpec, haystack: Haystack) -> Sample:
+def _styled(style: TaskStyle, recipe: PromptSpec, haystack: Haystack) -> Sample:
     rng = seeded("needle", style.wording(), recipe.seed, recipe.length, recipe.repeat)
     taken: set[str] = set()
     # Names may stand in a book; the value may not.

@@ -11,7 +11,7 @@ from longctx.eval.tasks.vocabulary import ADJECTIVES, NOUNS
 
 
 @dataclass(frozen=True)
-class Style:
+class TaskStyle:
     introduction: str
     statements: tuple[str, ...]
     question: str

@@ -25,7 +25,7 @@ from longctx.errors import UserError
 from longctx.eval.needle.needle import LANGUAGE
 from longctx.eval.tasks.base import Options
 from longctx.eval.tasks.languages import LANGUAGES
-from longctx.eval.tasks.style import Style
+from longctx.eval.tasks.style import TaskStyle
 from longctx.eval.texts.text import settle
 
 VALUES = ("number", "uuid", "word")
@@ -33,21 +33,21 @@ DEFAULT = "random-number"
 
 
 STYLES = {
-    "magic-number": Style(
+    "magic-number": TaskStyle(
         introduction="A special magic number is hidden within the following text. Make sure to "
         "memorize it. I will quiz you about the number afterwards.",
         statements=("One of the special magic numbers for {key} is: {value}.",),
         question="What is the special magic number for {key} mentioned in the provided text?",
         answer_prefix="The special magic number for {key} mentioned in the provided text is",
     ),
-    "passkey": Style(
+    "passkey": TaskStyle(
         introduction="There is an important info hidden inside a lot of irrelevant text. Find it "
         "and memorize it. I will quiz you about the important information there.",
         statements=("The pass key is {value}. Remember it. {value} is the pass key.",),
         question="What is the pass key?",
         answer_prefix="The pass key is",
     ),
-    "sf-sandwich": Style(
+    "sf-sandwich": TaskStyle(
         introduction="Read the following text. A question about it follows.",
         statements=(
             "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a "
@@ -61,14 +61,14 @@ STYLES = {
 NAMES = (DEFAULT, *STYLES)
 
 
-def style_of(options: Options, language: str) -> Style | None:
+def style_of(options: Options, language: str) -> TaskStyle | None:
     """The style that a recipe's options name; None for the default one in English."""
     given = options.get("needle")
     if isinstance(given, Mapping):
         values: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in given.items()
         }
-        return Style(**values)
+        return TaskStyle(**values)
     if given is not None:
         return STYLES[given]
     return None if language == LANGUAGE else LANGUAGES[language]
@@ -94,7 +94,7 @@ def read_style(text: str, language: str) -> str | dict[str, Any] | None:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in style.items()}
 
 
-def _parse(file: Path) -> Style:
+def _parse(file: Path) -> TaskStyle:
     where = f"--needle {file}"
     try:
         content = yaml.safe_load(settle(file.read_text(encoding="utf-8-sig")))
@@ -104,7 +104,7 @@ def _parse(file: Path) -> Style:
         raise UserError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{where}: must be a mapping with introduction, statements and question")
-    known = [field.name.replace("value_kind", "value") for field in fields(Style)]
+    known = [field.name.replace("value_kind", "value") for field in fields(TaskStyle)]
     for name in content:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
@@ -123,7 +123,7 @@ def _parse(file: Path) -> Style:
             raise UserError(f"{where}: {name}: must be a text, got {value!r}")
         else:
             values["value_kind" if name == "value" else name] = value
-    style = Style(**values)
+    style = TaskStyle(**values)
     if style.value_kind not in VALUES:
         raise UserError(f"{where}: value: {style.value_kind!r}: use {', '.join(VALUES)}")
     for statement in style.statements:

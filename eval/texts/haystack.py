@@ -63,12 +63,12 @@ def of_files(files: Sequence[Path], name: str, argument: str, flag: str = "--hay
     return Haystack.from_text(text, name, tuple(str(file) for file in files))
 
 
-class Found(NamedTuple):
+class HaystackFiles(NamedTuple):
     files: list[Path]
     name: str
 
 
-def find(pattern: str, flag: str = "--haystack") -> Found:
+def find(pattern: str, flag: str = "--haystack") -> HaystackFiles:
     """A file, all text and source code below a directory, or what a glob matches; by name.
 
     Below a directory, `TEXT_SUFFIXES` and `CODE_SUFFIXES` count; hidden files and directories,
@@ -76,7 +76,7 @@ def find(pattern: str, flag: str = "--haystack") -> Found:
     """
     path = Path(pattern).expanduser()
     if path.is_file():
-        return Found([path], path.name)
+        return HaystackFiles([path], path.name)
     if path.is_dir():
         files = sorted(entry for entry in path.rglob("*") if _counts(entry, path))
         if not files:
@@ -84,12 +84,14 @@ def find(pattern: str, flag: str = "--haystack") -> Found:
                 f"{flag} {pattern}: the directory holds no {', '.join(TEXT_SUFFIXES)} and no "
                 "source code: name files"
             )
-        return Found(files, f"{path.name or path}/ ({len(files)} files)")
+        return HaystackFiles(files, f"{path.name or path}/ ({len(files)} files)")
     matched = glob.glob(str(path), recursive=True)
     files = sorted(Path(entry) for entry in matched if Path(entry).is_file())
     if not files:
         raise UserError(f"{flag} {pattern}: no such file, directory or match: check it")
-    return Found(files, files[0].name if len(files) == 1 else f"{path.name} ({len(files)} files)")
+    return HaystackFiles(
+        files, files[0].name if len(files) == 1 else f"{path.name} ({len(files)} files)"
+    )
 
 
 def _counts(file: Path, root: Path) -> bool:

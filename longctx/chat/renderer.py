@@ -47,7 +47,7 @@ class ForcedCall:
     schema: dict[str, Any]
 
 
-class Run(NamedTuple):
+class Stretch(NamedTuple):
     """A stretch of a conversation: the template's, a message's, or data of tools."""
 
     kind: Literal["template", "special", "content", "data"]
@@ -139,7 +139,7 @@ class ChatRenderer:
         messages: list[dict[str, Any]],
         tools: list[dict[str, Any]] | None,
         add_generation_prompt: bool,
-    ) -> list[Run]:
+    ) -> list[Stretch]:
         real = self._render(messages, tools, add_generation_prompt)
         for candidate in _readings(messages):
             marked = Marked()
@@ -178,16 +178,16 @@ class ChatRenderer:
                 f"messages: this model's chat template refuses them: {error}"
             ) from error
 
-    def _cut(self, run: Run) -> Iterator[Run]:
+    def _cut(self, run: Stretch) -> Iterator[Stretch]:
         """The template's text around its special tokens, apart from them."""
         span = self._encoder.special_span(run.text) if run.kind == "template" else None
         if span is None:
             yield run
             return
         first, last = span
-        yield Run("template", run.text[:first])
-        yield Run("special", run.text[first:last])
-        yield Run("template", run.text[last:])
+        yield Stretch("template", run.text[:first])
+        yield Stretch("special", run.text[first:last])
+        yield Stretch("template", run.text[last:])
 
 
 def _named(choice: ToolChoice) -> str | None:
@@ -256,7 +256,7 @@ def _apart(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nothing_lost(
-    layout: template.Layout,
+    layout: template.TemplatePieces,
     texts: Sequence[Text],
     rendered: str,
     tools: list[dict[str, Any]] | None,
@@ -281,9 +281,11 @@ def _nothing_lost(
         )
 
 
-def _fill(layout: template.Layout, texts: Sequence[Text], real: str) -> list[Run] | None:
+def _fill(
+    layout: template.TemplatePieces, texts: Sequence[Text], real: str
+) -> list[Stretch] | None:
     """The layout with its texts put in; None where that is not what the template renders."""
-    runs, at = [Run("template", layout.pieces[0])], len(layout.pieces[0])
+    runs, at = [Stretch("template", layout.pieces[0])], len(layout.pieces[0])
     if not real.startswith(layout.pieces[0]):
         return None
     for found, following in zip(layout.found, layout.pieces[1:], strict=True):
@@ -297,22 +299,22 @@ def _fill(layout: template.Layout, texts: Sequence[Text], real: str) -> list[Run
                 break
         else:
             return None
-        runs += [Run(text.kind, printed), Run("template", following)]
+        runs += [Stretch(text.kind, printed), Stretch("template", following)]
         at = end + len(following)
     return runs if at == len(real) else None
 
 
-def _merged(runs: list[Run]) -> list[Run]:
+def _merged(runs: list[Stretch]) -> list[Stretch]:
     """Data with the template's text around it as one run, the rest of the template as another."""
-    merged: list[Run] = []
+    merged: list[Stretch] = []
     for plain, group in groupby(runs, key=lambda run: run.kind in ("template", "data")):
         members = list(group)
         if plain and any(run.kind == "data" for run in members):
-            merged.append(Run("data", "".join(run.text for run in members)))
+            merged.append(Stretch("data", "".join(run.text for run in members)))
         else:
             merged += members
-    joined: list[Run] = []
+    joined: list[Stretch] = []
     for own, group in groupby(merged, key=lambda run: run.kind in ("template", "special")):
         members = list(group)
-        joined += [Run("template", "".join(run.text for run in members))] if own else members
+        joined += [Stretch("template", "".join(run.text for run in members))] if own else members
     return joined

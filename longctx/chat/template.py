@@ -39,25 +39,25 @@ def mark(index: int) -> str:
     return f"{_OPEN}{_ESCAPED}{index}{_CLOSE}"
 
 
-class Found(NamedTuple):
+class FoundMark(NamedTuple):
     """Which mark, and how the template printed it."""
 
     mark: int
     form: Form
 
 
-class Layout(NamedTuple):
+class TemplatePieces(NamedTuple):
     """pieces[0], found[0], pieces[1], …, found[-1], pieces[-1]."""
 
     pieces: list[str]
-    found: list[Found]
+    found: list[FoundMark]
 
 
 class UnreadableError(ValueError):
     """The template prints a mark in a form that cannot be told from its own text."""
 
 
-def split(rendered: str) -> Layout:
+def split(rendered: str) -> TemplatePieces:
     """Take a conversation that was rendered with marks apart.
 
     Raises:
@@ -70,12 +70,12 @@ def split(rendered: str) -> Layout:
         if form is None:
             break
         pieces.append(rendered[at : match.start()])
-        found.append(Found(int(index), form))
+        found.append(FoundMark(int(index), form))
         at = match.end()
     pieces.append(rendered[at:])
     if any(_LEFT_OVER.search(piece) for piece in pieces):
         raise UnreadableError("a text is printed in a form that is neither itself nor JSON")
-    return Layout(pieces, found)
+    return TemplatePieces(pieces, found)
 
 
 def render(

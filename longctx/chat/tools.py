@@ -134,12 +134,12 @@ class ToolCallParser:
             self._between = False
 
 
-class Call(NamedTuple):
+class ToolCall(NamedTuple):
     name: str
     arguments: str
 
 
-def parse_call(text: str) -> Call | None:
+def parse_call(text: str) -> ToolCall | None:
     """Name and arguments of `{"name": …, "arguments": {…}}`; None where it is anything else.
 
     `arguments` is the value as it is written. A string that holds an object is unwrapped: models
@@ -156,7 +156,7 @@ def parse_call(text: str) -> Call | None:
         return None
     if not _is_unicode(name) or not _is_unicode(written):
         return None
-    return Call(name, written)
+    return ToolCall(name, written)
 
 
 def _is_unicode(text: str) -> bool:

@@ -67,7 +67,7 @@ class Inputs(NamedTuple):
     v_BKMD: torch.Tensor
 
 
-class Answer(NamedTuple):
+class KernelOutput(NamedTuple):
     out_BHLD: torch.Tensor
     lse_BHL: torch.Tensor
 
@@ -120,7 +120,7 @@ def _strided(q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor) -
     return Inputs(q_BHLD.transpose(1, 2).contiguous().transpose(1, 2), part, second)
 
 
-def attention(given: Inputs, *, causal: bool, scale: float) -> Answer:
+def attention(given: Inputs, *, causal: bool, scale: float) -> KernelOutput:
     """Softmax attention over all keys, or over those up to the query's own."""
     q, k, v = (x.detach().cpu().double() for x in given)
     # A key head's queries, group by group, are rows of one product.
@@ -132,7 +132,7 @@ def attention(given: Inputs, *, causal: bool, scale: float) -> Answer:
         logits_BHLM.masked_fill_(torch.arange(keys) > own_L1, -math.inf)
     lse_BHL = logits_BHLM.logsumexp(-1)
     weights_BKRM = logits_BHLM.softmax(-1).reshape(*q_BKRD.shape[:3], keys)
-    return Answer((weights_BKRM @ v).reshape(q.shape), lse_BHL)
+    return KernelOutput((weights_BKRM @ v).reshape(q.shape), lse_BHL)
 
 
 @dataclass(frozen=True)

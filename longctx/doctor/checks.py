@@ -25,7 +25,7 @@ _CLEARLY = 1.25
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """One thing in one dtype on one device. Errors are the largest of its cases.
 
     Errors are relative L2 distances from float64; None where there is no such number, which for a
@@ -64,13 +64,13 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Report:
+class DoctorReport:
     """Everything the command prints; `to_json` is this object, field by field."""
 
     versions: dict[str, str | None]
     devices: list[info.Device]
     features: list[info.Feature]
-    rows: list[Row]
+    rows: list[CheckRow]
     verdict: Literal["ok", "wrong"]
     notes: list[str]
 
@@ -86,7 +86,7 @@ def check(
     facts: Facts | None = None,
     timeout: float = TIMEOUT,
     tell: Callable[[str], None] = lambda words: None,
-) -> Report:
+) -> DoctorReport:
     """Run everything that is offered on this machine.
 
     Args:
@@ -99,7 +99,7 @@ def check(
         tell: is given a few words before each thing that is run.
     """
     planted = kernel_factories or {}
-    rows: list[Row] = []
+    rows: list[CheckRow] = []
     if facts is None:
         tell("versions and devices")
         facts, rows = _ask(planted, timeout)
@@ -130,7 +130,7 @@ def check(
         "wrong" if any(row.verdict in FAILURES for row in rows) else "ok"
     )
     notes = _notes(facts, rows)
-    return Report(facts.versions, facts.devices, facts.features, rows, verdict, notes)
+    return DoctorReport(facts.versions, facts.devices, facts.features, rows, verdict, notes)
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ class _Task:
     factory: str | None = None
 
 
-def _not_offered(found: info.KernelStatus | info.Feature, what: str) -> Row:
-    return Row(found.device, what, found.dtype, "not offered", found.reason)
+def _not_offered(found: info.KernelStatus | info.Feature, what: str) -> CheckRow:
+    return CheckRow(found.device, what, found.dtype, "not offered", found.reason)
 
 
-def _ask(planted: Mapping[str, str], timeout: float) -> tuple[Facts, list[Row]]:
+def _ask(planted: Mapping[str, str], timeout: float) -> tuple[Facts, list[CheckRow]]:
     """The facts, and a row where the question itself crashed. Then the processor is not asked."""
-    rows: list[Row] = []
+    rows: list[CheckRow] = []
     for processor in (True, False):
         child = Child({"factories": dict(planted), "processor": processor}, timeout)
         for told in child:
@@ -164,18 +164,18 @@ def _ask(planted: Mapping[str, str], timeout: float) -> tuple[Facts, list[Row]]:
                     told["facts"]["auto_dtype"],
                 ), rows
         what = ASKING if processor else f"{ASKING}, without the processor"
-        rows.append(Row("cpu", what, None, *child.failure()))
+        rows.append(CheckRow("cpu", what, None, *child.failure()))
     return Facts(info.versions()), rows
 
 
 def _run(
     device: str, tasks: Sequence[_Task], timeout: float, tell: Callable[[str], None]
-) -> list[Row]:
+) -> list[CheckRow]:
     """A row for each task. One that ends its process is a row, and the others get a new one.
 
     A kernel that has ended a process is not run again as a part of Dual Chunk Attention.
     """
-    rows: list[Row] = []
+    rows: list[CheckRow] = []
     left = list(tasks)
     while left:
         child = Child({"device": device, "tasks": [asdict(task) for task in left]}, timeout)
@@ -198,12 +198,12 @@ def _run(
             failed = (left.pop(0), *child.failure())
         if failed is not None:
             task, verdict, reason = failed
-            rows.append(Row(device, task.what, task.dtype, verdict, f"{reason} in {at!r}"))
+            rows.append(CheckRow(device, task.what, task.dtype, verdict, f"{reason} in {at!r}"))
             left = [t for t in left if t.kind != "dca" or t.dtype != task.dtype]
     return rows
 
 
-def _judged(device: str, task: _Task, told: Mapping[str, Any]) -> Row:
+def _judged(device: str, task: _Task, told: Mapping[str, Any]) -> CheckRow:
     """The verdict on what a child found."""
     bound_out, bound_lse = told["bounds"]
     wrong = []
@@ -214,7 +214,7 @@ def _judged(device: str, task: _Task, told: Mapping[str, Any]) -> Row:
                 wrong.append(f"{which} of {name!r} is off by {error:.1e}, allowed is {bound:.1e}")
     has_lse = all(lse is not None for _, _, lse in told["cases"])
     more = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    return Row(
+    return CheckRow(
         device,
         task.what,
         task.dtype,
@@ -238,7 +238,7 @@ def _worst(errors: Sequence[float | None]) -> float | None:
     return max(known) if len(known) == len(errors) else None
 
 
-def _notes(facts: Facts, rows: Sequence[Row]) -> list[str]:
+def _notes(facts: Facts, rows: Sequence[CheckRow]) -> list[str]:
     """What bf16 means on this CPU: by its flags, for `--dtype auto`, and as measured."""
     native = next((f for f in facts.features if f.name == "native bf16"), None)
     if native is None:

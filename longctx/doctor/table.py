@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from longctx.doctor.checks import FAILURES, Report, Row
+from longctx.doctor.checks import FAILURES, CheckRow, DoctorReport
 
 _STYLES = {"ok": "green", **dict.fromkeys(FAILURES, "bold red")}
 # From so many columns on, milliseconds stand beside the rates.
@@ -32,7 +32,7 @@ def progress() -> Iterator[Callable[[str], None]]:
         yield lambda words: status.update(Text(words))
 
 
-def show(report: Report, console: Console | None = None) -> None:
+def show(report: DoctorReport, console: Console | None = None) -> None:
     """Tables for people, on stdout."""
     console = console or Console()
     console.print(_machine(report))
@@ -58,7 +58,7 @@ def show(report: Report, console: Console | None = None) -> None:
     console.print(Padding(Group(*told), (0, 0, 0, 1)))
 
 
-def _machine(report: Report) -> Table:
+def _machine(report: DoctorReport) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column()
@@ -72,7 +72,7 @@ def _machine(report: Report) -> Table:
     return table
 
 
-def _measured(rows: Sequence[Row], wide: bool) -> Table:
+def _measured(rows: Sequence[CheckRow], wide: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for title in (" on", "what", "dtype"):
         table.add_column(title, no_wrap=True)
@@ -98,7 +98,7 @@ def _measured(rows: Sequence[Row], wide: bool) -> Table:
     return table
 
 
-def _not_offered(rows: Sequence[Row], devices: set[str]) -> Table:
+def _not_offered(rows: Sequence[CheckRow], devices: set[str]) -> Table:
     """What does not run, dtypes with one reason together.
 
     Args:
@@ -122,7 +122,7 @@ def _not_offered(rows: Sequence[Row], devices: set[str]) -> Table:
     return table
 
 
-def _legend(rows: Sequence[Row]) -> Text:
+def _legend(rows: Sequence[CheckRow]) -> Text:
     held = {row.dtype: (row.bound_out, row.bound_lse) for row in rows if row.bound_lse}
     lines = [" error: largest relative L2 distance from float64 over several shapes"]
     if held:
@@ -150,5 +150,5 @@ def _rate(value: float | None) -> str:
     return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
-def _name(row: Row) -> str:
+def _name(row: CheckRow) -> str:
     return " ".join((row.what, *((row.dtype,) if row.dtype else ()), "on", row.device))

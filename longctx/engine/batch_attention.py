@@ -24,7 +24,7 @@ from longctx.attention.dca import BlockPlan, attend, plan_block
 from longctx.attention.kernels.base import Kernel, Partial
 from longctx.attention.merge import merge
 from longctx.attention.positions import ChunkMap
-from longctx.engine.decode import Call, DecodeRow, attend_decode, plan_decode
+from longctx.engine.decode import AttentionCall, DecodeRow, attend_decode, plan_decode
 from longctx.engine.kv import KvBuffer, Segment
 
 # The loader takes a name with "flash" in it for a kernel to download.
@@ -57,7 +57,7 @@ class BatchPlan:
 
     rows: tuple[RowPlan, ...]
     decoding: int
-    calls: tuple[Call, ...]
+    calls: tuple[AttentionCall, ...]
     kernel: Kernel
 
 

@@ -31,7 +31,7 @@ class DecodeRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Call:
+class AttentionCall:
     """Queries of some rows over one run of keys."""
 
     buffer: KvBuffer
@@ -52,7 +52,7 @@ class _Key(NamedTuple):
     logit_scale: float
 
 
-def plan_decode(rows: Sequence[DecodeRow]) -> tuple[Call, ...]:
+def plan_decode(rows: Sequence[DecodeRow]) -> tuple[AttentionCall, ...]:
     """The calls of one step; those of most rows last, so that most of them need no merge."""
     found: dict[_Key, tuple[KvBuffer, list[int], list[torch.Tensor]]] = {}
     for index, row in enumerate(rows):
@@ -64,7 +64,7 @@ def plan_decode(rows: Sequence[DecodeRow]) -> tuple[Call, ...]:
                 if rotation_21F is not None:
                     rotations.append(rotation_21F)
     calls = [
-        Call(
+        AttentionCall(
             buffer,
             key.start,
             key.stop,
@@ -78,7 +78,7 @@ def plan_decode(rows: Sequence[DecodeRow]) -> tuple[Call, ...]:
 
 
 def attend_decode(
-    q_1HRD: torch.Tensor, calls: Sequence[Call], layer: int, kernel: Kernel, scale: float
+    q_1HRD: torch.Tensor, calls: Sequence[AttentionCall], layer: int, kernel: Kernel, scale: float
 ) -> torch.Tensor:
     """One softmax per row over all its keys; [1, H, R, D] in q's dtype.
 
@@ -109,7 +109,9 @@ def attend_decode(
     return out_1HRD.to(q_1HRD.dtype)
 
 
-def _partial(q_1HRD: torch.Tensor, call: Call, layer: int, kernel: Kernel, scale: float) -> Partial:
+def _partial(
+    q_1HRD: torch.Tensor, call: AttentionCall, layer: int, kernel: Kernel, scale: float
+) -> Partial:
     if call.rotation_2RF is not None:
         q_1HRD = rotate(q_1HRD, call.rotation_2RF.to(q_1HRD.device))
     keys, values = call.buffer.read(layer, call.start, call.stop)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from longctx.eval.estimate import Shape
+from longctx.eval.estimate import ModelSizes
 from longctx.eval.protocol import Session
 
 Loaded = dict[str, Any]
@@ -43,7 +43,7 @@ class Model:
     tokenizer: Any
     schemes: Mapping[str, Mapping[str, Any]]
     trained_length: int | None
-    shape: Shape
+    shape: ModelSizes
     bytes_per_value: int = 0
     concurrency: int = 1
 

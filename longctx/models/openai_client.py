@@ -30,9 +30,9 @@ from longctx.eval.protocol import (
 )
 from longctx.models.openai_wire import (
     PATHS,
-    Answer,
     Api,
     Dialect,
+    EndpointAnswer,
     FieldRefusedError,
     RefusedError,
     TransientError,
@@ -145,7 +145,7 @@ class EndpointSession(Session):
             prompt_tokens=answer.prompt_tokens,
         )
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> EndpointAnswer:
         attempt = slow = 0
         while True:
             dialect = self.dialect
@@ -179,7 +179,7 @@ class EndpointSession(Session):
         # Just after it, and not all threads at once.
         return error.retry_after + random.uniform(0, 0.1 * error.retry_after)
 
-    def _send(self, body: dict[str, Any]) -> Answer:
+    def _send(self, body: dict[str, Any]) -> EndpointAnswer:
         began = time.perf_counter()
 
         def clock() -> float:
@@ -208,13 +208,13 @@ class EndpointSession(Session):
             return read_whole(data, clock())
         return self._refused(response, data)
 
-    def _refused(self, response: httpx.Response, data: bytes) -> Answer:
+    def _refused(self, response: httpx.Response, data: bytes) -> EndpointAnswer:
         try:
             content = response.json()
         except ValueError:
             content = data.decode(errors="replace")
         if filtered(response.status_code, content):
-            return Answer("", finish_reason="content_filter")
+            return EndpointAnswer("", finish_reason="content_filter")
         raise refusal(response.status_code, content, response.headers.get("retry-after"))
 
     def _shown(self, error: Exception) -> str:

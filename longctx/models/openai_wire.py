@@ -61,7 +61,7 @@ class FieldRefusedError(RefusedError):
 
 
 @dataclass
-class Answer:
+class EndpointAnswer:
     """Filled while it is read. `finish_reason` None: the end has not come."""
 
     text: str = ""
@@ -116,26 +116,26 @@ def _prompt(request: Request, api: Api) -> dict[str, Any]:
     }
 
 
-def read_whole(data: bytes, seconds: float) -> Answer:
+def read_whole(data: bytes, seconds: float) -> EndpointAnswer:
     """An answer in one piece.
 
     Raises:
         TransientError: it is cut off, or not what the protocol says.
     """
-    answer = Answer(first_token_s=seconds)
+    answer = EndpointAnswer(first_token_s=seconds)
     _take(answer, _json(data), "message")
     if answer.finish_reason is None:
         raise TransientError("the answer has no finish_reason")
     return answer
 
 
-def read_stream(lines: Iterable[str], clock: Any) -> Answer:
+def read_stream(lines: Iterable[str], clock: Any) -> EndpointAnswer:
     """An answer in server-sent events; `clock()` gives seconds since the question.
 
     Raises:
         TransientError: the stream ended before the answer did, or is not what the protocol says.
     """
-    answer = Answer()
+    answer = EndpointAnswer()
     for line in lines:
         if not line.startswith("data:"):
             continue  # comments keep the connection alive
@@ -162,7 +162,7 @@ def _json(data: bytes) -> dict[str, Any]:
     return content
 
 
-def _take(answer: Answer, content: Mapping[str, Any], part: str) -> None:
+def _take(answer: EndpointAnswer, content: Mapping[str, Any], part: str) -> None:
     if content.get("error"):
         # A stream has its status behind it: what goes wrong then arrives as an event.
         raise refusal(500, content, None)

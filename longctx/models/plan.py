@@ -30,7 +30,7 @@ WEIGHTS_SHARE = 0.7
 
 
 @dataclass(frozen=True)
-class Model:
+class PlannedModel:
     """What a plan is a function of. Sizes in bytes but for `parameters`; `scheme` is for people."""
 
     name: str
@@ -68,7 +68,7 @@ class Gpus:
 
 
 @dataclass(frozen=True)
-class Option:
+class Placement:
     """One way to spread a model over GPUs: `replicas` of it, each over `gpus_each` of them.
 
     `split`: nothing on one GPU, its layers (one GPU computes at a time), or every layer (tensor
@@ -114,7 +114,7 @@ def tensor_parallel_sizes(heads: int, kv_heads: int, most: int) -> list[int]:
     return sizes
 
 
-def options_for(model: Model, gpus: Gpus) -> list[Option]:
+def options_for(model: PlannedModel, gpus: Gpus) -> list[Placement]:
     """One GPU each, the layers over all of them, and every tensor parallel size they allow."""
     options = [_option(model, gpus, "none", 1, 1.0, 1.0)]
     if gpus.count > 1:
@@ -129,18 +129,18 @@ def options_for(model: Model, gpus: Gpus) -> list[Option]:
 
 
 def _option(
-    model: Model,
+    model: PlannedModel,
     gpus: Gpus,
     split: Literal["none", "layers", "tensor"],
     gpus_each: int,
     weight_share: float,
     kv_share: float,
-) -> Option:
+) -> Placement:
     weight_bytes = math.ceil(model.weight_bytes * weight_share)
     kv_per_token = math.ceil(model.kv_bytes_per_token * kv_share)
     left = max(gpus.usable_bytes - weight_bytes - model.step_bytes, 0)
     replicas = gpus.count // gpus_each
-    return Option(
+    return Placement(
         gpus=str(gpus),
         split=split,
         gpus_each=gpus_each,
@@ -155,7 +155,7 @@ def _option(
     )
 
 
-def best(options: list[Option]) -> Option:
+def best(options: list[Placement]) -> Placement:
     """Most contexts at once; then the fewest GPUs that must talk, and tensors before layers."""
     return max(
         options,
@@ -170,7 +170,7 @@ def best(options: list[Option]) -> Option:
 
 def model_of(
     name: str, config: Any, *, context: int, weights: Weights, step_tokens: int, logit_rows: int
-) -> Model:
+) -> PlannedModel:
     """Measure a transformers config.
 
     Args:
@@ -190,7 +190,7 @@ def model_of(
         scheme = str(resolve(config, default_method(config), request_length=context))
     except ValueError as error:
         scheme = f"method none ({error})"
-    return Model(
+    return PlannedModel(
         name=name,
         parameters=parameters,
         weights=weights,
@@ -275,7 +275,7 @@ class OnCpu:
     fits: bool
 
 
-def on_cpu(model: Model) -> OnCpu:
+def on_cpu(model: PlannedModel) -> OnCpu:
     """The checkpoint taken for bfloat16; keys and values follow, or stay in bfloat16 to fit."""
     from longctx.attention import cpu
     from longctx.engine.memory import free_host_bytes
@@ -289,7 +289,9 @@ def on_cpu(model: Model) -> OnCpu:
     return OnCpu(dtype, ability.reason, weights, kv_bytes, free, kv_bytes <= left)
 
 
-def to_dict(model: Model, options: list[Option], chosen: list[Option]) -> dict[str, Any]:
+def to_dict(
+    model: PlannedModel, options: list[Placement], chosen: list[Placement]
+) -> dict[str, Any]:
     """One object for programs; `best` has one option for each set of GPUs."""
     return {
         "cpu": asdict(on_cpu(model)),

@@ -14,21 +14,21 @@ from typing import Any
 from longctx.errors import UserError
 from longctx.eval.needle import summary
 from longctx.eval.needle.paired import compare, net_by_cell, pairs_of
-from longctx.eval.needle.ranking import Arm, arms_of, ranked
-from longctx.eval.needle.summary import Results
+from longctx.eval.needle.ranking import MethodOfRun, arms_of, ranked
+from longctx.eval.needle.summary import NeedleResults
 from longctx.eval.perplexity import summary as perplexity_summary
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.records import Record
-from longctx.plots.difference import Difference
-from longctx.report.perplexity import PerplexityRun, strips_for
+from longctx.plots.difference import DifferenceMap
+from longctx.report.perplexity import ReportedPerplexityRun, strips_for
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedNeedleRun:
     """A run folder as read, with the line of results.jsonl that each record stands in."""
 
     path: Path
-    results: Results
+    results: NeedleResults
     lines: Mapping[str, int]
 
     @property
@@ -84,24 +84,24 @@ class Run:
 class Versus:
     """One arm against another on the prompts that both were asked."""
 
-    base: Arm
-    arm: Arm
-    difference: Difference
+    base: MethodOfRun
+    arm: MethodOfRun
+    difference: DifferenceMap
 
 
 @dataclass(frozen=True)
 class Report:
     """Needle runs and perplexity runs, in the order in which they were named."""
 
-    runs: Sequence[Run]
-    perplexity: Sequence[PerplexityRun] = ()
+    runs: Sequence[ReportedNeedleRun]
+    perplexity: Sequence[ReportedPerplexityRun] = ()
 
     @cached_property
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[MethodOfRun]:
         return arms_of([run.results for run in self.runs])
 
     @cached_property
-    def ranked(self) -> list[Arm]:
+    def ranked(self) -> list[MethodOfRun]:
         return ranked(self.arms)
 
     @property
@@ -112,7 +112,7 @@ class Report:
     def several_models(self) -> bool:
         return len(self.runs) > 1
 
-    def label(self, arm: Arm) -> str:
+    def label(self, arm: MethodOfRun) -> str:
         label = arm.label(with_model=self.several_models)
         twins = [other for other in self.arms if other.label(with_model=True) == label]
         return f"{label} ({arm.run + 1})" if len(twins) > 1 else label
@@ -149,12 +149,12 @@ def collect(paths: Sequence[Path]) -> Report:
     """
     found = [_read(path) for path in paths]
     return Report(
-        [run for run in found if isinstance(run, Run)],
-        [run for run in found if isinstance(run, PerplexityRun)],
+        [run for run in found if isinstance(run, ReportedNeedleRun)],
+        [run for run in found if isinstance(run, ReportedPerplexityRun)],
     )
 
 
-def _read(path: Path) -> Run | PerplexityRun:
+def _read(path: Path) -> ReportedNeedleRun | ReportedPerplexityRun:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder: name the folder of a run")
     about = folder.read_run(path)
@@ -162,7 +162,7 @@ def _read(path: Path) -> Run | PerplexityRun:
         raise UserError(f"{path}: no {folder.RUN} in it: name the folder of a run")
     task = about.get("task")
     if task == "perplexity":
-        return PerplexityRun(path, perplexity_summary.load(path))
+        return ReportedPerplexityRun(path, perplexity_summary.load(path))
     if task != "needle":
         raise UserError(f"{path}: it holds a {task} run: name runs of needle or perplexity")
     results = summary.load(path)
@@ -171,13 +171,13 @@ def _read(path: Path) -> Run | PerplexityRun:
         record["key"]: number
         for number, record in enumerate(records.read(path / folder.RESULTS), start=1)
     }
-    return Run(path, results, lines)
+    return ReportedNeedleRun(path, results, lines)
 
 
-def _versus(base: Arm, arm: Arm) -> Versus:
+def _versus(base: MethodOfRun, arm: MethodOfRun) -> Versus:
     first, second = base.results.chosen(base.method), arm.results.chosen(arm.method)
     if base.run != arm.run:
         # Between runs only the hash tells that two prompts are one and the same.
         first = [record for record in first if record.get("prompt_sha256")]
     pairs = pairs_of(first, second)
-    return Versus(base, arm, Difference(arm.method, net_by_cell(pairs), dict(compare(pairs))))
+    return Versus(base, arm, DifferenceMap(arm.method, net_by_cell(pairs), dict(compare(pairs))))

@@ -25,7 +25,7 @@ import longctx
 from longctx.eval.format import depth_name, show_depth, show_length
 from longctx.eval.needle.effective import MEANING, show_effective, show_other
 from longctx.eval.needle.paired import MEANING as STAR_MEANING
-from longctx.eval.needle.ranking import Arm
+from longctx.eval.needle.ranking import MethodOfRun
 from longctx.eval.needle.summary import show_tally
 from longctx.eval.runfolder.records import Record
 from longctx.plots.palette import difference_colour
@@ -33,7 +33,7 @@ from longctx.plots.perplexity_strip import scale_of
 from longctx.plots.scene import ACROSS, Panel, difference_panel, scene_of
 from longctx.plots.style import Style
 from longctx.report import panels, perplexity
-from longctx.report.collect import Report, Run, Versus
+from longctx.report.collect import Report, ReportedNeedleRun, Versus
 
 # Answers are a line; one that rambles is told by its beginning and its length.
 _ANSWER_LETTERS = 300
@@ -144,12 +144,12 @@ def _names(labels: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _found(arm: Arm) -> str:
+def _found(arm: MethodOfRun) -> str:
     tally = arm.results.tally(arm.method)
     return f"{tally.total:g} of {tally.n} needles found" if tally.n else "no score yet"
 
 
-def _effective(arm: Arm) -> str:
+def _effective(arm: MethodOfRun) -> str:
     return _sign(show_effective(arm.effective))
 
 
@@ -177,7 +177,7 @@ def _samples(report: Report) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028"))
 
 
-def _sample(run: Run, record: Record, question: int) -> list[Any]:
+def _sample(run: ReportedNeedleRun, record: Record, question: int) -> list[Any]:
     return [
         record["repeat"],
         record["status"],
@@ -261,7 +261,7 @@ def _cells(one: Versus) -> bool:
     return bool(one.difference.cells)
 
 
-def _map_view(report: Report, place: int, arm: Arm, panel: Panel) -> dict[str, Any]:
+def _map_view(report: Report, place: int, arm: MethodOfRun, panel: Panel) -> dict[str, Any]:
     known, label = arm.effective.enough_samples, report.label(arm)
     return {
         "index": place,
@@ -289,7 +289,7 @@ def _versus_view(report: Report, one: Versus, panel: Panel) -> dict[str, Any]:
     }
 
 
-def _failures(run: Run) -> dict[str, Any]:
+def _failures(run: ReportedNeedleRun) -> dict[str, Any]:
     failed = run.failures
     return {
         "run": run,

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from longctx.eval.format import depth_name
-from longctx.plots.cells import Cell, Role
-from longctx.plots.perplexity_strip import NOT_MEASURED, Point, labelled
+from longctx.plots.cells import MapCell, Role
+from longctx.plots.perplexity_strip import NOT_MEASURED, StripPoint, labelled
 from longctx.plots.scene import Panel
 
 _LEFT, _RIGHT, _STRIP, _ABOVE, _UNDER = 58, 8, 40, 20, 22
@@ -30,10 +30,10 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Shape:
+class PlacedCell:
     """A cell at its place; `text` is empty where the cell is too narrow for it."""
 
-    cell: Cell
+    cell: MapCell
     x: float
     y: float
     text: str
@@ -67,7 +67,7 @@ class Drawing:
     frame: Frame
     height: float
     told: str
-    shapes: list[Shape]
+    shapes: list[PlacedCell]
     bands: list[tuple[float, float, float, float]]  # x, y, width, height
     scores: list[tuple[float, float, float]]  # x, y, width
     threshold: float | None
@@ -164,12 +164,12 @@ def drawing_of(panel: Panel, arms: Sequence[str], told: str) -> Drawing:
     )
 
 
-def _shape(frame: Frame, cell: Cell, arms: Sequence[str]) -> Shape:
+def _shape(frame: Frame, cell: MapCell, arms: Sequence[str]) -> PlacedCell:
     shown = cell.text if len(cell.text) * _LETTER <= frame.cell_width - 1 else ""
     # A difference's cell that was not compared has nothing to tell.
     told = arms if len(arms) == 1 or cell.role is not Role.EMPTY else ()
     places = " ".join(f"{arm}/{cell.length}/{depth_name(cell.depth)}" for arm in told)
-    return Shape(cell, frame.x(cell.column - 0.5), frame.y(cell.row - 0.5), shown, places)
+    return PlacedCell(cell, frame.x(cell.column - 0.5), frame.y(cell.row - 0.5), shown, places)
 
 
 def _strip_y(score: float) -> float:
@@ -210,7 +210,7 @@ def _bracket(frame: Frame, panel: Panel) -> tuple[str, Words | None]:
     return path, Words(x, line + 14, words, "middle" if centred else "start")
 
 
-def _strip(frame: Frame, points: Sequence[Point], top: float) -> Strip:
+def _strip(frame: Frame, points: Sequence[StripPoint], top: float) -> Strip:
     name = Words(0, top - 20, "perplexity", "start")
     bottom = top + _LOWER + 5
     if not points:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longctx.eval.needle.summary import Results as NeedleResults
+from longctx.eval.needle.summary import NeedleResults
 from longctx.eval.perplexity.files import show_difference, show_figure
-from longctx.eval.perplexity.summary import Results, meaning
+from longctx.eval.perplexity.summary import PerplexityResults, meaning
 from longctx.plots.curve import ACROSS, UP, Curve, Line, apart, curve_of
 
 # Each about 6 px across, from its middle.
@@ -31,9 +31,9 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 560, 256, 44, 128, 28, 42
 
 
 @dataclass(frozen=True)
-class PerplexityRun:
+class ReportedPerplexityRun:
     path: Path
-    results: Results
+    results: PerplexityResults
 
     @property
     def model(self) -> str:
@@ -57,7 +57,7 @@ class PerplexityRun:
 
 
 def strips_for(
-    results: NeedleResults, runs: Sequence[PerplexityRun]
+    results: NeedleResults, runs: Sequence[ReportedPerplexityRun]
 ) -> dict[str, dict[int, float]]:
     """What the first perplexity run of the same model says at the map's lengths.
 
@@ -92,7 +92,7 @@ def _positions(scheme: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in scheme.items() if name != "sources"}
 
 
-def view(run: PerplexityRun) -> dict[str, Any]:
+def view(run: ReportedPerplexityRun) -> dict[str, Any]:
     """What the page shows of one run."""
     results = run.results
     lengths, methods = results.lengths, results.methods

@@ -11,10 +11,10 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from longctx.eval.needle.paired import Comparison
-from longctx.eval.needle.ranking import Arm
-from longctx.report.collect import Report, Run
-from longctx.report.perplexity import PerplexityRun
+from longctx.eval.needle.paired import PairedComparison
+from longctx.eval.needle.ranking import MethodOfRun
+from longctx.report.collect import Report, ReportedNeedleRun
+from longctx.report.perplexity import ReportedPerplexityRun
 
 _STATES = ("truncated_output", "overflow", "error", "not_run")
 COLUMNS = (
@@ -41,7 +41,7 @@ def as_csv(report: Report) -> str:
     return stream.getvalue()
 
 
-def _perplexity_rows(run: PerplexityRun) -> Iterator[list[Any]]:
+def _perplexity_rows(run: ReportedPerplexityRun) -> Iterator[list[Any]]:
     blank = [None] * (len(COLUMNS) - 4)
     for method in run.results.methods:
         names = [_text(name) for name in (run.path.name, run.model, method)]
@@ -53,7 +53,9 @@ def _perplexity_rows(run: PerplexityRun) -> Iterator[list[Any]]:
             yield [*names, length, *blank, *told]
 
 
-def _needle_rows(run: Run, arm: Arm, compared: Mapping[int, Comparison]) -> Iterator[list[Any]]:
+def _needle_rows(
+    run: ReportedNeedleRun, arm: MethodOfRun, compared: Mapping[int, PairedComparison]
+) -> Iterator[list[Any]]:
     results = arm.results
     names = [_text(name) for name in (run.path.name, run.model, arm.method)]
     for length in results.lengths:
@@ -71,7 +73,7 @@ def _needle_rows(run: Run, arm: Arm, compared: Mapping[int, Comparison]) -> Iter
             yield [*names, *place, *figures, *states, *difference, last]
 
 
-def _difference(found: Comparison | None) -> list[Any]:
+def _difference(found: PairedComparison | None) -> list[Any]:
     if found is None:
         return [None] * 5
     figures = (found.difference, found.interval.low, found.interval.high)

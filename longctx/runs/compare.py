@@ -15,7 +15,7 @@ from longctx.errors import UserError
 from longctx.models.base import Loaded
 from longctx.options.declare import from_mapping
 from longctx.options.needle import NeedleOptions
-from longctx.runs.compare_file import Comparison
+from longctx.runs.compare_file import ComparisonFile
 from longctx.runs.needle_prepare import settle_task
 from longctx.runs.settle import settle_needle
 
@@ -23,7 +23,7 @@ DONE, FAILED, INTERRUPTED = 0, 3, 130
 
 
 @dataclass(frozen=True)
-class Job:
+class ComparisonTask:
     """One task of one entry; `path` is the entry's place in the file."""
 
     path: str
@@ -31,7 +31,7 @@ class Job:
     options: NeedleOptions
 
 
-def jobs_of(comparison: Comparison, *, dry_run: bool) -> list[Job]:
+def jobs_of(comparison: ComparisonFile, *, dry_run: bool) -> list[ComparisonTask]:
     """
     Raises:
         UserError: names the entry that cannot be run as it stands.
@@ -45,13 +45,13 @@ def jobs_of(comparison: Comparison, *, dry_run: bool) -> list[Job]:
                 output = comparison.output / name
                 one = replace(settled, tasks=(task,), output=output, dry_run=dry_run)
                 settle_task(one)  # what it lacks is told before the first model runs
-                jobs.append(Job(entry.path, name, one))
+                jobs.append(ComparisonTask(entry.path, name, one))
         except UserError as error:
             raise UserError(f"FILE {comparison.file}: {entry.path}: {error}") from error
     return jobs
 
 
-def compare(comparison: Comparison, *, dry_run: bool) -> int:
+def compare(comparison: ComparisonFile, *, dry_run: bool) -> int:
     """The exit code. What one model lacks is no reason to leave out the others."""
     jobs = jobs_of(comparison, dry_run=dry_run)
     from longctx.runs.needle import deadline_of, run  # heavy: what is wrong is told before

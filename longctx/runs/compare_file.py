@@ -39,7 +39,7 @@ _NOT_HERE = {"output", "dry_run", "json"}
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparisonEntry:
     """`arguments` are options of the needle command, by name."""
 
     path: str
@@ -48,13 +48,13 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonFile:
     file: Path
     output: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[ComparisonEntry, ...]
 
 
-def read(file: Path) -> Comparison:
+def read(file: Path) -> ComparisonFile:
     """
     Raises:
         UserError: names the key's path, as `runs[1].lengths`.
@@ -85,7 +85,7 @@ def read(file: Path) -> Comparison:
         depths = entry.get("depths", defaults.get("depths"))
         if isinstance(depths, list) and len(depths) == 1:
             arguments["depths"] += ","  # a list is never a count
-        entries.append(Entry(path, _folder(file, path, name, entry["model"]), arguments))
+        entries.append(ComparisonEntry(path, _folder(file, path, name, entry["model"]), arguments))
     names = [made.name for made in entries]
     for made in entries:
         if names.count(made.name) > 1:
@@ -93,7 +93,7 @@ def read(file: Path) -> Comparison:
                 f"FILE {file}: {made.path}: another entry is called {made.name} as well: give "
                 f"it a name, {made.path}.name"
             )
-    return Comparison(file, Path(str(top.get("output") or f"runs/{file.stem}")), tuple(entries))
+    return ComparisonFile(file, Path(str(top.get("output") or f"runs/{file.stem}")), tuple(entries))
 
 
 def _fitting(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from longctx.plots import heatmap
 from longctx.plots.live import LiveMap
 from longctx.plots.style import Style
 from longctx.report.make import ReportOptions, make
-from longctx.runs.needle_prepare import Prepared, prepare
+from longctx.runs.needle_prepare import PreparedNeedle, prepare
 from longctx.runs.screen import print_banner, print_results, proof_words, say
 
 DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
@@ -46,7 +46,7 @@ def deadline_of(options: NeedleOptions) -> float | None:
 
 
 def run_prepared(
-    prepared: Prepared, loaded: Loaded | None = None, deadline: float | None = None
+    prepared: PreparedNeedle, loaded: Loaded | None = None, deadline: float | None = None
 ) -> int:
     """
     Args:
@@ -75,7 +75,7 @@ def run_prepared(
 
 
 def _sweep(
-    prepared: Prepared,
+    prepared: PreparedNeedle,
     run_folder: RunFolder,
     err: Console,
     loaded: Loaded,
@@ -104,7 +104,7 @@ def _sweep(
         joined = run_folder.begin(description)
 
         def draw_map() -> LiveMap:
-            so_far = summary.Results.of(joined, run_folder.results.records.values())
+            so_far = summary.NeedleResults.of(joined, run_folder.results.records.values())
             return LiveMap(so_far, options.palette)
 
         for method, session in sessions.items():
@@ -140,7 +140,7 @@ def _sweep(
 
 
 def _run_rounds(
-    prepared: Prepared,
+    prepared: PreparedNeedle,
     pending: Sequence[Cell],
     sessions: Mapping[str, Session],
     run_folder: RunFolder,
@@ -161,7 +161,7 @@ def _run_rounds(
     return True
 
 
-def _left(prepared: Prepared, run_folder: RunFolder) -> str:
+def _left(prepared: PreparedNeedle, run_folder: RunFolder) -> str:
     left = len(prepared.next_cells(run_folder.results.records))
     more = " at least" if prepared.options.config.adaptive else ""
     return f"{left} cells left{more}"
@@ -171,7 +171,7 @@ def _records_so_far(output: Path) -> dict[str, NeedleRecord]:
     return records.latest(records.read(output / folder.RESULTS))
 
 
-def _draw(prepared: Prepared, err: Console) -> list[Path]:
+def _draw(prepared: PreparedNeedle, err: Console) -> list[Path]:
 
     with err.status("drawing"):
         palette = prepared.options.palette

@@ -17,15 +17,15 @@ from typing import Any
 from longctx.chat.encoder import ChatEncoder
 from longctx.errors import UserError
 from longctx.eval import estimate, tasks
-from longctx.eval.estimate import Plan
+from longctx.eval.estimate import NeedlePlan
 from longctx.eval.needle.adaptive import next_round, stopping_rule
 from longctx.eval.needle.config import NeedleConfig
-from longctx.eval.needle.grid import Cell, Identity
+from longctx.eval.needle.grid import Cell, NeedleIdentity
 from longctx.eval.needle.needle import LANGUAGE, TASK
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.prompt import PromptBuilder
 from longctx.eval.runfolder.folder import describe_run, read_run
-from longctx.eval.runfolder.schema import NeedleRecord, NeedleRun
+from longctx.eval.runfolder.schema import NeedleRecord, NeedleRunJson
 from longctx.eval.texts import haystack as haystacks
 from longctx.eval.texts import prose
 from longctx.eval.texts.haystack import Haystack
@@ -37,7 +37,7 @@ from longctx.runs.temperature import temperature_of
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedNeedle:
     """Everything that is known before weights are loaded."""
 
     options: NeedleOptions
@@ -76,7 +76,7 @@ class Prepared:
             found["options"] = dict(config.options)
         return found
 
-    def describe(self) -> NeedleRun:
+    def describe(self) -> NeedleRunJson:
         """run.json for this run."""
         haystack, model = self.sweep.builder.haystack, self.model
         config = self.options.config
@@ -121,7 +121,7 @@ class Prepared:
         pending = self.sweep.pending(records)[: self.options.config.limit]
         return [] if tried else pending
 
-    def plan(self, records: Mapping[str, NeedleRecord], rate: float | None = None) -> Plan:
+    def plan(self, records: Mapping[str, NeedleRecord], rate: float | None = None) -> NeedlePlan:
         """Figures of what is to be done; without a rate, from finished cells or a small product."""
 
         model, answer_tokens = self.model, self.options.config.answer_tokens
@@ -194,7 +194,7 @@ def _longest(options: NeedleOptions) -> int:
     return max(*options.config.lengths, *known, 0)
 
 
-def prepare(options: NeedleOptions) -> Prepared:
+def prepare(options: NeedleOptions) -> PreparedNeedle:
     """Check every argument against model, tokenizer and haystack, without loading weights."""
 
     options = replace(options, config=settle_task(options))
@@ -208,7 +208,7 @@ def prepare(options: NeedleOptions) -> Prepared:
     model = _model(options)
     chat = ChatEncoder(model.tokenizer, config.template)
     haystack = _haystack(options)
-    identity = Identity(
+    identity = NeedleIdentity(
         model=model.fingerprint,
         dtype=model.dtype,
         kernel=model.kernel,
@@ -234,7 +234,7 @@ def prepare(options: NeedleOptions) -> Prepared:
             other = replace(sweep, identity=replace(identity, dtype=dtype))
             if (found := _default_output(options, other)).exists():
                 return prepare(replace(options, output=found))
-    return Prepared(options=options, model=model, sweep=sweep, output=output)
+    return PreparedNeedle(options=options, model=model, sweep=sweep, output=output)
 
 
 def _settle(options: NeedleOptions) -> NeedleOptions:

@@ -21,24 +21,24 @@ from longctx.eval.format import show_length, show_seconds
 from longctx.eval.perplexity import files
 from longctx.eval.perplexity.files import show_difference, show_figure, show_perplexity
 from longctx.eval.perplexity.passes import Pass, show_pass
-from longctx.eval.perplexity.summary import RESULTS, Results
+from longctx.eval.perplexity.summary import RESULTS, PerplexityResults
 from longctx.eval.protocol import Session
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import LockedFolder
 from longctx.eval.runfolder.records import PERPLEXITY, RecordFile
-from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRun, PerplexitySummary
+from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRunJson, PerplexitySummary
 from longctx.models import source
 from longctx.models.served import Asking, sessions_for
 from longctx.options.perplexity import PerplexityOptions
 from longctx.plots import perplexity as picture
-from longctx.runs.perplexity_prepare import Prepared, prepare
+from longctx.runs.perplexity_prepare import PreparedPerplexity, prepare
 from longctx.runs.screen import proof_words, say
 
 DONE, PASSES_FAILED, INTERRUPTED = 0, 3, 130
 _FAILURES_SHOWN = 5
 
 
-class PerplexityFolder(LockedFolder[PerplexityRun]):
+class PerplexityFolder(LockedFolder[PerplexityRunJson]):
     results: RecordFile[PerplexityRecord]
 
     def open_files(self) -> None:
@@ -69,7 +69,7 @@ def run(options: PerplexityOptions) -> int:
     return code
 
 
-def _measure(prepared: Prepared, run_folder: PerplexityFolder, err: Console) -> bool:
+def _measure(prepared: PreparedPerplexity, run_folder: PerplexityFolder, err: Console) -> bool:
     """Run what is pending; True where the user interrupted it."""
     measurement, file = prepared.measurement, run_folder.results
     description = prepared.describe()
@@ -98,7 +98,7 @@ def _measure(prepared: Prepared, run_folder: PerplexityFolder, err: Console) -> 
     return False
 
 
-def _load(prepared: Prepared, err: Console) -> dict[str, Session]:
+def _load(prepared: PreparedPerplexity, err: Console) -> dict[str, Session]:
     options = prepared.options
     model = source.load_model(
         prepared.source, prepared.model_config, prepared.chosen.dtype, prepared.device_map
@@ -113,7 +113,7 @@ def _load(prepared: Prepared, err: Console) -> dict[str, Session]:
 class _Lines:
     """One line for each finished pass, with the time left at the rate so far."""
 
-    def __init__(self, err: Console, prepared: Prepared, pending: Sequence[Pass]) -> None:
+    def __init__(self, err: Console, prepared: PreparedPerplexity, pending: Sequence[Pass]) -> None:
         self._err, self._prepared = err, prepared
         self._count, self._finished = len(pending), 0
         self._left, self._done = sum(map(prepared.work_of, pending)), 0.0
@@ -143,7 +143,7 @@ def _of(losses: Sequence[float]) -> str:
     return show_perplexity(math.exp(min(math.fsum(losses) / len(losses), 700.0)))
 
 
-def _print_banner(err: Console, prepared: Prepared) -> None:
+def _print_banner(err: Console, prepared: PreparedPerplexity) -> None:
     identity, texts = prepared.measurement.identity, prepared.measurement.corpus
     config = prepared.options.config
     err.print(
@@ -168,7 +168,7 @@ def _print_banner(err: Console, prepared: Prepared) -> None:
 def _print_results(
     out: Console,
     output: Path,
-    results: Results,
+    results: PerplexityResults,
     summary: PerplexitySummary,
     pictures: Sequence[Path],
 ) -> None:
@@ -198,7 +198,11 @@ def _print_results(
 
 
 def _print_table(
-    out: Console, results: Results, methods: Sequence[str], cell: Any, head: str = "method"
+    out: Console,
+    results: PerplexityResults,
+    methods: Sequence[str],
+    cell: Any,
+    head: str = "method",
 ) -> None:
     table = Table(head, box=None, pad_edge=False, header_style="bold")
     for length in results.lengths:

@@ -21,9 +21,9 @@ from longctx.attention import Scheme
 from longctx.chat.encoder import ChatEncoder
 from longctx.errors import UserError
 from longctx.eval.format import show_bytes, show_length, show_seconds
-from longctx.eval.perplexity.passes import TASK, Identity, Measurement, tokens_read, work_of
+from longctx.eval.perplexity.passes import TASK, Measurement, PassIdentity, tokens_read, work_of
 from longctx.eval.runfolder.folder import describe
-from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRun
+from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRunJson
 from longctx.eval.texts import corpus
 from longctx.models import dtypes
 from longctx.models.logprobs import moving_rope, peak_bytes
@@ -51,7 +51,7 @@ from longctx.runs.temperature import temperature_of
 
 
 @dataclass(frozen=True)
-class Plan:
+class PerplexityPlan:
     """What is about to be done, in figures."""
 
     passes: int
@@ -72,7 +72,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedPerplexity:
     """Everything that is known before weights are loaded."""
 
     options: PerplexityOptions
@@ -122,10 +122,10 @@ class Prepared:
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         return Path("runs") / f"perplexity-{Path(self.options.model).name}-{digest}"
 
-    def describe(self) -> PerplexityRun:
+    def describe(self) -> PerplexityRunJson:
         """run.json for this run."""
         config = self.options.config
-        run: PerplexityRun = describe(
+        run: PerplexityRunJson = describe(
             task=TASK,
             grid={"methods": list(self.schemes), "lengths": list(config.lengths)},
             settings=self.settings,
@@ -158,7 +158,7 @@ class Prepared:
         shape = shape_of(self.model_config)
         return work_of(each, shape, shape.hidden * shape.vocabulary)
 
-    def plan(self, records: Mapping[str, PerplexityRecord]) -> Plan:
+    def plan(self, records: Mapping[str, PerplexityRecord]) -> PerplexityPlan:
         """Figures of what is to be done; time from finished passes or from a small product."""
         everything = self.measurement.passes()
         to_do = self.measurement.pending(records)[: self.options.config.limit]
@@ -168,7 +168,7 @@ class Prepared:
             seconds_from, rate = "a rough guess", 3 * matmul_rate(self.chosen.dtype, self.device)
         shape, longest = shape_of(self.model_config), self.options.config.longest
         size = self.chosen.dtype.itemsize
-        return Plan(
+        return PerplexityPlan(
             passes=len(everything),
             done=len(everything) - len(self.measurement.pending(records)),
             to_do=len(to_do),
@@ -196,7 +196,7 @@ class Prepared:
         return spent / sum(work for work, _ in done) if spent else None
 
 
-def prepare(options: PerplexityOptions) -> Prepared:
+def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     """Check every argument against model, tokenizer and text, without loading weights."""
     config = options.config
     source = locate(options.model, weights=not options.dry_run)
@@ -223,7 +223,7 @@ def prepare(options: PerplexityOptions) -> Prepared:
 
     measurement = Measurement(
         config,
-        Identity(
+        PassIdentity(
             model=fingerprint(source),
             dtype=chosen.name,
             kernel=options.kernel,
@@ -236,7 +236,7 @@ def prepare(options: PerplexityOptions) -> Prepared:
         at,
         temperature_of(plain, at),
     )
-    prepared = Prepared(
+    prepared = PreparedPerplexity(
         options=options,
         source=source,
         model_config=model_config,

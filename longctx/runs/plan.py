@@ -15,25 +15,25 @@ from longctx.errors import UserError
 from longctx.models import plan as planning
 from longctx.models import qwen2
 from longctx.models import source as loading
-from longctx.models.plan import Model, Option
+from longctx.models.plan import Placement, PlannedModel
 from longctx.options.engine import EngineSettings
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """A model at a length; the ways to hold it, for each set of GPUs, and the best of each."""
 
-    model: Model
+    model: PlannedModel
     made_for: int  # tokens
-    by_set: Sequence[Sequence[Option]]
-    chosen: Sequence[Option]
+    by_set: Sequence[Sequence[Placement]]
+    chosen: Sequence[Placement]
 
     def to_dict(self) -> dict[str, Any]:
         every = [option for found in self.by_set for option in found]
         return planning.to_dict(self.model, every, list(self.chosen))
 
 
-def make_plan(model: str, context: int | None, gpus: str, weights: str) -> Plan:
+def make_plan(model: str, context: int | None, gpus: str, weights: str) -> MemoryPlan:
     """
     Raises:
         UserError: no such model, or arguments that make no sense.
@@ -51,7 +51,7 @@ def make_plan(model: str, context: int | None, gpus: str, weights: str) -> Plan:
         logit_rows=EngineSettings.max_running,
     )
     by_set = [planning.options_for(measured, each) for each in sets]
-    return Plan(measured, made_for, by_set, [planning.best(found) for found in by_set])
+    return MemoryPlan(measured, made_for, by_set, [planning.best(found) for found in by_set])
 
 
 def _config(model: str) -> tuple[str, Any, int]:

@@ -12,7 +12,7 @@ from longctx.models import qwen2
 from longctx.models.plan import USABLE, on_cpu
 
 if TYPE_CHECKING:
-    from longctx.runs.plan import Plan
+    from longctx.runs.plan import MemoryPlan
 
 _NUMBERS = ("window", "context", "KV per token")
 _WIDTH = 100
@@ -61,7 +61,7 @@ def models_as_rows() -> list[dict[str, Any]]:
     ]
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: MemoryPlan) -> None:
     """Of several sets of GPUs the best way for each; of one, every way."""
     model, made_for, chosen = plan.model, plan.made_for, plan.chosen
     shown = plan.by_set[0] if len(plan.by_set) == 1 else chosen

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from longctx.eval.needle import summary
 from longctx.eval.runfolder.folder import RunFolder
-from longctx.eval.runfolder.rescore import Rescored
+from longctx.eval.runfolder.rescore import Verdicts
 from longctx.eval.runfolder.rescore import rescore as judge_again
 from longctx.plots import heatmap
 from longctx.plots.style import Style
 from longctx.report.make import ReportOptions, make
 
 
-def rescore(folder: Path, palette: str, *, write: bool) -> tuple[Rescored, list[str]]:
+def rescore(folder: Path, palette: str, *, write: bool) -> tuple[Verdicts, list[str]]:
     """What has changed, and the names of the pictures that were made anew."""
     style = Style(palette)
     summary.load(folder)  # before the lock makes a folder of a misspelt name

@@ -16,12 +16,12 @@ from rich.table import Table
 from longctx.eval.format import show_depth, show_length
 from longctx.eval.needle.adaptive import stopping_rule
 from longctx.eval.needle.effective import Effective, show_break, show_effective, show_other
-from longctx.eval.needle.summary import Results, Tally, others_sentence
+from longctx.eval.needle.summary import NeedleResults, Tally, others_sentence
 from longctx.eval.runfolder.schema import NeedleSummary
 from longctx.plots.terminal import TerminalMap
 
 if TYPE_CHECKING:
-    from longctx.runs.needle_prepare import Prepared
+    from longctx.runs.needle_prepare import PreparedNeedle
 
 _FAILURES_SHOWN = 5
 
@@ -31,7 +31,7 @@ def say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_banner(err: Console, prepared: Prepared) -> None:
+def print_banner(err: Console, prepared: PreparedNeedle) -> None:
     haystack, builder = prepared.sweep.builder.haystack, prepared.sweep.builder
     text = f"{haystack.id}, {builder.haystack_tokens:,} tokens"
     model = prepared.model
@@ -78,7 +78,7 @@ def _stacked(tally: Tally) -> str:
 def print_results(
     out: Console,
     output: Path,
-    results: Results,
+    results: NeedleResults,
     figures: NeedleSummary,
     pictures: Sequence[Path],
     palette: str,

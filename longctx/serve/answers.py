@@ -22,7 +22,7 @@ B = TypeVar("B", bound=Body)
 IGNORED_HEADER = "x-longctx-ignored-fields"
 
 
-class Shape(Protocol):
+class AnswerShape(Protocol):
     """How one route's answers look. One object per request."""
 
     def chunks(self, heard: Heard) -> Sequence[dict[str, Any]]:
@@ -55,7 +55,7 @@ async def answer(
     body: Generate,
     job: Job,
     requests: Callable[[], Sequence[EngineRequest]],
-    shape: Shape,
+    shape: AnswerShape,
     *,
     param: str,
     schema_param: str = "response_format",
@@ -97,13 +97,13 @@ async def answer(
     return JSONResponse(shape.whole(usage_of(job)), headers=headers)
 
 
-async def _drain(submitted: Submitted, shape: Shape) -> None:
+async def _drain(submitted: Submitted, shape: AnswerShape) -> None:
     async for heard in submitted.events():
         shape.chunks(heard)
 
 
 async def _stream(
-    request: Request, service: Service, body: Generate, submitted: Submitted, shape: Shape
+    request: Request, service: Service, body: Generate, submitted: Submitted, shape: AnswerShape
 ) -> AsyncIterator[dict[str, Any] | str]:
     job, told = submitted.job, None
     try:

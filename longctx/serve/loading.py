@@ -1,6 +1,6 @@
 """From a server's settings to an engine: checked at once, loaded later.
 
-settings -> Prepared (config, scheme, dtype; no weights) -> Loaded (weights, memory, context)
+settings -> PreparedServer (config, scheme, dtype; no weights) -> Loaded (weights, memory, context)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _METHOD_FLAG = "--method"  # one method, where the evaluation takes several
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedServer:
     """What is known before weights are loaded."""
 
     settings: ServeSettings
@@ -131,7 +131,7 @@ def _last_part(model: str) -> str:
     return Path(os.path.abspath(model)).name
 
 
-def prepare(settings: ServeSettings) -> Prepared:
+def prepare(settings: ServeSettings) -> PreparedServer:
     """Check every argument against the model's files.
 
     Raises:
@@ -159,10 +159,10 @@ def prepare(settings: ServeSettings) -> Prepared:
     chosen = dtypes.choose(settings.dtype, source, config, device)
     kept = dtypes.named(settings.kv_dtype, "--kv-dtype") or chosen.dtype
     check_kernel(settings.kernel, [method], device, kept, named=_METHOD_FLAG)
-    return Prepared(settings, source, config, tokenizer, chosen, device_map, scheme, wanted)
+    return PreparedServer(settings, source, config, tokenizer, chosen, device_map, scheme, wanted)
 
 
-def banner(prepared: Prepared, loaded: Loaded, url: str) -> list[str]:
+def banner(prepared: PreparedServer, loaded: Loaded, url: str) -> list[str]:
     """What is served, with every number and where it comes from."""
     engine, scheme, settings = loaded.engine, prepared.scheme, prepared.settings
     what = f"{prepared.name} ({prepared.config.model_type}, {prepared.about()['dtype']}"

@@ -38,7 +38,7 @@ CHECKPOINT, LOG, RECIPE = "checkpoint.pt", "train.jsonl", "recipe.json"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """Everything that the weights are a function of, but for the machine's rounding."""
 
     seed: int = 0
@@ -72,7 +72,7 @@ class Step(NamedTuple):
     done: float  # share of all tokens before this step
 
 
-def steps(recipe: Recipe) -> Iterator[Step]:
+def steps(recipe: TrainingRecipe) -> Iterator[Step]:
     done = index = 0
     for length, share, per_step in recipe.phases:
         for _ in range(round(share * recipe.tokens / per_step)):
@@ -81,7 +81,7 @@ def steps(recipe: Recipe) -> Iterator[Step]:
             index += 1
 
 
-def rate_share(recipe: Recipe, step: Step) -> float:
+def rate_share(recipe: TrainingRecipe, step: Step) -> float:
     """Share of the full learning rates at this step: a short ramp, then a cosine."""
     warm = min(1.0, (step.number + 1) / recipe.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * min(step.done, 1.0)))
@@ -89,7 +89,7 @@ def rate_share(recipe: Recipe, step: Step) -> float:
 
 
 def train(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     output: Path,
     *,
     threads: int | None = None,
@@ -170,14 +170,14 @@ def _loss(
     return (losses * weights).sum() / weights.sum(), logits.argmax(-1) == targets
 
 
-def _logit_scale(recipe: Recipe, step: Step) -> float:
+def _logit_scale(recipe: TrainingRecipe, step: Step) -> float:
     draw = torch.rand(2, generator=torch.Generator().manual_seed(recipe.seed * 7919 + step.number))
     low, high = recipe.logit_scales
     hard = step.done >= recipe.easy
     return low + (high - low) * float(draw[1]) if hard and draw[0] < 0.5 else 1.0
 
 
-def _optimizers(model: Qwen2ForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Qwen2ForCausalLM, recipe: TrainingRecipe) -> list[torch.optim.Optimizer]:
     embedding = model.get_input_embeddings().weight
     matrices = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -198,7 +198,7 @@ def _optimizers(model: Qwen2ForCausalLM, recipe: Recipe) -> list[torch.optim.Opt
     ]
 
 
-def _set_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: Step) -> None:
+def _set_rates(optimizers: list[torch.optim.Optimizer], recipe: TrainingRecipe, step: Step) -> None:
     share = rate_share(recipe, step)
     rates = (recipe.matrix_rate, recipe.vector_rate)
     for optimizer, rate in zip(optimizers, rates, strict=True):
@@ -207,7 +207,7 @@ def _set_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: St
 
 
 def _save_checkpoint(
-    recipe: Recipe, output: Path, model: torch.nn.Module, optimizers: list[Any], step: int
+    recipe: TrainingRecipe, output: Path, model: torch.nn.Module, optimizers: list[Any], step: int
 ) -> None:
     incoming = output / f"{CHECKPOINT}.incoming"
     state = {
@@ -219,7 +219,9 @@ def _save_checkpoint(
     incoming.replace(output / CHECKPOINT)
 
 
-def _resume(recipe: Recipe, output: Path, model: torch.nn.Module, optimizers: list[Any]) -> int:
+def _resume(
+    recipe: TrainingRecipe, output: Path, model: torch.nn.Module, optimizers: list[Any]
+) -> int:
     path = output / CHECKPOINT
     if not path.is_file():
         return 0
@@ -244,7 +246,7 @@ def _log(
         stream.write(json.dumps(line) + "\n")
 
 
-def write_model(model: Any, tokenizer: Any, recipe: Recipe, output: Path) -> None:
+def write_model(model: Any, tokenizer: Any, recipe: TrainingRecipe, output: Path) -> None:
     """Weights as float16 safetensors, config, tokenizer and recipe."""
     model.half()
     model.generation_config = GenerationConfig(
@@ -258,7 +260,7 @@ def write_model(model: Any, tokenizer: Any, recipe: Recipe, output: Path) -> Non
 
 
 def main(arguments: list[str] | None = None) -> int:
-    default = Recipe()
+    default = TrainingRecipe()
     parser = argparse.ArgumentParser(
         prog="python -m longctx.tiny.train",
         description="Train the embedded needle model from nothing, on CPU.",
@@ -273,7 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: --output {options.output}: holds a model already", file=sys.stderr)
         return 2
     train(
-        Recipe(seed=options.seed, tokens=options.tokens),
+        TrainingRecipe(seed=options.seed, tokens=options.tokens),
         options.output,
         threads=options.threads,
         compile=not options.no_compile,

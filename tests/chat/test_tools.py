@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longctx.chat.tools import (
-    Call,
     ContentPiece,
     Piece,
+    ToolCall,
     ToolCallArguments,
     ToolCallParser,
     ToolCallStart,
@@ -82,9 +82,9 @@ def test_arguments_are_as_the_model_wrote_them() -> None:
 @pytest.mark.parametrize(
     ("text", "call"),
     [
-        ('{"name": "f"}', Call("f", "{}")),
-        ('{"name": "f", "arguments": "{\\"a\\": 1}"}', Call("f", '{"a": 1}')),
-        ('{"name": "f", "arguments": {}}', Call("f", "{}")),
+        ('{"name": "f"}', ToolCall("f", "{}")),
+        ('{"name": "f", "arguments": "{\\"a\\": 1}"}', ToolCall("f", '{"a": 1}')),
+        ('{"name": "f", "arguments": {}}', ToolCall("f", "{}")),
         ('{"name": "f", "arguments": [1]}', None),
         ('{"name": "f", "arguments": null}', None),
         ('{"name": "f", "arguments": "no"}', None),
@@ -99,7 +99,7 @@ def test_arguments_are_as_the_model_wrote_them() -> None:
         ('["name"]', None),
     ],
 )
-def test_what_is_a_call(text: str, call: Call | None) -> None:
+def test_what_is_a_call(text: str, call: ToolCall | None) -> None:
     assert parse_call(text) == call
 
 

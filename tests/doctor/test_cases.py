@@ -15,13 +15,13 @@ from longctx.doctor import cases as doctor_cases
 from longctx.doctor import checks as doctor
 from longctx.doctor import child as doctor_child
 from longctx.doctor import table as doctor_table
-from longctx.doctor.checks import Report, Row
+from longctx.doctor.checks import CheckRow, DoctorReport
 
 CPU = torch.device("cpu")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
-def in_process(kind: str, dtype: torch.dtype, capsys: Any, **task: Any) -> Row:
+def in_process(kind: str, dtype: torch.dtype, capsys: Any, **task: Any) -> CheckRow:
     """What the parent makes of a task that the child's code runs here."""
     name = str(dtype).removeprefix("torch.")
     asked = doctor._Task("it", kind, name, **task)
@@ -114,7 +114,7 @@ def test_one_nan_is_wrong_and_json_stays_json(capsys: pytest.CaptureFixture[str]
     row = in_process("kernel", torch.float32, capsys, factory="doctor_plants:NotANumber")
     assert row.verdict == "wrong" and row.error_out is None
     assert row.reason == "out of 'one head each' is off by nan, allowed is 7.9e-06"
-    report = Report({}, [], [], [row], "wrong", [])
+    report = DoctorReport({}, [], [], [row], "wrong", [])
     assert json.loads(report.to_json())["rows"][0]["error_out"] is None
     console = Console(width=80)
     with console.capture() as capture:

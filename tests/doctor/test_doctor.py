@@ -22,7 +22,7 @@ from longctx.doctor import child as doctor_child
 from longctx.doctor import info
 from longctx.doctor import process as doctor_process
 from longctx.doctor import table as doctor_table
-from longctx.doctor.checks import Facts, Report, Row
+from longctx.doctor.checks import CheckRow, DoctorReport, Facts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,12 +33,12 @@ def offered(*names: str, dtypes: tuple[str, ...] = ("float32",)) -> Facts:
     return Facts({"longctx": "0", "vllm": None}, [info.Device("cpu", "a [CPU]")], statuses)
 
 
-def check(*names: str, dtypes: tuple[str, ...] = ("float32",), **how: Any) -> Report:
+def check(*names: str, dtypes: tuple[str, ...] = ("float32",), **how: Any) -> DoctorReport:
     planted = {name: f"doctor_plants:{name}" for name in names}
     return doctor.check(kernel_factories=planted, facts=offered(*names, dtypes=dtypes), **how)
 
 
-def verdicts(report: Report) -> dict[tuple[str, str | None], str]:
+def verdicts(report: DoctorReport) -> dict[tuple[str, str | None], str]:
     return {(row.what, row.dtype): row.verdict for row in report.rows}
 
 
@@ -171,7 +171,7 @@ def test_the_first_question_says_what_info_says() -> None:
 # What is told.
 
 
-def shown(report: Report, width: int = 80) -> str:
+def shown(report: DoctorReport, width: int = 80) -> str:
     console = Console(width=width)
     with console.capture() as capture:
         doctor_table.show(report, console)
@@ -180,7 +180,7 @@ def shown(report: Report, width: int = 80) -> str:
 
 def notes(native: bool, auto: str | None, **rates: float) -> list[str]:
     features = [info.Feature("cpu", "native bf16", "bfloat16", native, "by its flags")]
-    rows = [Row("cpu", "linear", d, "ok", prefill_gflops=rate) for d, rate in rates.items()]
+    rows = [CheckRow("cpu", "linear", d, "ok", prefill_gflops=rate) for d, rate in rates.items()]
     return doctor._notes(Facts({}, features=features, auto_dtype=auto), rows)
 
 
@@ -254,14 +254,14 @@ def test_the_tables_fit(width: int) -> None:
         "decode_gbps": 99.0,
     }
     rows = [
-        Row("cuda:0", "dca, flash_attn", "bfloat16", "ok", None, **numbers, **times),
-        Row("cuda:0", "flash_attn", "float16", "timed out", "no word for 60 s in 'square'"),
-        Row("cuda:0", "flash_attn", "float32", "not offered", "takes float16 or bfloat16"),
-        Row("cpu", "flash_attn", "float32", "not offered", "runs on [cuda]"),
+        CheckRow("cuda:0", "dca, flash_attn", "bfloat16", "ok", None, **numbers, **times),
+        CheckRow("cuda:0", "flash_attn", "float16", "timed out", "no word for 60 s in 'square'"),
+        CheckRow("cuda:0", "flash_attn", "float32", "not offered", "takes float16 or bfloat16"),
+        CheckRow("cpu", "flash_attn", "float32", "not offered", "runs on [cuda]"),
     ]
     devices = [info.Device("cuda:0", "a GPU"), info.Device("cpu", "a CPU")]
     text = shown(
-        Report({"torch": "2", "vllm": None}, devices, [], rows, "wrong", ["a note"]), width
+        DoctorReport({"torch": "2", "vllm": None}, devices, [], rows, "wrong", ["a note"]), width
     )
     assert max(map(len, text.splitlines())) <= width
     for words in ("dca, flash_attn", "1.8e-3", "123456", "99.00", "TIMED OUT", "[cuda]", "a note"):

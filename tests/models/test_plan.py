@@ -17,7 +17,7 @@ from longctx.models import qwen2
 from longctx.models.plan import (
     GiB,
     Gpus,
-    Model,
+    PlannedModel,
     best,
     model_of,
     options_for,
@@ -64,7 +64,7 @@ def refused(*arguments: str) -> str:
     return str(result.exception)
 
 
-def model(config: Any, context: int = 128 * 1024, weights: Any = "bf16") -> Model:
+def model(config: Any, context: int = 128 * 1024, weights: Any = "bf16") -> PlannedModel:
     return model_of("x", config, context=context, weights=weights, step_tokens=512, logit_rows=64)
 
 
@@ -158,7 +158,7 @@ def test_the_best_has_most_contexts_then_fewest_gpus_then_tensors() -> None:
     assert best(nothing).split == "tensor"
 
 
-def _small() -> Model:
+def _small() -> PlannedModel:
     return model(Qwen2Config(**SHAPE, tie_word_embeddings=False))
 
 

@@ -18,7 +18,7 @@ from run_fakes import LENGTHS, METHODS, all_states, four_methods, write_perplexi
 from longctx.eval.needle.summary import load
 from longctx.eval.perplexity import summary as perplexity_summary
 from longctx.plots import frontier, heatmap, perplexity
-from longctx.plots.cells import Cell, Role
+from longctx.plots.cells import MapCell, Role
 from longctx.plots.curve import apart, curve_of, ticks
 from longctx.plots.scene import Panel, Scene, scene_of
 from longctx.plots.style import Style
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return write_run(path, some_of_everything, methods=("none", "dca"), depths=DEPTHS, prompts="a")
 
 
-def shown(cell: Cell) -> str:
+def shown(cell: MapCell) -> str:
     """A cell in a few letters."""
     sign = {Role.SCORE: "", Role.EMPTY: ".", Role.BLANK: " ", Role.EVEN: "=", Role.DIFFERENCE: ""}
     marks = ("/" if cell.hatched else "") + ("x" if cell.crossed else "")

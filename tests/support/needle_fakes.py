@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from longctx.chat.encoder import ChatEncoder
 from longctx.eval import tasks
 from longctx.eval.needle.config import NeedleConfig
-from longctx.eval.needle.grid import Identity
+from longctx.eval.needle.grid import NeedleIdentity
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.prompt import Prompt, PromptBuilder
 from longctx.eval.protocol import Completion, Request, Session
@@ -134,7 +134,7 @@ def make_sweep(
     defaults: dict[str, Any] = {"lengths": (512, 1024), "depths": (0.0, 50.0, 100.0), "repeats": 2}
     config = NeedleConfig(**{**defaults, **settings})
     chat = ChatEncoder(tokenizer, config.template)
-    identity = Identity(
+    identity = NeedleIdentity(
         model="sha256:model",
         dtype="float32",
         kernel="auto",

@@ -12,7 +12,7 @@ from longctx.tiny import data, model, train
 from longctx.tiny.tokenizer import END, START, train_tokenizer
 from longctx.tiny.words import training_key
 
-RECIPE = train.Recipe(
+RECIPE = train.TrainingRecipe(
     tokens=4096, pool_tokens=20_000, warmup_steps=2, phases=((128, 0.5, 512), (256, 0.5, 1024))
 )
 

@@ -92,7 +92,7 @@ def test_a_needle_run_writes_what_the_page_says(tmp_path: Path) -> None:
     def held(kind: str, file: str) -> set[str]:
         return written(kind, *(run / file for run in runs))
 
-    assert documented("NeedleRun") - held("NeedleRun", "run.json") == ENDPOINTS
+    assert documented("NeedleRunJson") - held("NeedleRunJson", "run.json") == ENDPOINTS
     assert held("NeedleRecord", "results.jsonl") == documented("NeedleRecord")
     assert held("ControlRecord", "controls.jsonl") == documented("ControlRecord")
     assert held("NeedleSummary", "summary.json") == documented("NeedleSummary")
@@ -109,7 +109,7 @@ def test_a_perplexity_run_writes_what_the_page_says(tmp_path: Path) -> None:
     with (output / "perplexity.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(failed) + "\n")
     perplexity.files.write(output)
-    missing = documented("PerplexityRun") - written("PerplexityRun", output / "run.json")
+    missing = documented("PerplexityRunJson") - written("PerplexityRunJson", output / "run.json")
     # The proof of an endpoint is in the table of arms, which both tasks share.
     assert missing == {field for field in ENDPOINTS if ".proof." in field}
     assert written("PerplexityRecord", output / "perplexity.jsonl") == documented(
@@ -123,7 +123,7 @@ def test_a_perplexity_run_writes_what_the_page_says(tmp_path: Path) -> None:
 def test_runs_of_older_versions_are_read_as_before(tmp_path: Path) -> None:
     old = tmp_path / "old"
     shutil.copytree(OLD / "needle-smollm2-emma", old)
-    assert written("NeedleRun", old / "run.json") <= documented("NeedleRun")
+    assert written("NeedleRunJson", old / "run.json") <= documented("NeedleRunJson")
     assert written("NeedleRecord", old / "results.jsonl") <= documented("NeedleRecord")
     before = next(contents(old / "summary.json"))
     found = summary.load(old)
