@@ -1,9 +1,9 @@
 """Which tokens of which requests go into the next forward, and who is admitted.
 
-Every decoding request takes one token, or waits until no prompt is left where nobody is waiting for
-an answer: more of them then decode together. The rest of the step's token budget goes to prompts: half of
-it to the oldest, so that none starves, the other half to those with least left to do, so that a
-short request never waits for a long one; what one half leaves over the other takes. A request is
+Every decoding request takes one token; with `prompts_first` it waits until no prompt is left, so
+that more of them decode together. The rest of the step's token budget goes to prompts: half of it
+to the oldest, so that none starves, the other half to those with least left to do, so that a short
+request never waits for a long one; what one half leaves over the other takes. A request is
 admitted when its keys and values for prompt and answer fit the memory: it can then never run out.
 Knows no model and no clock.
 """

@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
 
 from longctx.attention import METHODS, resolve
-from longctx.engine import Answer, Engine, EngineRequest, Sampling
+from longctx.engine import Answer, Engine, EngineRequest, Generation, Sampling
 
 _NUMBERS = ("chunk_size", "local_size", "original_length", "factor", "cap", "request_length")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -152,7 +152,7 @@ class LongctxLM(HFLM):
 
     def _answers(self, requests: Sequence[EngineRequest]) -> Iterator[Answer]:
         """In the order of the requests; some ahead of what is read, to share and to decode."""
-        handles = []
+        handles: list[Generation] = []
         for at in range(len(requests)):
             while len(handles) < min(at + _AT_ONCE, len(requests)):
                 handles.append(self.longctx.submit(requests[len(handles)]))
