@@ -54,6 +54,7 @@ $(READY): $(GGUF)
 	@echo 'adding to $(VENV) what the tests need: once'
 	$(INSTALL) -e '.[dev,gguf]'
 	$(PY) -m compileall -qq -j 0 $(VENV)/lib || true
+	@echo '`. $(VENV)/bin/activate` puts longctx on the PATH'
 	touch $@
 
 test: ## all tests, the quick ones first
@@ -116,7 +117,8 @@ demo: $(RUNTIME) ## four methods on the embedded model, offline (two to three mi
 	sweep=$$(($$(date +%s) - began)); read -r started took < $(RUNTIME); \
 	if [ "$$started" = $(STARTED) ]; then environment="$$took s (torch, transformers, ...)"; \
 	else environment="was there"; fi; \
-	echo "environment $$environment, sweep $$sweep s"
+	echo "environment $$environment, sweep $$sweep s"; \
+	echo 'longctx is $(BIN)/longctx: `. $(BIN)/activate` puts it on the PATH'
 
 demo-smollm2: smollm2 ## a real model: plain RoPE loses the needle at 12K, DCA finds it (some minutes)
 	$(BIN)/longctx needle $(SMOLLM2) --methods none,dca --lengths 2K,12K --depths 10,40,90 --repeats 1 $(if $(HAYSTACK),--haystack $(HAYSTACK)) --output runs/demo-smollm2
