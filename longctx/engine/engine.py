@@ -98,7 +98,7 @@ class Engine:
         max_waiting: int = EngineSettings.max_waiting,
         share_from: int = EngineSettings.share_from,
         kv_dtype: torch.dtype | None = None,
-        prompts_first: bool = False,
+        prompts_first: bool = EngineSettings.prompts_first,
     ) -> None:
         for name, value in (
             ("chunk_budget", chunk_budget),

@@ -17,3 +17,4 @@ class EngineSettings:
     max_waiting: int = 256
     # A trailing shared piece below this is copied: cheaper than its own kernel call ever after.
     share_from: int = 512
+    prompts_first: bool = False
