@@ -32,6 +32,8 @@ from longctx.models.proof import HiddenStates, UnprovenMethodError, prove, state
 # many tokens of short ones. More would decode more of them together; few steps are decoding.
 IN_FLIGHT = 64
 _CONTEXTS, _TOKENS = 4, 16384
+# So many may wait for memory, or for a beginning that another one computes.
+AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class ServedSession(Session):
         flying: list[tuple[Request, Generation]] = []
         more = True
         while more or flying:
-            while more and len(flying) < self.concurrency:
+            while more and len(flying) < self.concurrency and self._has_room():
                 request = next(source, None)
                 if request is None:
                     more = False
@@ -127,6 +129,10 @@ class ServedSession(Session):
         )
         self._engine.run_until_idle()
         return np.asarray(handle.result(timeout=0).prompt_logprobs, dtype=np.float64)
+
+    def _has_room(self) -> bool:
+        """What is taken is answered, also after a deadline: so no more than can begin is."""
+        return self._engine.stats().waiting < AHEAD
 
     def _submit(self, request: Request) -> Generation:
         return self._engine.submit(

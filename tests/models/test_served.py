@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,24 @@ def test_a_failed_request_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> Non
         found = {id(request): outcome for request, outcome in session.answers(requests)}
     assert [type(found[id(request)]) for request in requests[:2]] == [Completion] * 2
     assert isinstance(found[id(requests[2])], ContextOverflowError)
+
+
+def test_requests_are_taken_as_they_can_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadline ends what is asked: what was taken before it has to be answered."""
+    monkeypatch.setattr(served, "_TOKENS", 0)  # memory for four contexts
+    taken = 0
+
+    def requests() -> Iterator[Request]:
+        nonlocal taken
+        for seed in range(30):
+            taken += 1
+            yield Request(prompt_of(390, seed), 5, 400)
+
+    with session_of(tiny_models.build(), "dca") as session:
+        answers = session.answers(requests())
+        next(answers)
+        assert 4 <= taken <= 4 + served.AHEAD
+        assert sum(1 for _ in answers) == 29
 
 
 def test_shares_of_computing_add_up() -> None:
