@@ -13,14 +13,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BELOW = ("longctx/models", "longctx/engine", "eval", "plots", "attention")
-# They take the options of `longctx needle` whole, and more than the model's part of them.
-TAKE_NEEDLE_OPTIONS = {f"longctx/models/{name}.py" for name in ("local", "endpoint", "simulated")}
 
 
 @pytest.mark.slow  # each call of ours is looked at
 def test_a_needle_run_changes_modules_no_more_often_than_it_does() -> None:
-    """Outside the cells' loop. The aim is 100; the run entered 95 modules when this was measured,
-    most of them from several places."""
+    """Outside the cells' loop. The aim is 100; the run entered 95 modules and made 407 stays when
+    this was measured, most modules from several places. A machine with other kernels may differ."""
     done = subprocess.run(
         [sys.executable, "tests/support/walk.py", "needle"],
         cwd=ROOT,
@@ -34,8 +32,8 @@ def test_a_needle_run_changes_modules_no_more_often_than_it_does() -> None:
     assert found, last
     stays, rooms, climbs = map(int, found.groups())
     assert rooms > 50, "the tracer has lost the run"
-    assert stays <= 407
-    assert climbs <= 3
+    assert stays <= 420
+    assert climbs <= 4
 
 
 def modules_below_runs() -> list[Path]:
@@ -58,11 +56,8 @@ def test_what_a_run_consists_of_knows_no_command() -> None:
         assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 
-def test_one_commands_options_go_no_further_than_they_do() -> None:
+def test_one_commands_options_reach_no_module_below_runs() -> None:
     commands = ("longctx.options.needle", "longctx.options.perplexity")
-    found = {
-        file.relative_to(ROOT).as_posix()
-        for file in modules_below_runs()
-        if any(name.startswith(commands) for name in imports_of(file))
-    }
-    assert found <= TAKE_NEEDLE_OPTIONS
+    for file in modules_below_runs():
+        wrong = {name for name in imports_of(file) if name.startswith(commands)}
+        assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"

@@ -16,9 +16,23 @@ from longctx.models.base import Loaded, Model, TokensOnly, bare_scheme
 from longctx.models.openai_client import METHOD, EndpointError, EndpointSession, api_key
 from longctx.models.openai_wire import APIS, PATHS, Api
 from longctx.models.source import load_tokenizer, locate
-from longctx.options.needle import NeedleOptions, refuse_local
 
 _QUESTION = "Answer with the single word ready."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointSettings:
+    """Whom to ask and how. `template` and `system` are those of the run's prompts."""
+
+    model: str
+    base_url: str
+    tokenizer: str | None
+    api: str
+    timeout: float
+    concurrency: int
+    original_length: int | None
+    template: str
+    system: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +40,7 @@ class EndpointModel(Model):
     base_url: str
     api: Api
     timeout: float
-    options: NeedleOptions
+    settings: EndpointSettings
 
     def banner(self) -> list[str]:
         key = "with an API key" if api_key() else "without an API key"
@@ -39,7 +53,7 @@ class EndpointModel(Model):
         return {
             "concurrency": self.concurrency,
             "timeout_s": self.timeout,
-            "tokenizer": self.options.tokenizer,  # `reconstruct` looks there
+            "tokenizer": self.settings.tokenizer,  # `reconstruct` looks there
         }
 
     def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
@@ -58,9 +72,8 @@ class EndpointModel(Model):
         return {METHOD: session}
 
     def _greet(self, session: EndpointSession) -> dict[str, Any]:
-        config = self.options.config
-        conversation = Conversation(_QUESTION, config.system)
-        ids = ChatEncoder(self.tokenizer, config.template).encode(conversation).ids
+        conversation = Conversation(_QUESTION, self.settings.system)
+        ids = ChatEncoder(self.tokenizer, self.settings.template).encode(conversation).ids
         try:
             answer = session.generate(Request(ids, 1, len(ids) + 1, conversation))
         except (EndpointError, TargetLostError, ContextOverflowError) as error:
@@ -87,48 +100,45 @@ class EndpointModel(Model):
         }
 
 
-def endpoint_model(options: NeedleOptions) -> EndpointModel:
+def endpoint_model(settings: EndpointSettings) -> EndpointModel:
     """Check the arguments; the server is not called."""
-    base_url = _checked_url(options.base_url or "")
-    reason = "an endpoint has one arm, whatever it does there"
-    refuse_local(options, reason)
-    if options.api not in APIS:
-        raise UserError(f"--api {options.api}: not known: use {' or '.join(APIS)}")
-    if options.tokenizer is None:
+    base_url = _checked_url(settings.base_url)
+    if settings.api not in APIS:
+        raise UserError(f"--api {settings.api}: not known: use {' or '.join(APIS)}")
+    if settings.tokenizer is None:
         raise UserError(
             f"--base-url {base_url}: lengths are counted with the model's own tokenizer: give "
             "--tokenizer DIR or a hub id"
         )
-    if options.concurrency < 1:
-        raise UserError(f"--concurrency {options.concurrency}: must be at least 1")
-    if not 0 < options.timeout < math.inf:
-        raise UserError(f"--timeout {options.timeout:g}: must be a number of seconds above 0")
-    if options.api == "chat" and options.config.template != "chat":
+    if settings.concurrency < 1:
+        raise UserError(f"--concurrency {settings.concurrency}: must be at least 1")
+    if not 0 < settings.timeout < math.inf:
+        raise UserError(f"--timeout {settings.timeout:g}: must be a number of seconds above 0")
+    if settings.api == "chat" and settings.template != "chat":
         raise UserError(
-            f"--template {options.config.template}: a chat endpoint has its own: use "
-            "--api completions"
+            f"--template {settings.template}: a chat endpoint has its own: use --api completions"
         )
     try:
-        source = locate(options.tokenizer, weights=False)
+        source = locate(settings.tokenizer, weights=False)
         tokenizer = load_tokenizer(source)
     except UserError as error:
-        told = str(error).removeprefix(f"MODEL {options.tokenizer}: ")
-        raise UserError(f"--tokenizer {options.tokenizer}: {told}") from error
+        told = str(error).removeprefix(f"MODEL {settings.tokenizer}: ")
+        raise UserError(f"--tokenizer {settings.tokenizer}: {told}") from error
     return EndpointModel(
-        name=options.model,
+        name=settings.model,
         kind="endpoint",
-        fingerprint=f"endpoint:{options.api}:{base_url}#{options.model}",
+        fingerprint=f"endpoint:{settings.api}:{base_url}#{settings.model}",
         dtype="remote",
         kernel="remote",
         tokenizer=tokenizer,
         schemes={METHOD: bare_scheme(METHOD)},
-        trained_length=options.original_length,
+        trained_length=settings.original_length,
         shape=TokensOnly(),
-        concurrency=options.concurrency,
+        concurrency=settings.concurrency,
         base_url=base_url,
-        api=options.api,
-        timeout=options.timeout,
-        options=options,
+        api=settings.api,
+        timeout=settings.timeout,
+        settings=settings,
     )
 
 

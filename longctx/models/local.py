@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -34,12 +35,38 @@ from longctx.models.source import (
     locate,
     shape_of,
 )
-from longctx.options.needle import NeedleOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings:
+    """Which model, under which methods, and how it is asked. None stands where a rule decides.
+
+    Attributes:
+        longest: tokens of the longest prompt and its answer.
+        output: a folder that a run goes on in, whose dtype is kept.
+        weights: whether they will be loaded; a hub's need not be fetched otherwise.
+    """
+
+    model: str
+    methods: tuple[str, ...] | None
+    chunk_size: int | None
+    local_size: int | None
+    original_length: int | None
+    cap: str | None
+    factor: float | None
+    kernel: str
+    dtype: str
+    device_map: str
+    prefill_chunk: int
+    prefix_sharing: bool
+    longest: int
+    output: Path | None
+    weights: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalModel(Model):
-    options: NeedleOptions
+    settings: LocalSettings
     source: Source
     model_config: PretrainedConfig
     chosen: dtypes.DtypeChoice
@@ -55,7 +82,7 @@ class LocalModel(Model):
     @property
     def prefix_sharing(self) -> bool:
         """Whether it was asked for, and the model allows it."""
-        return self.options.prefix_sharing and sharing_obstacle(self.model_config) is None
+        return self.settings.prefix_sharing and sharing_obstacle(self.model_config) is None
 
     def banner(self) -> list[str]:
         lines = [str(scheme) for scheme in self.local_schemes.values()]
@@ -68,16 +95,16 @@ class LocalModel(Model):
 
     def notes(self) -> list[str]:
         obstacle = sharing_obstacle(self.model_config)
-        if self.options.prefix_sharing and obstacle is not None:
+        if self.settings.prefix_sharing and obstacle is not None:
             told = f"every prompt is computed from its first token: {obstacle}"
             return [*self.engine_notes, told]
         return list(self.engine_notes)
 
     def session_record(self) -> dict[str, Any]:
         return {
-            "device_map": self.options.device_map,
+            "device_map": self.settings.device_map,
             "dtype_note": self.chosen.note,
-            "prefill_chunk": self.options.prefill_chunk,
+            "prefill_chunk": self.settings.prefill_chunk,
             "prefix_sharing": self.prefix_sharing,
         }
 
@@ -89,16 +116,16 @@ class LocalModel(Model):
         return temperature_at(self.local_schemes[method], length)
 
     def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
-        options, loaded = self.options, {} if loaded is None else loaded
+        settings, loaded = self.settings, {} if loaded is None else loaded
         if self.name not in loaded:
             loaded[self.name] = load_model(
                 self.source, self.model_config, self.chosen.dtype, self.device_map
             )
         asking = Asking(
-            options.kernel,
-            max(options.config.lengths),
-            options.prefill_chunk,
-            options.prefix_sharing,
+            settings.kernel,
+            settings.longest,
+            settings.prefill_chunk,
+            settings.prefix_sharing,
         )
         sessions, notes = sessions_for(
             loaded[self.name], self.tokenizer, self.local_schemes.values(), asking
@@ -107,7 +134,7 @@ class LocalModel(Model):
         return sessions
 
     def probe(self, sessions: Mapping[str, Session]) -> float | None:
-        length = min(1024, max(self.options.config.lengths))
+        length = min(1024, self.settings.longest)
         try:
             with next(iter(sessions.values())) as session:
                 answer = session.generate(Request([1] * (length - 1), 1, length))
@@ -116,31 +143,31 @@ class LocalModel(Model):
         return answer.total_s / estimate.work(self.shape, length, 0)
 
 
-def local_model(options: NeedleOptions) -> LocalModel:
+def local_model(settings: LocalSettings) -> LocalModel:
     """Check what concerns the model: files, methods, dtype, kernel. No weights are loaded."""
-    source = locate(options.model, weights=not options.dry_run)
+    source = locate(settings.model, weights=settings.weights)
     model_config = load_config(source)
-    schemes = settle_schemes(options, model_config, max(options.config.lengths))
+    schemes = settle_schemes(settings, model_config, settings.longest)
     tokenizer = load_tokenizer(source)
-    device_map = settle_device_map(options.device_map)
+    device_map = settle_device_map(settings.device_map)
     device = device_of(device_map)
-    chosen = dtypes.choose(options.dtype, source, model_config, device, options.output)
-    check_kernel(options.kernel, list(schemes), device, chosen.dtype)
+    chosen = dtypes.choose(settings.dtype, source, model_config, device, settings.output)
+    check_kernel(settings.kernel, list(schemes), device, chosen.dtype)
     return LocalModel(
-        name=options.model,
+        name=settings.model,
         kind=model_config.model_type,
         fingerprint=fingerprint(source),
         dtype=chosen.name,
-        kernel=options.kernel,
+        kernel=settings.kernel,
         tokenizer=tokenizer,
         schemes={
             method: {**without_length(scheme), "sources": scheme.sources}
             for method, scheme in schemes.items()
         },
-        trained_length=trained_length(model_config, options.original_length, schemes),
+        trained_length=trained_length(model_config, settings.original_length, schemes),
         shape=shape_of(model_config),
         bytes_per_value=chosen.dtype.itemsize,
-        options=options,
+        settings=settings,
         source=source,
         model_config=model_config,
         chosen=chosen,

@@ -26,7 +26,6 @@ from longctx.eval.protocol import Completion, Request, Session, Truth
 from longctx.models import source
 from longctx.models.base import Loaded, Model, TokensOnly, bare_scheme
 from longctx.models.source import SIMULATED
-from longctx.options.needle import NeedleOptions, refuse_local
 
 NAMES = ("sim:perfect", "sim:window=N", "sim:lost-middle", "sim:flaky", "sim:flaky=SHARE")
 METHOD = "sim"
@@ -64,17 +63,16 @@ class SimModel(Model):
         return {METHOD: SimSession(self.schemes[METHOD], self.finds)}
 
 
-def sim_model(options: NeedleOptions) -> SimModel:
+def sim_model(model: str) -> SimModel:
     """
     Raises:
-        UserError: no such simulated model, or a flag that it has no use for.
+        UserError: no such simulated model.
     """
-    finds, window = _rule(options.model)
-    refuse_local(options, f"MODEL {options.model} is simulated and has one arm")
+    finds, window = _rule(model)
     return SimModel(
-        name=options.model,
+        name=model,
         kind="simulated",
-        fingerprint=f"{options.model}/{_VERSION}",
+        fingerprint=f"{model}/{_VERSION}",
         dtype="none",
         kernel="none",
         tokenizer=source.load_tokenizer(source.locate(tiny.EMBEDDED)),

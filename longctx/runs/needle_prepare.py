@@ -10,9 +10,9 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from longctx.chat.encoder import ChatEncoder
 from longctx.errors import UserError
@@ -31,9 +31,11 @@ from longctx.eval.texts import prose
 from longctx.eval.texts.haystack import Haystack
 from longctx.models.base import Model
 from longctx.models.source import SIMULATED, tokenizer_sha256
-from longctx.options.needle import NeedleOptions
+from longctx.options.needle import NeedleOptions, refuse_local
 from longctx.plots.palette import PALETTES
 from longctx.runs.temperature import temperature_of
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -263,18 +265,30 @@ def _settle(options: NeedleOptions) -> NeedleOptions:
 
 
 def _model(options: NeedleOptions) -> Model:
+    """Whom the options name. Rooms below see what concerns them, never the command's options."""
+    config = options.config
     # Each brings its own libraries: a simulated model waits for no torch.
     if options.base_url is not None:
-        from longctx.models.endpoint import endpoint_model
+        from longctx.models.endpoint import EndpointSettings, endpoint_model
 
-        return endpoint_model(options)
+        refuse_local(options, "an endpoint has one arm, whatever it does there")
+        about = {"template": config.template, "system": config.system}
+        return endpoint_model(_settings(EndpointSettings, options, **about))
     if options.model.startswith(SIMULATED):
         from longctx.models.simulated import sim_model
 
-        return sim_model(options)
-    from longctx.models.local import local_model
+        refuse_local(options, f"MODEL {options.model} is simulated and has one arm")
+        return sim_model(options.model)
+    from longctx.models.local import LocalSettings, local_model
 
-    return local_model(options)
+    asked = {"longest": max(config.lengths), "weights": not options.dry_run}
+    return local_model(_settings(LocalSettings, options, **asked))
+
+
+def _settings(kind: type[S], options: NeedleOptions, **more: Any) -> S:
+    """The settings of a model: options of the same names, and what follows from the others."""
+    names = {field.name for field in fields(kind)} - set(more)  # type: ignore[arg-type]
+    return kind(**{name: getattr(options, name) for name in names}, **more)
 
 
 def _without_sources(scheme: Mapping[str, Any]) -> dict[str, Any]:
