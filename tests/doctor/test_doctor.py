@@ -291,7 +291,7 @@ def test_the_parent_loads_no_torch() -> None:
 
 
 def test_every_plant_is_used() -> None:
-    files = Path(__file__).parent.glob("test_doctor*.py")
+    files = Path(__file__).parent.glob("test_*.py")
     text = "".join(file.read_text(encoding="utf-8") for file in files)
     plants = [
         n for n, o in vars(doctor_plants).items() if getattr(o, "__module__", "") == "doctor_plants"

@@ -23,6 +23,7 @@ from longctx.attention.kernels.base import Partial
 from longctx.cli import app
 from longctx.engine import batch_attention
 from longctx.eval.needle.config import NeedleConfig
+from longctx.eval.needle.needle import TASK
 from longctx.eval.protocol import Session
 from longctx.models.local import LocalModel
 from longctx.models.plain import PlainSession
@@ -50,9 +51,8 @@ def found(
 ) -> float:
     """Share of the needles found, three documents a depth; `plain`: by the drop-in's loop."""
     config = NeedleConfig(lengths=(length,), depths=depths, repeats=3, answer_tokens=12)
-    prepared = prepare(
-        NeedleOptions(tiny.EMBEDDED, methods=(method,), config=config, device_map="cpu")
-    )
+    options = {"methods": (method,), "tasks": (TASK,), "device_map": "cpu"}
+    prepared = prepare(NeedleOptions(tiny.EMBEDDED, config=config, **options))
     local = prepared.model
     assert isinstance(local, LocalModel)
     scheme, sweep = local.local_schemes[method], prepared.sweep
