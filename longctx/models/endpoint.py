@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from longctx.chat.encoder import ChatEncoder, Conversation, Template
+from longctx.chat.encoder import ChatEncoder, Conversation, TemplateStyle
 from longctx.errors import UserError
 from longctx.eval.protocol import ContextOverflowError, Request, Session, TargetLostError
 from longctx.models.base import Loaded, Model, TokensOnly, bare_scheme
@@ -31,7 +31,7 @@ class EndpointSettings:
     timeout: float
     concurrency: int
     original_length: int | None
-    template: Template
+    template: TemplateStyle
     system: str | None
 
 
