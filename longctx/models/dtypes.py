@@ -88,6 +88,14 @@ def choose(
     return DtypeChoice(kept, f"{note}; {emulated}" if emulated else note)
 
 
+def linear_words(dtype: torch.dtype, device: str) -> str | None:
+    """How a CPU's linear layers are computed, and why; None on a GPU."""
+    if device != "cpu":
+        return None
+    ability = cpu.packs_linear(dtype)
+    return f"linear layers {'packed by' if ability else 'plain:'} {ability.reason}"
+
+
 def checkpoint_dtype(source: Source, config: PretrainedConfig) -> torch.dtype:
     """What the weights were saved in, bfloat16 for GGUF, float32 where nobody says."""
     if source.kind == "gguf":

@@ -94,11 +94,14 @@ class LocalModel(Model):
         return lines
 
     def notes(self) -> list[str]:
+        notes = list(self.engine_notes)
+        linear = dtypes.linear_words(self.chosen.dtype, self.device)
+        if linear is not None and "plain" in linear:
+            notes.append(linear)
         obstacle = sharing_obstacle(self.model_config)
         if self.settings.prefix_sharing and obstacle is not None:
-            told = f"every prompt is computed from its first token: {obstacle}"
-            return [*self.engine_notes, told]
-        return list(self.engine_notes)
+            notes.append(f"every prompt is computed from its first token: {obstacle}")
+        return notes
 
     def session_record(self) -> dict[str, Any]:
         return {

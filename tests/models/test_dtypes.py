@@ -197,3 +197,22 @@ def test_apples_gpu_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settle_device_map("auto") == "cpu"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert settle_device_map("auto") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("available", "told"),
+    [(True, "linear layers packed by oneDNN"), (False, "linear layers plain: oneDNN refuses")],
+)
+def test_how_linear_layers_are_computed_is_told(
+    bf16_model: Path, available: bool, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "oneDNN" if available else "oneDNN refuses"
+    monkeypatch.setattr(cpu, "packs_linear", lambda dtype: cpu.Ability(available, reason))
+    prepared = loading.prepare(ServeSettings(str(bf16_model), context=512, kv_budget=1 << 24))
+    loaded = prepared.load()
+    with loaded.engine:
+        banner = "\n".join(loading.banner(prepared, loaded, "http://x"))
+    assert f"kernel   torch_cpu on cpu, {told}" in banner
+    notes = prepare(needle(bf16_model)).model.notes()
+    assert (told in notes) is not available  # of a run, only what slows it down
+    assert dtypes.linear_words(torch.bfloat16, "cuda") is None
