@@ -70,7 +70,9 @@ class ServedSession(Session):
         super().__init__(scheme.method, scheme.to_dict(), self._facts.kernel, proof, IN_FLIGHT)
 
     def __enter__(self) -> ServedSession:
-        asking = self._asking
+        asking, device = self._asking, input_device(self._model)
+        if device.type == "cuda":  # peak_mem_bytes is that of the cells that are asked together
+            torch.cuda.reset_peak_memory_stats(device)
         self._engine = Engine(
             self._model,
             self._tokenizer,
@@ -78,7 +80,7 @@ class ServedSession(Session):
             kernel=asking.kernel,
             chunk_budget=asking.prefill_chunk,
             max_context=asking.longest,
-            kv_budget_bytes=_kv_budget(self._facts, asking, input_device(self._model)),
+            kv_budget_bytes=_kv_budget(self._facts, asking, device),
             prompts_first=True,
         )
         return self
