@@ -27,7 +27,7 @@ from longctx.plots.perplexity_strip import Strips, scale_of
 from longctx.plots.scene import ACROSS, DIFFERENCE_WORDS, Panel, Scene, headline, scene_of, subtitle
 from longctx.plots.style import Style
 
-__all__ = ["DPI", "draw", "figure_of", "headline", "save", "shown_texts", "subtitle"]
+__all__ = ["DPI", "draw", "figure_of", "headline", "save", "shown_texts", "subtitle", "write"]
 
 DPI = 200
 _TITLE = 0.62  # inches for a title over several runs
@@ -35,7 +35,12 @@ _TITLE = 0.62  # inches for a title over several runs
 
 def draw(folder: Path, style: Style | None = None) -> list[Path]:
     """Write heatmap.png and heatmap.svg into the run folder; returns their paths."""
-    figure = figure_of([load(folder)], style or Style())
+    return write(load(folder), folder, style or Style())
+
+
+def write(results: NeedleResults, folder: Path, style: Style) -> list[Path]:
+    """The same of what was read already."""
+    figure = figure_of([results], style)
     files = [folder / "heatmap.png", folder / "heatmap.svg"]
     for file in files:
         save(figure, file)

@@ -29,7 +29,12 @@ _MARKERS = {
 
 def draw(folder: Path) -> list[Path]:
     """Write perplexity.png and perplexity.svg into the run folder; returns their paths."""
-    figure = figure_of(load(folder))
+    return write(load(folder), folder)
+
+
+def write(results: PerplexityResults, folder: Path) -> list[Path]:
+    """The same of what was read already."""
+    figure = figure_of(results)
     files = [folder / "perplexity.png", folder / "perplexity.svg"]
     for file in files:
         save(figure, file)

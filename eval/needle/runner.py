@@ -42,6 +42,15 @@ class NeedleObserver(Protocol):
     def finished(self, cell: Cell, record: NeedleRecord) -> None: ...
 
 
+class Control(Protocol):
+    """A question beside the cells, asked once."""
+
+    @property
+    def method(self) -> str: ...
+
+    def ask(self, session: Session) -> None: ...
+
+
 class Answered(NamedTuple):
     """`lost`: the target is gone, and `record` tells what of."""
 
@@ -109,14 +118,20 @@ class Sweep:
         file: RecordFile[NeedleRecord],
         observer: NeedleObserver,
         deadline: float | None = None,
+        control: Control | None = None,
     ) -> bool:
         """False where the deadline (of time.monotonic) left cells over.
+
+        Args:
+            control: asked behind the cells of its method, and alone where it has none left.
 
         Raises:
             TargetLostError: the cell that met it is recorded as an error; those in flight beside
                 it and those behind it are not.
         """
-        for method, batch in _batches(pending, sessions):
+        batches = list(_batches(pending, sessions))
+        last = {method: index for index, (method, _) in enumerate(batches)}
+        for index, (method, batch) in enumerate(batches):
             finished = 0
             with sessions[method] as session:
                 for cell, answered in self._answers(batch, session, observer, deadline):
@@ -125,8 +140,14 @@ class Sweep:
                     finished += 1
                     if answered.lost is not None:
                         raise answered.lost
-            if finished < len(batch):
-                return False
+                if finished < len(batch):
+                    return False
+                if control is not None and index == last.get(control.method):
+                    control.ask(session)
+                    control = None
+        if control is not None:
+            with sessions[control.method] as session:
+                control.ask(session)
         return True
 
     def _answers(

@@ -102,6 +102,7 @@ class NeedleResults:
     records: Sequence[NeedleRecord]
     controls: Sequence[ControlRecord]
     superseded: int = 0
+    lines: Mapping[str, int] = field(default_factory=dict)  # of results.jsonl, by key
     _effective: dict[str, Effective] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -112,10 +113,11 @@ class NeedleResults:
         run: NeedleRunJson,
         found: Iterable[NeedleRecord],
         controls: Iterable[ControlRecord] = (),
+        lines: Mapping[str, int] | None = None,
     ) -> NeedleResults:
         """Of records in the order in which they were measured."""
-        cells = newest(found, place_of)
-        return cls(run, cells.records, newest(controls, place_of).records, cells.superseded)
+        cells, beside = newest(found, place_of), newest(controls, place_of).records
+        return cls(run, cells.records, beside, cells.superseded, lines or {})
 
     @property
     def methods(self) -> list[str]:
@@ -215,9 +217,11 @@ def load(path: Path) -> NeedleResults:
         raise UserError(f"{path}: no {folder.RUN} in it: name the folder of a run")
     if run["task"] != "needle":
         raise UserError(f"{path}: it holds a {run['task']} run: name the folder of a needle run")
-    found = records.latest(records.read(path / folder.RESULTS))
+    written = list(records.read(path / folder.RESULTS))
     controls = records.latest(records.read(path / folder.CONTROLS, records.CONTROL))
-    return NeedleResults.of(run, found.values(), controls.values())
+    # A record that was run again stands in its last line.
+    lines = {record["key"]: number for number, record in enumerate(written, start=1)}
+    return NeedleResults.of(run, records.latest(written).values(), controls.values(), lines)
 
 
 def summarize(results: NeedleResults) -> NeedleSummary:

@@ -5,7 +5,7 @@ Knows records and figures; not how they are shown. Never loads a model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from longctx.eval.needle.paired import compare, net_by_cell, pairs_of
 from longctx.eval.needle.ranking import MethodOfRun, arms_of, ranked
 from longctx.eval.needle.summary import NeedleResults
 from longctx.eval.perplexity import summary as perplexity_summary
-from longctx.eval.runfolder import folder, records
+from longctx.eval.runfolder import folder
 from longctx.eval.runfolder.records import Record
 from longctx.plots.difference import DifferenceMap
 from longctx.report.perplexity import ReportedPerplexityRun, strips_for
@@ -25,11 +25,8 @@ from longctx.report.perplexity import ReportedPerplexityRun, strips_for
 
 @dataclass(frozen=True)
 class ReportedNeedleRun:
-    """A run folder as read, with the line of results.jsonl that each record stands in."""
-
     path: Path
     results: NeedleResults
-    lines: Mapping[str, int]
 
     @property
     def model(self) -> str:
@@ -165,13 +162,7 @@ def _read(path: Path) -> ReportedNeedleRun | ReportedPerplexityRun:
         return ReportedPerplexityRun(path, perplexity_summary.load(path))
     if task != "needle":
         raise UserError(f"{path}: it holds a {task} run: name runs of needle or perplexity")
-    results = summary.load(path)
-    # A record that was run again stands in its last line.
-    lines = {
-        record["key"]: number
-        for number, record in enumerate(records.read(path / folder.RESULTS), start=1)
-    }
-    return ReportedNeedleRun(path, results, lines)
+    return ReportedNeedleRun(path, summary.load(path))
 
 
 def _versus(base: MethodOfRun, arm: MethodOfRun) -> Versus:

@@ -78,10 +78,12 @@ class ReportOptions:
         return Style(self.palette, self.annotate, self.title, self.kind)
 
 
-def make(options: ReportOptions) -> Path:
-    """Write the report; returns its path."""
-    from longctx.report.collect import collect
+def make(options: ReportOptions, found: Report | None = None) -> Path:
+    """Write the report; returns its path.
 
+    Args:
+        found: what the folders hold, where it was read already.
+    """
     form = _format(options)
     if options.picture != ReportOptions.picture and form not in _PICTURE_FORMATS:
         raise UserError(
@@ -95,7 +97,10 @@ def make(options: ReportOptions) -> Path:
         )
     output = options.output or _default_output(options.folders, form)
     date = _date(options.date, os.environ)
-    found = collect(options.folders)
+    if found is None:
+        from longctx.report.collect import collect
+
+        found = collect(options.folders)
     if form in _PICTURE_FORMATS:
         _write_picture(options, found, output)
     else:

@@ -187,7 +187,7 @@ def _sample(run: ReportedNeedleRun, record: Record, question: int) -> list[Any]:
         record.get("needle_span"),
         record.get("depth_actual"),
         record.get("prompt_tokens"),
-        run.lines.get(record["key"]),
+        run.results.lines.get(record["key"]),
         record.get("error"),
         run.own_recipe(record),
     ]
@@ -297,7 +297,7 @@ def _failures(run: ReportedNeedleRun) -> dict[str, Any]:
         "shown": [
             {
                 "record": record,
-                "line": run.lines.get(record["key"]),
+                "line": run.results.lines.get(record["key"]),
                 "answer": shortened(str(record.get("response") or "")),
                 "expected": ", ".join(str(value) for value in record.get("expected", [])),
                 "recipe": _compact(run.own_recipe(record)),

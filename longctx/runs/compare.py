@@ -89,9 +89,10 @@ def _report(output: Path, folders: Sequence[Path]) -> None:
     finished = tuple(folder for folder in folders if (folder / "run.json").exists())
     if not finished:
         return
-    page = make(ReportOptions(finished, output=output / "report.html"))
-    table = make(ReportOptions(finished, output=output / "report.csv"))
-    print_table(collect(finished), output, sys.stdout)
+    found = collect(finished)
+    page = make(ReportOptions(finished, output=output / "report.html"), found)
+    table = make(ReportOptions(finished, output=output / "report.csv"), found)
+    print_table(found, output, sys.stdout)
     print(f"wrote {page} and {table}")
 
 

@@ -15,9 +15,10 @@ from typing import Any
 from rich.console import Console
 
 from longctx.eval.needle import summary
-from longctx.eval.needle.controls import closed_book_is_due, run_closed_book
+from longctx.eval.needle.controls import ClosedBookControl
 from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.progress import ProgressReport
+from longctx.eval.needle.summary import NeedleResults
 from longctx.eval.protocol import Session, TargetLostError
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import RunFolder
@@ -27,6 +28,7 @@ from longctx.options.needle import NeedleOptions
 from longctx.plots import heatmap
 from longctx.plots.live import LiveMap
 from longctx.plots.style import Style
+from longctx.report.collect import Report, ReportedNeedleRun
 from longctx.report.make import ReportOptions, make
 from longctx.runs.needle_prepare import PreparedNeedle, prepare
 from longctx.runs.screen import print_banner, print_results, proof_words, say
@@ -67,7 +69,8 @@ def run_prepared(
         if folder.read_run(prepared.output) is None:
             return INTERRUPTED  # while loading: there is nothing to show yet
         results, figures = summary.write_files(prepared.output)
-    pictures = _draw(prepared, err)
+    with err.status("drawing"):
+        pictures = draw(results, prepared.output, options.palette)
     print_results(out, prepared.output, results, figures, pictures, options.palette)
     code = _exit_code(figures, interrupted)
     _print_json(options, {"output": str(prepared.output), "exit_code": code, **figures})
@@ -87,8 +90,9 @@ def _sweep(
     run_folder.check(description)
     pending = prepared.next_cells(run_folder.results.records)
     # Where --limit or an interrupt ended the run before, the control may be all that is left.
-    control = options.config.limit is None and closed_book_is_due(sweep, run_folder.controls)
-    if not pending and not control:
+    closed_book = ClosedBookControl(sweep, run_folder.controls)
+    control = closed_book if options.config.limit is None and closed_book.due else None
+    if not pending and control is None:
         run_folder.begin(description)
         say(err, str(prepared.plan(run_folder.results.records, rate=0.0)))
         return False
@@ -104,7 +108,7 @@ def _sweep(
         joined = run_folder.begin(description)
 
         def draw_map() -> LiveMap:
-            so_far = summary.NeedleResults.of(joined, run_folder.results.records.values())
+            so_far = NeedleResults.of(joined, run_folder.results.records.values())
             return LiveMap(so_far, options.palette)
 
         for method, session in sessions.items():
@@ -123,10 +127,7 @@ def _sweep(
         with report:
             if deadline is None:
                 deadline = deadline_of(options)
-            in_time = _run_rounds(prepared, pending, sessions, run_folder, report, deadline)
-        if control and in_time:
-            first = next(iter(sweep.schemes))
-            run_closed_book(sweep, sessions[first], run_folder.controls)
+            _run_rounds(prepared, pending, sessions, run_folder, report, deadline, control)
     except KeyboardInterrupt:
         err.print(f"interrupted, {_left(prepared, run_folder)}: the same command goes on from here")
         return True
@@ -146,19 +147,20 @@ def _run_rounds(
     run_folder: RunFolder,
     report: ProgressReport,
     deadline: float | None,
-) -> bool:
-    """Ask, look at the answers, ask what is wanted next; False where the budget ended it."""
+    control: ClosedBookControl | None,
+) -> None:
+    """Ask, look at the answers, ask what is wanted next, until the budget ends."""
     sweep, file = prepared.sweep, run_folder.results
     tried: set[str] = set()
-    while pending:
-        if not sweep.run(pending, sessions, file, report, deadline):
+    while pending or control:
+        if not sweep.run(pending, sessions, file, report, deadline, control):
             minutes = prepared.options.config.budget_minutes
             report.say(f"{minutes:g} minutes are spent: the same command goes on from here")
-            return False
+            return
+        control = None
         tried |= {sweep.key(cell) for cell in pending}
         pending = prepared.next_cells(file.records, tried)
         report.expect(pending)
-    return True
 
 
 def _left(prepared: PreparedNeedle, run_folder: RunFolder) -> str:
@@ -171,12 +173,12 @@ def _records_so_far(output: Path) -> dict[str, NeedleRecord]:
     return records.latest(records.read(output / folder.RESULTS))
 
 
-def _draw(prepared: PreparedNeedle, err: Console) -> list[Path]:
-
-    with err.status("drawing"):
-        palette = prepared.options.palette
-        page = make(ReportOptions((prepared.output,), palette=palette))
-        return [*heatmap.draw(prepared.output, Style(palette)), page]
+def draw(results: NeedleResults, output: Path, palette: str) -> list[Path]:
+    """heatmap.png, heatmap.svg and report.html of a run folder."""
+    page = make(
+        ReportOptions((output,), palette=palette), Report([ReportedNeedleRun(output, results)])
+    )
+    return [*heatmap.write(results, output, Style(palette)), page]
 
 
 def _exit_code(figures: NeedleSummary, interrupted: bool) -> int:

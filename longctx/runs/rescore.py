@@ -8,20 +8,18 @@ from longctx.eval.needle import summary
 from longctx.eval.runfolder.folder import RunFolder
 from longctx.eval.runfolder.rescore import Verdicts
 from longctx.eval.runfolder.rescore import rescore as judge_again
-from longctx.plots import heatmap
 from longctx.plots.style import Style
-from longctx.report.make import ReportOptions, make
+from longctx.runs.needle import draw
 
 
 def rescore(folder: Path, palette: str, *, write: bool) -> tuple[Verdicts, list[str]]:
     """What has changed, and the names of the pictures that were made anew."""
-    style = Style(palette)
+    Style(palette)  # checks
     summary.load(folder)  # before the lock makes a folder of a misspelt name
     with RunFolder(folder) as run_folder:
         told = judge_again(run_folder, write=write)
         if write:
-            summary.write(folder)
+            results, _ = summary.write_files(folder)
     if not write:
         return told, []
-    page = make(ReportOptions((folder,), palette=palette))
-    return told, [file.name for file in (*heatmap.draw(folder, style), page)]
+    return told, [file.name for file in draw(results, folder, palette)]

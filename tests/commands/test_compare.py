@@ -22,7 +22,7 @@ DEFAULTS = "defaults: {lengths: [256, 1K], depths: 11, repeats: 2, methods: none
 
 @pytest.fixture(autouse=True)
 def _no_pictures_of_single_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needle, "_draw", lambda *_: [])
+    monkeypatch.setattr(needle, "draw", lambda *_: [])
 
 
 def invoke(file: Path, *more: str, errors: bool = True) -> Any:

@@ -41,7 +41,7 @@ def command(url: str, output: Path, *more: str) -> list[str]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses, which are tested above, and no pictures."""
-    monkeypatch.setattr(needle, "_draw", lambda *_: [])
+    monkeypatch.setattr(needle, "draw", lambda *_: [])
     monkeypatch.setattr(
         openai_client.EndpointSession.__init__,
         "__kwdefaults__",

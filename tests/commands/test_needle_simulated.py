@@ -32,7 +32,7 @@ GRID = ("--lengths", ",".join(map(str, LENGTHS)))
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than a simulated model, and have tests of their own."""
-    monkeypatch.setattr(needle, "_draw", lambda *_: [])
+    monkeypatch.setattr(needle, "draw", lambda *_: [])
 
 
 def run(model: str, output: Path, *more: str) -> dict[str, Any]:

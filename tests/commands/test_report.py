@@ -205,7 +205,7 @@ def test_a_cell_that_was_run_again_is_told_by_its_last_line(tmp_path: Path) -> N
     with (folder / "results.jsonl").open("a") as stream:
         stream.write(lines[0] + "\n")
     run = collect([folder]).runs[0]
-    assert run.lines[json.loads(lines[0])["key"]] == len(lines) + 1
+    assert run.results.lines[json.loads(lines[0])["key"]] == len(lines) + 1
     assert len(run.failures) == len(lines)
 
 

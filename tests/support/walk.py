@@ -2,9 +2,10 @@
 
 A *stay* is an entry into another of our modules. Entered again from the same stay, it is the same
 stay, with one more call: what a reader of the code opens once. A *climb* is a stay in a module that
-is on the way there already: a call back. *Rooms* are the modules that are entered at all. Frames of
-third parties are passed through, imports are left out, and what the cells' loop does (all below
-`Sweep.run`) counts apart. Other threads are not followed.
+is on the way there already: a call back. *Rooms* are the modules that are entered at all; with
+`--packages` a room is a package, whose modules belong together. Frames of third parties are passed
+through, imports are left out, and what the cells' loop does (all below `Sweep.run`) counts apart.
+Other threads are not followed.
 
 Knows the project by its files alone, so that it can be run on another commit: give PYTHONPATH.
 """
@@ -80,7 +81,8 @@ class Figures(NamedTuple):
 class Tracer:
     """What sys.setprofile tells, as stays."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, packages: bool = False) -> None:
+        self._packages = packages
         self.start, self.loop = Stay(""), Stay("")
         self._modules: dict[str, str | None] = {}
         # Our frames that run, and where each is; None where a module is being imported.
@@ -119,7 +121,10 @@ class Tracer:
     def _module(self, code: CodeType) -> str | None:
         file = code.co_filename
         if file not in self._modules:
-            self._modules[file] = module_of(file)
+            module = module_of(file)
+            if module is not None and self._packages and not file.endswith("__init__.py"):
+                module = module.rpartition(".")[0]
+            self._modules[file] = module
         return self._modules[file]
 
 
@@ -134,13 +139,13 @@ def module_of(file: str) -> str | None:
     return ".".join(p for p in parts if p != "__init__") if parts[0] == "longctx" else None
 
 
-def trace_needle(folder: Path) -> Tracer:
+def trace_needle(folder: Path, *, packages: bool = False) -> Tracer:
     """Two cells on the embedded model, as from the command line."""
     from longctx import cli
 
     grid = ("--methods", "dca", "--lengths", "256", "--depths", "0,100", "--repeats", "1")
     arguments, sys.argv = sys.argv, ["longctx", "needle", *grid, "--output", str(folder)]
-    tracer = Tracer()
+    tracer = Tracer(packages=packages)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             tracer.trace(cli.main)
@@ -153,10 +158,10 @@ def trace_needle(folder: Path) -> Tracer:
 
 
 def main() -> None:
-    if sys.argv[1:] != ["needle"]:
-        sys.exit("usage: python tests/support/walk.py needle")
+    if sys.argv[1:] not in (["needle"], ["needle", "--packages"]):
+        sys.exit("usage: python tests/support/walk.py needle [--packages]")
     with tempfile.TemporaryDirectory() as folder:
-        tracer = trace_needle(Path(folder) / "run")
+        tracer = trace_needle(Path(folder) / "run", packages="--packages" in sys.argv)
     for depth, stay in tracer.start.walk():
         back = "  (climb)" if stay.climbs else ""
         print(f"{'  ' * depth}{stay.module} x{stay.calls}{back}")

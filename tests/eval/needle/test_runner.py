@@ -16,7 +16,7 @@ from longctx.errors import UserError
 from longctx.eval.estimate import expected_work, plan, rate_of, work
 from longctx.eval.format import show_bytes, show_seconds
 from longctx.eval.needle import summary
-from longctx.eval.needle.controls import run_closed_book
+from longctx.eval.needle.controls import ClosedBookControl
 from longctx.eval.needle.grid import Cell, cells, columns
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.protocol import ContextOverflowError, Request
@@ -58,8 +58,11 @@ def run(
                 session={},
             )
         )
-        sweep.run(sweep.pending(folder.results.records), sessions, folder.results, watch)
-        run_closed_book(sweep, next(iter(sessions.values())), folder.controls)
+        control = ClosedBookControl(sweep, folder.controls)
+        pending = sweep.pending(folder.results.records)
+        sweep.run(
+            pending, sessions, folder.results, watch, control=control if control.due else None
+        )
     return watch, summary.write(output)
 
 

@@ -109,7 +109,7 @@ def test_a_folder_of_an_earlier_version_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """600 is no edge of a bucket: what that version keyed at 600 tokens is asked again."""
-    monkeypatch.setattr(needle, "_draw", lambda *_: [])
+    monkeypatch.setattr(needle, "draw", lambda *_: [])
     grid = ("--lengths", "600", "--depths", "50,", "--repeats", "1", "--output", str(tmp_path))
     words = ("needle", "--methods", "none,yarn+dca", *grid)
     assert CliRunner().invoke(cli.app, words).exit_code == 0

@@ -54,7 +54,7 @@ def written(name: str, *files: Path) -> set[str]:
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needle, "_draw", lambda *_: [])
+    monkeypatch.setattr(needle, "draw", lambda *_: [])
     monkeypatch.setattr(perplexity.picture, "draw", lambda *_: [])
 
 
