@@ -7,6 +7,8 @@ what it was; unpack() puts the same numbers back. The model's code calls the sam
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections import Counter
 from typing import Any
 
@@ -14,6 +16,9 @@ import torch
 from torch import nn
 
 from longctx.attention import cpu
+
+# Freed weights of a few megabytes stay with the allocator, in holes too small for packed ones.
+_TRIM_EVERY = 64 << 20
 
 
 class PackedLinears:
@@ -25,6 +30,7 @@ class PackedLinears:
 
     def __init__(self, model: nn.Module | None) -> None:
         self._layers: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
+        self._freed = 0
         if model is None:
             return
         owners = Counter(
@@ -56,7 +62,7 @@ class PackedLinears:
         self._layers.append((layer, parameter, packed))
         # Shape and dtype stay to be seen; the numbers are in the packed weight alone.
         layer.weight = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
-        parameter.data = torch.empty(0, dtype=parameter.dtype)
+        self._free(parameter)
         layer.__dict__["forward"] = forward  # found before the class's, as accelerate does it
 
     def unpack(self) -> None:
@@ -66,6 +72,13 @@ class PackedLinears:
             del layer.__dict__["forward"]
             parameter.data = packed.to_dense()
             layer.weight = parameter
+
+    def _free(self, parameter: torch.Tensor) -> None:
+        self._freed += parameter.nbytes
+        parameter.data = torch.empty(0, dtype=parameter.dtype)
+        if self._freed >= _TRIM_EVERY:
+            self._freed = 0
+            _trim()
 
 
 def _fits(module: nn.Linear) -> bool:
@@ -81,3 +94,10 @@ def _fits(module: nn.Linear) -> bool:
 
 def _linear() -> Any:
     return torch.ops.mkldnn._linear_pointwise.default
+
+
+def _trim() -> None:
+    """Give freed memory back to the system, where the C library is glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

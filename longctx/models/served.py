@@ -29,9 +29,11 @@ from longctx.models.plain import DEFAULT_PREFILL_CHUNK, PlainSession, input_devi
 from longctx.models.proof import HiddenStates, UnprovenMethodError, prove, states_of
 
 # Requests in flight, and the memory for their keys: so many contexts of the longest length, or as
-# many tokens of short ones. More would decode more of them together; few steps are decoding.
+# many tokens of short ones, as long as they are small beside the weights. More would decode more of
+# them together; few steps are decoding.
 IN_FLIGHT = 64
 _CONTEXTS, _TOKENS = 4, 16384
+_SHARE_OF_WEIGHTS, _SMALL_BYTES = 4, 64 << 20
 # So many may wait for memory, or for a beginning that another one computes.
 AHEAD = 2
 
@@ -195,6 +197,7 @@ class _Facts(NamedTuple):
     kernel: str
     kv_bytes_per_token: int
     step_bytes: int
+    weight_bytes: int
 
 
 def _facts(model: Any, scheme: Scheme, asking: Asking) -> _Facts:
@@ -204,6 +207,7 @@ def _facts(model: Any, scheme: Scheme, asking: Asking) -> _Facts:
             runner.kernel_name,
             runner.kv_bytes_per_token,
             runner.step_bytes(asking.prefill_chunk, IN_FLIGHT),
+            sum(weight.numel() * weight.element_size() for weight in model.parameters()),
         )
     finally:
         runner.close()
@@ -217,6 +221,7 @@ def _kv_budget(facts: _Facts, asking: Asking, device: torch.device) -> int | Non
     if device.type != "cpu":
         return None
     wanted = max(_CONTEXTS * asking.longest, _TOKENS) * facts.kv_bytes_per_token
+    wanted = min(wanted, max(facts.weight_bytes // _SHARE_OF_WEIGHTS, _SMALL_BYTES))
     try:
         wanted = min(wanted, default_kv_budget(device, facts.step_bytes))
     except UserError:

@@ -130,3 +130,32 @@ def test_an_engine_packs_what_it_owns_and_gives_it_back() -> None:
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+PEAK = """
+import resource
+import torch
+from longctx.engine.packed import PackedLinears
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+# As loading leaves them: each beside what it was made from.
+model = torch.nn.ModuleList()
+for _ in range(150):
+    half = torch.zeros(768, 768, dtype=torch.bfloat16)
+    layer = torch.nn.Linear(768, 768, bias=False)
+    layer.weight.data = half.float()
+    model.append(layer)
+before = peak()
+packed = PackedLinears(model)
+print(len(packed), peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss and malloc_trim as Linux has them")
+def test_packing_does_not_double_the_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    layers, megabytes = map(int, done.stdout.split())
+    assert layers in (0, 150)
+    assert megabytes < 80  # the weights are 338
