@@ -18,6 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from longctx.attention import kernels
 from longctx.attention.dca import BlockPlan, attend, plan_block
+from longctx.attention.hf.autocast import one_dtype
 from longctx.attention.padding import Padding, RowGroup
 from longctx.attention.positions import ChunkMap
 
@@ -122,6 +123,7 @@ def attention_forward(
             f"attention dropout {dropout} is active: longctx is inference only, call model.eval()"
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    query, key, value = one_dtype(query, key, value)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         out_BLHD = _ForwardOnly.apply(query, key, value, longctx_plan, scale)
     else:

@@ -20,13 +20,25 @@ import torch
 from longctx.attention import kernels
 from longctx.attention.config import DCA_METHODS, Scheme, check_positive, resolve
 from longctx.attention.hf import forward
-from longctx.attention.hf.cache import Tag, cache_argument, check_cache, given_cache, tag_cache
+from longctx.attention.hf.cache import (
+    Tag,
+    cache_argument,
+    check_cache,
+    given_cache,
+    open_cache,
+    tag_cache,
+)
 from longctx.attention.hf.forward import ATTENTION_NAME, ForwardPlan, plan_forward
 from longctx.attention.hf.model import ModelParts, check_model, find_parts
 from longctx.attention.hf.patch import SchemePatch, owner
-from longctx.attention.hf.prompt_length import lengths_for, outer_lengths, prompt_lengths, serving
-from longctx.attention.padding import Padding, read_padding
-from longctx.attention.rope import temperature, yarn_mscale
+from longctx.attention.hf.prompt_length import (
+    lengths_for,
+    logit_scales,
+    outer_lengths,
+    prompt_lengths,
+    serving,
+)
+from longctx.attention.padding import read_padding
 
 _METHODS = ("generate", "init_continuous_batching")  # replaced on the model while DCA is active
 
@@ -47,7 +59,7 @@ def extend(
 
     Args:
         model: a causal LM or its decoder with one shared rotary (Qwen2, Qwen2-MoE, Qwen3, Llama,
-            Mistral without active sliding window).
+            Mistral without active sliding window), or an adapter around one (PEFT).
         method: "none" (a no-op), "pi", "ntk", "yarn", "dca", "yarn+dca", "yarn-freqs+dca".
         chunk_size, local_size: C and w of Dual Chunk Attention, tokens; by default from the
             config's dual_chunk_attention_config or the family's rule.
@@ -67,7 +79,8 @@ def extend(
         ValueError: a scheme, kernel or model that cannot run; one line says what to change.
         RuntimeError: the model is extended already.
     """
-    base: Any = check_model(model).base_model
+    model = check_model(model)
+    base: Any = model.base_model
     if (other := owner(model)) is not None:
         raise RuntimeError(
             f"the model is extended already ({other.scheme.method!r}): call .remove() on its "
@@ -191,7 +204,9 @@ class Handle:
         self._hooks = [
             parts.rotary.register_forward_pre_hook(self._fold_positions, with_kwargs=True),
             parts.base.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            parts.base.register_forward_hook(self._after_forward, with_kwargs=True),
+            parts.base.register_forward_hook(
+                self._after_forward, with_kwargs=True, always_call=True
+            ),
         ]
         if hasattr(parts.model, "generate"):
             own = parts.model.__dict__
@@ -202,7 +217,8 @@ class Handle:
     def remove(self) -> None:
         """Put the model back, bit for bit. Removing twice is harmless.
 
-        A cache that was filled meanwhile belongs to the scheme: do not go on with it.
+        A cache that was filled meanwhile belongs to the scheme: it refuses to be continued, unless
+        its tokens fit one chunk and are what the model by itself would have written.
         """
         if not self._active or self._parts is None or self._patch is None:
             return
@@ -248,8 +264,9 @@ class Handle:
         padding = read_padding(
             tokens.shape[0], tokens.shape[1], past, mask, kwargs.get("position_ids"), tokens.device
         )
-        scales = self._logit_scales(padding, past)
-        check_cache(cache, past, Tag(self.scheme, scales))
+        scales = logit_scales(self.scheme, padding.lengths, past, self._given_lengths())
+        tag = Tag(self.scheme, scales)
+        check_cache(cache, past, tag)
         kwargs["position_ids"] = padding.position_ids_BL
         kwargs["longctx_plan"] = plan_forward(
             self.scheme.chunk_map,
@@ -260,12 +277,16 @@ class Handle:
             self._kernel,
             cached=cache is not None,
         )
+        open_cache(cache, tag)
         return (), kwargs
 
     def _after_forward(
         self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any
     ) -> None:
-        """Remember on the cache which scheme and temperature its contents belong to."""
+        """Remember on the cache which scheme and temperature its contents belong to.
+
+        Runs after a forward that failed too, then without an output.
+        """
         plan: ForwardPlan | None = kwargs.get("longctx_plan")
         if plan is not None:
             tag = Tag(self.scheme, plan.logit_scales)
@@ -285,29 +306,6 @@ class Handle:
                 "output_attentions=True: Dual Chunk Attention never forms the weights; call "
                 "remove() and use the eager implementation to look at them"
             )
-
-    def _logit_scales(self, padding: Padding, past: int) -> tuple[float, ...]:
-        """m^2 per row. Fixed by the prompt, never by how far decoding has come."""
-        scheme, rows = self.scheme, len(padding.lengths)
-        if scheme.method == "yarn-freqs+dca":
-            assert scheme.factor is not None
-            return (yarn_mscale(scheme.factor) ** 2,) * rows
-        if not scheme.uses_request_length:
-            return (1.0,) * rows
-        lengths = self._given_lengths()
-        if lengths is None:
-            if past:
-                raise RuntimeError(
-                    "method 'yarn+dca' on a non-empty cache needs the prompt's length for its "
-                    "temperature: pass request_length= to extend(), or run the forward inside "
-                    "`with handle.request(length):`"
-                )
-            lengths = padding.lengths
-        if rows % len(lengths):
-            raise RuntimeError(f"{rows} rows do not belong to {len(lengths)} prompts")
-        beams = rows // len(lengths)  # a prompt's beams are neighbours and share its length
-        scales = (temperature(n, scheme.original_length) ** 2 for n in lengths)
-        return tuple(scale for scale in scales for _ in range(beams))
 
     def _given_lengths(self) -> tuple[int, ...] | None:
         """Prompt lengths of the innermost request of this handle, else what extend() was given."""

@@ -38,13 +38,28 @@ class ModelParts:
 
 
 def check_model(model: Any) -> PreTrainedModel:
-    """The model itself.
+    """The model itself, or the one that an adapter wraps (`get_base_model()`, as PEFT has it).
 
     Raises:
         TypeError: not a transformers model.
     """
-    if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}")
+    inner = unwrap(model)
+    if not isinstance(inner, PreTrainedModel):
+        raise TypeError(
+            f"model must be a transformers PreTrainedModel, got {type(inner).__name__}: of a "
+            "wrapper that has no get_base_model(), pass the model inside"
+        )
+    return inner
+
+
+def unwrap(model: Any) -> Any:
+    """What an adapter wraps; anything else as it is."""
+    seen = 0
+    while not isinstance(model, PreTrainedModel) and seen < 8:  # wrappers of wrappers, no circle
+        inside = getattr(model, "get_base_model", None)
+        if not callable(inside):
+            break
+        model, seen = inside(), seen + 1
     return model
 
 
@@ -55,7 +70,8 @@ def find_parts(model: Any) -> ModelParts:
         TypeError: not a transformers model.
         ValueError: a model whose rotary cannot be patched; the message names the class and why.
     """
-    base = check_model(model).base_model
+    model = check_model(model)
+    base = model.base_model
     refuse = _Refusal(type(model).__name__)
     rotary = getattr(base, "rotary_emb", None)
     layers = getattr(base, "layers", None)
@@ -64,6 +80,7 @@ def find_parts(model: Any) -> ModelParts:
     inv_freq = getattr(rotary, "inv_freq", None)
     if not isinstance(inv_freq, torch.Tensor) or inv_freq.ndim != 1:
         raise refuse(f"its {type(rotary).__name__} has no 1-D `inv_freq`")
+    _check_loaded(model, inv_freq)
     rotaries = [name for name, module in base.named_modules() if hasattr(module, "inv_freq")]
     if len(rotaries) != 1:
         raise refuse(f"it has {len(rotaries)} rotary modules ({', '.join(rotaries[:3])}, ...)")
@@ -89,6 +106,21 @@ def find_parts(model: Any) -> ModelParts:
             if why is not None:
                 raise refuse(f"layer {index} is a {type(attention).__name__}: {why}")
     return ModelParts(model, base, cast(Rotary, rotary))
+
+
+def _check_loaded(model: nn.Module, inv_freq_F: torch.Tensor) -> None:
+    """Weights on the meta device have no numbers; offloaded ones have a hook that brings them in.
+
+    Raises:
+        ValueError: a model that was never loaded.
+    """
+    offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
+    empty = all(p.device.type == "meta" for p in model.parameters()) and not offloaded
+    if inv_freq_F.device.type == "meta" or empty:
+        raise ValueError(
+            f"{type(model).__name__} is on the meta device, so it has shapes and no numbers: load "
+            "its weights first (from_pretrained), then extend it"
+        )
 
 
 class _Refusal:

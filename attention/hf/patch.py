@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from longctx.attention.config import Scheme
-from longctx.attention.hf.model import ModelParts
-from longctx.attention.hf.rope import scaled_inv_freq
+from longctx.attention.hf.model import ModelParts, unwrap
+from longctx.attention.hf.rope import EXACT_FROM, exact_rotary, scaled_inv_freq
 
 _MARK = "_longctx_handle"  # on the decoder: its owner
 
 
 def owner(model: Any) -> Any:
-    """Whoever put a scheme on the model (also on a deep copy of one), else None."""
-    return getattr(getattr(model, "base_model", None), _MARK, None)
+    """Whoever put a scheme on the model (also on a deep copy, or inside an adapter), else None."""
+    return getattr(getattr(unwrap(model), "base_model", None), _MARK, None)
 
 
 class SchemePatch:
@@ -52,6 +52,10 @@ class SchemePatch:
         self._config_before: dict[str, Any] = {}
         self._trained: tuple[torch.Tensor, float] | None = None
         setattr(parts.base, _MARK, owner)
+        self._hook: Any = None
+        # The plain methods are what transformers makes of them.
+        if scheme.chunk_map is not None and scheme.chunk_map.chunk_len > EXACT_FROM:
+            self._hook = rotary.register_forward_hook(exact_rotary, with_kwargs=True)
         if inv_freq_F is not rotary.inv_freq:
             self._trained = (rotary.inv_freq, rotary.attention_scaling)
             rotary.inv_freq, rotary.attention_scaling = inv_freq_F, attention_scaling
@@ -60,6 +64,9 @@ class SchemePatch:
 
     def remove(self) -> None:
         parts = self._parts
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
         if self._trained is not None:
             trained_F, attention_scaling = self._trained
             # the model may have been moved or cast since

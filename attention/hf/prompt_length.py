@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+from longctx.attention.config import Scheme
+from longctx.attention.rope import temperature, yarn_mscale
+
 # (handle, prompt lengths per row), innermost last
 _requests: ContextVar[tuple[tuple[object, tuple[int, ...]], ...]] = ContextVar(
     "longctx_requests", default=()
@@ -42,6 +45,39 @@ def outer_lengths() -> tuple[int, ...] | None:
     """Of the request around: an assistant model works on the prompt of the model it assists."""
     requests = _requests.get()
     return requests[0][1] if requests else None
+
+
+def logit_scales(
+    scheme: Scheme, rows: tuple[int, ...], past: int, given: tuple[int, ...] | None
+) -> tuple[float, ...]:
+    """m^2 per batch row. Fixed by the prompt, never by how far decoding has come.
+
+    Args:
+        rows: real tokens per row up to and with the block.
+        past: tokens in the cache.
+        given: lengths of the prompts that are served, in tokens; None takes the rows' own.
+
+    Raises:
+        RuntimeError: a prompt's length is needed and not known, or rows that belong to no prompt.
+    """
+    if scheme.method == "yarn-freqs+dca":
+        assert scheme.factor is not None
+        return (yarn_mscale(scheme.factor) ** 2,) * len(rows)
+    if not scheme.uses_request_length:
+        return (1.0,) * len(rows)
+    if given is None:
+        if past:
+            raise RuntimeError(
+                "method 'yarn+dca' on a non-empty cache needs the prompt's length for its "
+                "temperature: pass request_length= to extend(), or run the forward inside "
+                "`with handle.request(length):`"
+            )
+        given = rows
+    if len(rows) % len(given):
+        raise RuntimeError(f"{len(rows)} rows do not belong to {len(given)} prompts")
+    beams = len(rows) // len(given)  # a prompt's beams are neighbours and share its length
+    scales = (temperature(n, scheme.original_length) ** 2 for n in given)
+    return tuple(scale for scale in scales for _ in range(beams))
 
 
 def prompt_lengths(

@@ -181,7 +181,8 @@ class Runner:
         """
         out = self.model(
             use_cache=False,
-            logits_to_keep=torch.tensor(list(wanted), dtype=torch.long, device=self.device),
+            # On the host: it indexes hidden states, which may end on another device than ids go to.
+            logits_to_keep=torch.tensor(list(wanted), dtype=torch.long),
             **self._inputs(tokens, rows),
         )
         logits_RV: torch.Tensor = out.logits[0]
