@@ -17,10 +17,10 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from longctx.attention import kernels
-from longctx.attention.dca import BlockPlan, attend, plan_block
+from longctx.attention.chunks import Turns
+from longctx.attention.dca import BlockPlan, attend, block_of
 from longctx.attention.hf.autocast import one_dtype
 from longctx.attention.padding import Padding, RowGroup
-from longctx.attention.positions import ChunkMap
 
 # The loader takes a name with "flash" in it for a kernel to download.
 ATTENTION_NAME = "longctx_dca"
@@ -54,11 +54,9 @@ class ForwardPlan:
 
 
 def plan_forward(
-    chunk_map: ChunkMap,
+    turns: Turns,
     padding: Padding,
     logit_scales: tuple[float, ...],
-    inv_freq_F: torch.Tensor,
-    dtype: torch.dtype,
     kernel: str,
     *,
     cached: bool,
@@ -67,11 +65,10 @@ def plan_forward(
 
     Args:
         logit_scales: m^2 per batch row.
-        dtype: arithmetic of the query's rotations.
     """
     groups = []
     for group in padding.groups:
-        block = plan_block(chunk_map, group.start, group.length, inv_freq_F, dtype)
+        block = block_of(turns, group.start, group.length)
         first = group.rows.start
         for row in range(group.rows.start, group.rows.stop):
             if row + 1 == group.rows.stop or logit_scales[row + 1] != logit_scales[first]:

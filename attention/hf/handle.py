@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from longctx.attention import kernels
+from longctx.attention.chunks import Turns, turns_of
 from longctx.attention.config import DCA_METHODS, Scheme, check_positive, resolve
 from longctx.attention.hf import forward
 from longctx.attention.hf.cache import (
@@ -144,6 +145,7 @@ class Handle:
         self._patch: SchemePatch | None = None
         self._replaced: dict[str, Any] = {}  # what the model itself had under _METHODS
         self._inputs: tuple[str, ...] = ()  # the decoder's positional parameters
+        self._turns: Turns | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy or an unpickled model needs the attention function in its process."""
@@ -268,12 +270,15 @@ class Handle:
         tag = Tag(self.scheme, scales)
         check_cache(cache, past, tag)
         kwargs["position_ids"] = padding.position_ids_BL
+        dtype = torch.promote_types(self._parts.model.dtype, torch.float32)
+        self._turns = turns_of(
+            self.scheme.chunk_map, self._parts.rotary.inv_freq, dtype, self._turns
+        )
+        assert self._turns is not None
         kwargs["longctx_plan"] = plan_forward(
-            self.scheme.chunk_map,
+            self._turns,
             padding,
             scales,
-            self._parts.rotary.inv_freq,
-            torch.promote_types(self._parts.model.dtype, torch.float32),
             self._kernel,
             cached=cache is not None,
         )

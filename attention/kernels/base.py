@@ -62,6 +62,45 @@ class Kernel(Protocol):
         ...
 
 
+class Packed(NamedTuple):
+    """Sequences that lie one behind the other in q, each with its own run of keys.
+
+    Sequence e has the queries ends_q[e] .. ends_q[e + 1] - 1, and the keys of `keys_E[e]` slots
+    from `starts_k[e]` on; runs may overlap, and have no order. E sequences; int32, on the device.
+    """
+
+    ends_q: torch.Tensor  # [E + 1], the first 0
+    starts_k: torch.Tensor  # [E + 1], the last unused
+    keys_E: torch.Tensor
+    most_q: int
+    most_k: int
+
+
+class PackingKernel(Kernel, Protocol):
+    """A kernel that takes many sequences of different lengths in one call."""
+
+    def packs(self, head_dim: int) -> bool:
+        """Whether it can, here and for such heads."""
+        ...
+
+    def packed(
+        self,
+        q_NHD: torch.Tensor,
+        k_MKD: torch.Tensor,
+        v_MKD: torch.Tensor,
+        sequences: Packed,
+        *,
+        causal: bool,
+        scale: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """out [N, H, D] in q's dtype and lse [H, N] float32, natural log.
+
+        `causal` is aligned bottom-right in each sequence. One without keys has out 0; its lse is
+        whatever the backend says, and the caller does not read it.
+        """
+        ...
+
+
 def check_shapes(
     q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor, causal: bool
 ) -> None:

@@ -54,6 +54,10 @@ class KvBuffer:
         first, last = start - self.origin, stop - self.origin
         return held[0][None, :, first:last], held[1][None, :, first:last]
 
+    def stack(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views [1, K, M, D] of all there is room for."""
+        return self.read(layer, self.origin, self.origin + self.capacity)
+
     def copy_from(self, other: KvBuffer, start: int, stop: int) -> None:
         for layer in range(len(self._layers)):
             k_1KMD, v_1KMD = other.read(layer, start, stop)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from longctx.attention import Scheme, kernels
+from longctx.attention.chunks import Turns, turns_of
 from longctx.attention.config import rope_parameters
 from longctx.attention.hf.model import find_parts
 from longctx.attention.hf.patch import SchemePatch, owner
@@ -73,6 +74,7 @@ class Runner:
         if self.kv_dtype != self.model.dtype:
             self._kernel = batch_attention.InKeysDtype(self._kernel)
         self._dtype = torch.promote_types(self.model.dtype, torch.float32)
+        self._turns: Turns | None = None
         batch_attention.register()
         self._config = config
         self._patch = SchemePatch(parts, scheme, self, batch_attention.ATTENTION_NAME)
@@ -190,14 +192,17 @@ class Runner:
 
     def _inputs(self, tokens: Sequence[int], rows: Sequence[RowInput]) -> dict[str, Any]:
         """What the model's forward takes: ids, folded positions, and the plan of the step."""
-        chunk_map, chunk_len = self.scheme.chunk_map, self.scheme.chunk_len
+        chunk_len = self.scheme.chunk_len
         positions: list[int] = []
         for row in rows:
             positions.extend(range(row.start, row.start + row.length))
         position_ids_1T = torch.tensor([positions])
         if chunk_len is not None:
             position_ids_1T %= chunk_len
-        plan = plan_batch(rows, chunk_map, self._rotary.inv_freq, self._dtype, self._kernel)
+        self._turns = turns_of(
+            self.scheme.chunk_map, self._rotary.inv_freq, self._dtype, self._turns
+        )
+        plan = plan_batch(rows, self._turns, self._kernel)
         return {
             "input_ids": torch.tensor([list(tokens)], device=self.device),
             "position_ids": position_ids_1T.to(self.device),

@@ -201,7 +201,10 @@ def test_plan_for_other_lengths_is_refused() -> None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of tensors that operators made and that are still alive; and their peak."""
+    """Bytes of tensors that operators made and that are still alive; and their peak.
+
+    Down here a view is not known as one: what shares an argument's memory is.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,8 +215,12 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, torch.Tensor) and not tensor._is_view():
+            if (
+                isinstance(tensor, torch.Tensor)
+                and tensor.untyped_storage().data_ptr() not in given
+            ):
                 self.live += tensor.nbytes
                 weakref.finalize(tensor, self._free, tensor.nbytes)
         self.peak = max(self.peak, self.live)

@@ -8,11 +8,12 @@ import torch
 
 from longctx.attention import extend, resolve
 from longctx.attention.kernels import get
+from longctx.attention.step import plan_step
 from longctx.engine.batch_attention import BatchPlan, batch_attention
 from longctx.engine.runner import Runner
 from longctx.errors import UserError
 
-EMPTY = BatchPlan((), 0, (), get("reference"))
+EMPTY = BatchPlan((), (), plan_step([]), get("reference"))
 
 
 def call(**more: object) -> None:

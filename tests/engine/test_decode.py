@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from longctx.attention.dca import plan_block
+from longctx.attention.chunks import Turns
 from longctx.attention.kernels import get
-from longctx.attention.kernels.base import Partial
+from longctx.attention.kernels.base import Kernel, Partial
 from longctx.attention.positions import ChunkMap
 from longctx.attention.rope import base_inv_freq
-from longctx.engine.batch_attention import RowPlan, _attend_row
-from longctx.engine.decode import DecodeRow, attend_decode, plan_decode
+from longctx.attention.step import attend_step
+from longctx.engine.batch_attention import RowInput, plan_batch
 from longctx.engine.kv import KvBuffer, KvPool, Segment
 
 KV_HEADS, HEADS, DIM = 2, 6, 8
@@ -49,22 +49,26 @@ def test_shared_keys_are_read_once_and_change_nothing(chunks: ChunkMap | None) -
     pool = KvPool(1, 1, 1000)
     document, other = filled(pool, 0, 53), filled(pool, 0, 20)
     inv_freq = base_inv_freq(1e4, DIM)
-    rows: list[RowPlan] = []
+    turns = chunks and Turns(chunks, inv_freq, torch.float64)
+    rows: list[RowInput] = []
     # Three rows on one document, one of them in a later chunk; one row alone; one on less of it.
     for shared, stop, tokens in ((document, 53, 4), (document, 53, 5), (document, 53, 14),
                                  (other, 20, 9), (document, 53, 4)):  # fmt: skip
         own = filled(pool, stop, tokens)
         segments = (Segment(shared, stop), Segment(own, stop + tokens))
-        at = stop + tokens - 1
-        block = chunks and plan_block(chunks, at, 1, inv_freq, torch.float64)
-        rows.append(RowPlan(slice(len(rows), len(rows) + 1), at, own, segments, block, 1.1))
+        rows.append(RowInput(stop + tokens - 1, 1, own, segments, 1.1))
+
+    def attend(members: list[RowInput], q_1HRD: torch.Tensor, kernel: Kernel) -> torch.Tensor:
+        plan = plan_batch(members, turns, kernel)
+        keys, values = zip(*(buffer.stack(0) for buffer in plan.buffers), strict=True)
+        return attend_step(plan.step, q_1HRD, keys, values, kernel, 0.3)
+
     q_1HRD = torch.randn(1, HEADS, len(rows), DIM, dtype=torch.float64)
     kernel = Counting()
-    calls = plan_decode([DecodeRow(row.segments, row.block, row.logit_scale) for row in rows])
-    out_1HRD = attend_decode(q_1HRD, calls, 0, kernel, 0.3)
-    for row in rows:
-        alone_1H1D = _attend_row(q_1HRD[:, :, row.rows], row, 0, get("reference"), 0.3)
-        assert torch.allclose(out_1HRD[:, :, row.rows], alone_1H1D, atol=1e-12)
+    out_1RHD = attend(rows, q_1HRD, kernel)
+    for at, row in enumerate(rows):
+        alone_11HD = attend([row], q_1HRD[:, :, at : at + 1], get("reference"))
+        assert torch.allclose(out_1RHD[:, at : at + 1], alone_11HD, atol=1e-12)
     each = sum(row.start + 1 for row in rows)
     if chunks is None:
         assert kernel.keys == 53 + 20 + (4 + 5 + 14 + 9 + 4)

@@ -17,11 +17,11 @@ import torch
 from typer.testing import CliRunner
 
 from longctx import tiny
-from longctx.attention import dca, hf
-from longctx.attention.hf import forward
+from longctx.attention import hf, step
+from longctx.attention.chunks import ChunkQueries, KeyPart
 from longctx.attention.kernels.base import Partial
+from longctx.attention.positions import ChunkMap
 from longctx.cli import app
-from longctx.engine import batch_attention
 from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.needle import TASK
 from longctx.eval.protocol import Session
@@ -116,40 +116,36 @@ def test_beyond_its_window_plain_rotary_loses_and_dca_finds(model) -> None:
 # -- planted bugs -------------------------------------------------------------------------------
 
 
-def _each_part(change: Callable[[dca.BlockPlan, dca.Part], dca.Part | None]) -> Any:
-    """plan_block whose parts are changed, or dropped where `change` gives None."""
-    plan_block = forward.plan_block
+def _each_part(change: Callable[[ChunkMap, KeyPart], KeyPart | None]) -> Any:
+    """split_block whose parts are changed, or dropped where `change` gives None."""
+    split_block = step.split_block
 
-    def planted(*args: Any) -> dca.BlockPlan:
-        plan = plan_block(*args)
+    def planted(chunk_map: ChunkMap | None, start: int, length: int) -> tuple[ChunkQueries, ...]:
+        found = split_block(chunk_map, start, length)
+        if chunk_map is None:
+            return found
         steps = []
-        for step in plan.steps:
+        for each in found:
             bands = []
-            for band in step.bands:
-                parts = [change(plan, part) for part in band.parts]
+            for band in each.bands:
+                parts = [change(chunk_map, part) for part in band.parts]
                 bands.append(replace(band, parts=tuple(p for p in parts if p is not None)))
-            steps.append(replace(step, bands=tuple(bands)))
-        return replace(plan, steps=tuple(steps))
+            steps.append(replace(each, bands=tuple(bands)))
+        return tuple(steps)
 
     return planted
 
 
-def _inter_off_by_one_chunk(plan: dca.BlockPlan, part: dca.Part) -> dca.Part:
-    if part.name == "succ":
-        return part
-    # The rotation of `inter` is cos and sin of one angle per frequency: turn it back by S.
-    inv_freq_F = 10_000.0 ** (-torch.arange(16) / 16)
-    back_F = torch.polar(torch.ones(16), -plan.chunk_map.chunk_len * inv_freq_F)
-    turned_LF = torch.complex(*part.rotation_2LF) * back_F
-    return replace(part, rotation_2LF=torch.stack((turned_LF.real, turned_LF.imag)))
+def _inter_off_by_one_chunk(chunk_map: ChunkMap, part: KeyPart) -> KeyPart:
+    return part if part.cap is None else replace(part, cap=part.cap - chunk_map.chunk_len)
 
 
-def _without_succ(plan: dca.BlockPlan, part: dca.Part) -> dca.Part | None:
+def _without_succ(chunk_map: ChunkMap, part: KeyPart) -> KeyPart | None:
     if part.name == "succ":
         return None
     if part.name == "inter":
         return part
-    origin = part.keys.stop - plan.chunk_map.chunk_len
+    origin = part.keys.stop - chunk_map.chunk_len
     return replace(part, keys=slice(0, origin)) if origin > 0 else None
 
 
@@ -159,22 +155,22 @@ def _mean(partials: list[Partial]) -> Partial:
 
 
 BUGS = {
-    "q_inter off by S": (forward, "plan_block", _each_part(_inter_off_by_one_chunk)),
-    "succ dropped": (forward, "plan_block", _each_part(_without_succ)),
-    "succ dropped in the engine": (batch_attention, "plan_block", _each_part(_without_succ)),
-    "merge without weights": (dca, "merge", _mean),
+    "q_inter off by S": (step, "split_block", _each_part(_inter_off_by_one_chunk), True),
+    "succ dropped": (step, "split_block", _each_part(_without_succ), True),
+    "succ dropped in the engine": (step, "split_block", _each_part(_without_succ), False),
+    "merge without weights": (step, "merge", _mean, True),
     "keys at p": (
         hf.Handle,
         "_fold_positions",
         lambda self, module, args, kwargs: (args, kwargs),
+        True,
     ),
 }
 
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_loses_needles(model, monkeypatch, bug) -> None:
-    owner, name, wrong = BUGS[bug]
-    plain = owner is not batch_attention
+    owner, name, wrong, plain = BUGS[bug]
     planted = found(model, "dca", plain=plain)
     assert planted >= 14 / 15
     monkeypatch.setattr(owner, name, wrong)

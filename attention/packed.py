@@ -1,0 +1,387 @@
+"""A step for kernels of packed sequences: all rows and parts in one call, or in two.
+
+Tokens of q lie one behind the other. Each has the same number of parts, A, the most that one needs;
+what it lacks is a sequence without keys, whose weight is 0. Part 0 is the own chunk, causal; the
+others see their keys whole:
+
+    part 0   | row 0, chunk 3 | row 1 | row 2 ...        causal call
+    part 1   | succ           | -     | past  ...   \\
+    part 2   | inter          | -     | -     ...   /    second call
+
+Where every sequence has one query (decoding), nothing is causal and all is one call. The queries
+are turned together, in fp32, with the temperature folded in where rows differ in it; the parts are
+merged in fp32. Long prompts go slab by slab, so that the turned copies stay small.
+
+Shape legend: B batch, H query heads, K key/value heads, L query columns, T tokens of a slab, A
+parts of a token, M key slots, D head dimension, F = D / 2 frequencies, E packed sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from longctx.attention.chunks import KeyPart, Turns, split_block
+from longctx.attention.kernels.base import Kernel, Packed
+from longctx.attention.rows import StepRow, slots_of
+
+SLAB = 8192  # tokens whose turned copies are held at once
+MOST_PARTS = 6  # keys in more pieces go another way
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Neighbouring tokens, ready for a device.
+
+    Attributes:
+        calls: the packed sequences of each call, and whether it is causal.
+        turned_from: the first part whose queries are turned; 1 where the causal call takes q as
+            it is.
+        cos_ATF, sin_ATF: of parts `turned_from` on, times m^2 where rows differ; sin with signs
+            for both halves, [A, T, 1, 2, F]. None: nothing is turned.
+        present_AT, fill_AT: which parts exist, and the log-sum-exp of those that do not. None:
+            all exist.
+        m_T11: m^2 a token, where the rows differ and nothing is turned.
+    """
+
+    first: int
+    stop: int
+    parts: int
+    calls: tuple[tuple[Packed, bool], ...]
+    turned_from: int
+    cos: torch.Tensor | None
+    sin: torch.Tensor | None
+    present_AT: torch.Tensor | None
+    fill_AT: torch.Tensor | None
+    m_T11: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class PackedStep:
+    """A step's slabs. `logit_scale`: m^2 of all rows; 1 where the slabs' tables have it."""
+
+    slabs: tuple[Slab, ...]
+    logit_scale: float
+
+
+class _Sequence(NamedTuple):
+    """Queries [first, stop) of one part over one run of keys."""
+
+    first: int
+    stop: int
+    at: int
+    keys: int
+    part: KeyPart | None = None
+    r: int = 0  # chunk position of the first
+    m: float = 1.0
+
+
+def takes(kernel: Kernel, q_BHLD: torch.Tensor, keys: Sequence[torch.Tensor]) -> bool:
+    """Whether the kernel packs sequences, and these tensors can be read so."""
+    ready = getattr(kernel, "packs", None)
+    return (
+        ready is not None
+        and len(keys) == 1
+        and ready(q_BHLD.shape[3])
+        and keys[0].stride(3) == 1
+        and keys[0].stride(2) > 0
+        and (keys[0].shape[0] == 1 or keys[0].stride(0) % keys[0].stride(2) == 0)
+    )
+
+
+def pitch(k_BKMD: torch.Tensor) -> int:
+    """Slots from one batch row's first key to the next one's."""
+    return 0 if k_BKMD.shape[0] == 1 else k_BKMD.stride(0) // k_BKMD.stride(2)
+
+
+def _flat(x_BKMD: torch.Tensor) -> torch.Tensor:
+    """[slots, K, D], a view: a cache's batch rows one behind the other, gaps included."""
+    batch, heads, slots, dim = x_BKMD.shape
+    total = (batch - 1) * pitch(x_BKMD) + slots
+    return x_BKMD.as_strided((total, heads, dim), (x_BKMD.stride(2), x_BKMD.stride(1), 1))
+
+
+def lay_out(
+    rows: Sequence[StepRow],
+    turns: Turns | None,
+    batch: int,
+    columns: int,
+    pitch: int,
+    device: torch.device,
+) -> PackedStep | None:
+    """Tables of a step on a device; None where keys lie in too many pieces."""
+    scales = {row.logit_scale for row in rows}
+    common = scales.pop() if len(scales) == 1 else None
+    total = batch * columns
+    slabs = []
+    for first in range(0, total, SLAB):
+        stop = min(first + SLAB, total)
+        parts = _parts(rows, turns, batch, columns, pitch, first, stop)
+        if len(parts) > MOST_PARTS:
+            return None
+        slabs.append(_slab(parts, turns, first, stop, common is None, device))
+    return PackedStep(tuple(slabs), 1.0 if common is None else common)
+
+
+def _parts(
+    rows: Sequence[StepRow],
+    turns: Turns | None,
+    batch: int,
+    columns: int,
+    pitch: int,
+    first: int,
+    stop: int,
+) -> list[list[_Sequence]]:
+    """The sequences of each part, within tokens [first, stop)."""
+    chunk_map = turns.chunk_map if turns else None
+    pieces = sorted(
+        (
+            (token, start, length, b * pitch, row)
+            for row in rows
+            for b in range(*row.batch.indices(batch))
+            for token, start, length in _runs(row, b * columns)
+        ),
+        key=lambda piece: piece[0],
+    )
+    parts: list[list[_Sequence]] = [[]]
+    for token, start, length, offset, row in pieces:
+        low, high = max(token, first), min(token + length, stop)
+        if low >= high:
+            continue
+        start += low - token
+        for step in split_block(chunk_map, start, high - low):
+            bands = [(band.rows, band.parts) for band in step.bands] or [(step.rows, ())]
+            for queries, behind in bands:
+                span = (low - first + queries.start, low - first + queries.stop)
+                position = start + queries.start
+                keys = slice(step.keys.start, start + queries.stop)
+                found = _own(row, keys, position, span)
+                found += [
+                    _Sequence(*span, each.start, each.stop - each.start, part)
+                    for part in behind
+                    for each in slots_of(row, part.keys)
+                ]
+                _place(parts, found, offset, position - keys.start, row.logit_scale, span[0])
+    return parts
+
+
+def _runs(row: StepRow, offset: int) -> list[tuple[int, int, int]]:
+    """Neighbouring columns: (token, position, length)."""
+    if isinstance(row.columns, slice):
+        return [(offset + (row.columns.start or 0), row.start, row.length)]
+    runs: list[tuple[int, int, int]] = []
+    for at, column in enumerate(row.columns):
+        if runs and runs[-1][0] + runs[-1][2] == offset + column:
+            runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
+        else:
+            runs.append((offset + column, row.start + at, 1))
+    return runs
+
+
+def _own(row: StepRow, keys: slice, position: int, span: tuple[int, int]) -> list[_Sequence]:
+    """The own chunk: causal where queries and keys meet (first in the list), whole before that."""
+    meeting: list[_Sequence] = []
+    whole: list[_Sequence] = []
+    at = keys.start
+    for slots in slots_of(row, keys):
+        count = slots.stop - slots.start
+        behind = at + count  # queries from here on see the run whole
+        low = span[0] + max(at - position, 0)
+        split = min(max(span[0] + behind - position, low), span[1])
+        if split > low and behind > position + 1:
+            meeting.append(_Sequence(low, split, slots.start, count))
+        else:
+            split = low
+        if split < span[1]:
+            whole.append(_Sequence(split, span[1], slots.start, count))
+        at = behind
+    if not meeting:  # one query: nothing is causal
+        meeting.append(whole.pop())
+    return meeting + whole
+
+
+def _place(
+    parts: list[list[_Sequence]], found: list[_Sequence], offset: int, r: int, m: float, first: int
+) -> None:
+    """Give each sequence the first part that its queries have free."""
+    for each in found:
+        each = each._replace(at=each.at + offset, r=r + each.first - first, m=m)
+        for part in parts:
+            if not part or part[-1].stop <= each.first:
+                part.append(each)
+                break
+        else:
+            parts.append([each])
+
+
+def _slab(
+    parts: list[list[_Sequence]],
+    turns: Turns | None,
+    first: int,
+    stop: int,
+    scaled: bool,
+    device: torch.device,
+) -> Slab:
+    count = stop - first
+    single = all(each.stop - each.first == 1 for part in parts for each in part)
+    filled = [_fill(part, count, single) for part in parts]
+    if single:
+        calls = [(filled, False)]
+    else:
+        calls = [(filled[:1], True), *([(filled[1:], False)] if len(filled) > 1 else [])]
+    turned = any(each.part is not None for part in parts for each in part)
+    turned_from = 0 if single or scaled else 1
+    cos = sin = m_T11 = None
+    if turned:
+        assert turns is not None
+        cos, sin = _tables(filled[turned_from:], turns, count, scaled, device)
+    elif len(filled) > 1 or scaled:
+        turned_from = len(filled)
+        if scaled:
+            m_T = [each.m for each in filled[0] for _ in range(each.first, each.stop)]
+            m_T11 = torch.tensor(m_T, device=device).view(-1, 1, 1)
+    present_AT = fill_AT = None
+    missing = [[each.keys == 0 for each in part] for part in filled]
+    if len(filled) > 1 and any(map(any, missing)):
+        rows = [
+            [each.keys > 0 for each in part for _ in range(each.first, each.stop)]
+            for part in filled
+        ]
+        present = torch.tensor(rows)
+        fill = torch.full((len(filled), count), -torch.inf)
+        fill[0, ~present.any(0)] = 0.0  # a token of no row: its parts are 0, and so is it
+        present_AT, fill_AT = present.to(device), fill.to(device)
+    made = tuple((_pack(sequences, count, device), causal) for sequences, causal in calls)
+    return Slab(
+        *(first, stop, len(filled), made, turned_from, cos, sin, present_AT, fill_AT, m_T11)
+    )
+
+
+def _fill(part: list[_Sequence], count: int, single: bool) -> list[_Sequence]:
+    """Sequences without keys where the part has none, so that all tokens are covered."""
+    filled: list[_Sequence] = []
+    at = 0
+    for each in [*part, _Sequence(count, count, 0, 0)]:
+        if at < each.first:
+            step = 1 if single else each.first - at
+            filled += [_Sequence(n, n + step, 0, 0) for n in range(at, each.first, step)]
+        if each.stop > each.first:
+            filled.append(each)
+        at = each.stop
+    return filled
+
+
+def _tables(
+    parts: list[list[_Sequence]], turns: Turns, count: int, scaled: bool, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    amounts = [
+        turns.amount(each.part, each.r + n) if each.part else 0
+        for part in parts
+        for each in part
+        for n in range(each.stop - each.first)
+    ]
+    cos_NF, sin_NF = turns.take(amounts, device)
+    if scaled:
+        m = [each.m for part in parts for each in part for _ in range(each.first, each.stop)]
+        m_N1 = torch.tensor(m, dtype=cos_NF.dtype, device=device).unsqueeze(1)
+        cos_NF, sin_NF = cos_NF * m_N1, sin_NF * m_N1
+    shape = (len(parts), count, 1)
+    cos = cos_NF.view(*shape, 1, -1)
+    return cos, torch.stack((-sin_NF, sin_NF), dim=1).view(*shape, 2, -1)
+
+
+def _pack(parts: list[list[_Sequence]], count: int, device: torch.device) -> Packed:
+    sequences = [each for part in parts for each in part]
+    ends, at = [0], 0
+    for each in sequences:
+        at += each.stop - each.first
+        ends.append(at)
+    starts = [each.at for each in sequences]
+    table = torch.tensor([ends, [*starts, starts[-1]], [*(s.keys for s in sequences), 0]])
+    table = table.to(torch.int32)
+    if device.type == "cuda" and torch.cuda.is_available():
+        table = table.pin_memory()
+    table = table.to(device, non_blocking=True)
+    return Packed(
+        table[0],
+        table[1],
+        table[2, :-1],
+        max(each.stop - each.first for each in sequences),
+        max(each.keys for each in sequences),
+    )
+
+
+def attend_packed(
+    layout: PackedStep,
+    q_BHLD: torch.Tensor,
+    k_BKMD: torch.Tensor,
+    v_BKMD: torch.Tensor,
+    kernel: Any,
+    scale: float,
+) -> torch.Tensor:
+    """As `attend_step`; [B, L, H, D]."""
+    batch, heads, columns, dim = q_BHLD.shape
+    q_THD = q_BHLD.transpose(1, 2).reshape(batch * columns, heads, dim)
+    k_MKD, v_MKD = _flat(k_BKMD), _flat(v_BKMD)
+    scale = scale * layout.logit_scale
+    outs = [
+        _attend_slab(slab, q_THD[slab.first : slab.stop], k_MKD, v_MKD, kernel, scale)
+        for slab in layout.slabs
+    ]
+    out_THD = outs[0] if len(outs) == 1 else torch.cat(outs)
+    return out_THD.view(batch, columns, heads, dim)
+
+
+def _attend_slab(
+    slab: Slab,
+    q_THD: torch.Tensor,
+    k_MKD: torch.Tensor,
+    v_MKD: torch.Tensor,
+    kernel: Any,
+    scale: float,
+) -> torch.Tensor:
+    count, heads, dim = q_THD.shape
+    queries = _queries(slab, q_THD)
+    outs: list[torch.Tensor] = []
+    lses: list[torch.Tensor] = []
+    for (sequences, causal), q_NHD in zip(slab.calls, queries, strict=True):
+        out_NHD, lse_HN = kernel.packed(q_NHD, k_MKD, v_MKD, sequences, causal=causal, scale=scale)
+        outs.extend(out_NHD.view(-1, count, heads, dim))
+        lses.append(lse_HN.view(heads, -1, count))
+    if slab.parts == 1:
+        return outs[0]
+    lse_HAT = lses[0] if len(lses) == 1 else torch.cat(lses, dim=1)
+    if slab.present_AT is not None:
+        assert slab.fill_AT is not None
+        lse_HAT = torch.where(slab.present_AT, lse_HAT, slab.fill_AT)
+    weights = lse_HAT.softmax(1).permute(1, 2, 0).unsqueeze(-1)  # [A, T, H, 1]
+    merged = outs[0] * weights[0]
+    for at in range(1, slab.parts - 1):
+        merged.addcmul_(outs[at], weights[at])
+    out_THD = torch.empty_like(q_THD, memory_format=torch.contiguous_format)
+    return torch.addcmul(merged, outs[-1], weights[-1], out=out_THD)
+
+
+def _queries(slab: Slab, q_THD: torch.Tensor) -> list[torch.Tensor]:
+    """The queries of each call, [N, H, D]."""
+    count, heads, dim = q_THD.shape
+    if slab.cos is None or slab.sin is None:
+        if slab.m_T11 is not None:
+            out_THD = torch.empty_like(q_THD, memory_format=torch.contiguous_format)
+            q_THD = torch.mul(q_THD, slab.m_T11, out=out_THD)
+        if len(slab.calls) == 1:
+            return [q_THD if slab.parts == 1 else q_THD.repeat(slab.parts, 1, 1)]
+        others = slab.parts - 1
+        return [q_THD, q_THD if others == 1 else q_THD.repeat(others, 1, 1)]
+    halves = q_THD.unflatten(2, (2, dim // 2))
+    turned = q_THD.new_empty(slab.cos.shape[0], count, heads, 2, dim // 2)
+    torch.addcmul(halves * slab.cos, halves.flip(2), slab.sin, out=turned)
+    turned = turned.flatten(3)
+    if len(slab.calls) == 1:
+        return [turned.flatten(0, 1)]
+    if slab.turned_from:
+        return [q_THD, turned.flatten(0, 1)]
+    return [turned[0], turned[1:].flatten(0, 1)]
