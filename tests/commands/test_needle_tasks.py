@@ -11,10 +11,13 @@ from typer.testing import CliRunner
 
 from longctx import cli
 from longctx.errors import UserError
+from longctx.eval import tasks
 from longctx.eval.needle import ruler_table
 from longctx.eval.needle.presets import PRESETS
 from longctx.eval.needle.summary import load
 from longctx.eval.runfolder import records
+from longctx.options.needle import NeedleOptions
+from longctx.runs.settle import settle_needle
 
 GRID = ("--methods", "none", "--lengths", "1K,2K", "--depths", "0,100", "--repeats", "1")
 
@@ -91,6 +94,12 @@ def test_bad_arguments_are_told_before_anything_runs(tiny_model: Path, tmp_path:
     too_many = ("--tasks", "needle,distractors", "--distractors", "3000")
     refused("--lengths 2048: template, needles, question", *command, *too_many)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_setting_of_a_task_reaches_it() -> None:
+    """A flag that is declared and not handed on would be taken, and change nothing."""
+    options = {name for task in tasks.TASKS.values() for name, _ in task.about.options}
+    assert options == settle_needle(NeedleOptions()).task_options.keys()
 
 
 def test_another_language_with_a_text_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ def test_every_task_is_frozen(task: str, prose_builder: PromptBuilder, chat: Cha
     if tasks.get(task).about.questions:
         doors = Haystack.from_text(json.dumps(QUESTIONS), "doors.json")
         builder = PromptBuilder(doors, chat, allow_repeat=False)
-    assert builder.build(recipe(task, builder.haystack)).sha256[:16] == FROZEN[task]
+    found = builder.build(recipe(task, builder.haystack)).sha256[:16]
+    assert found == FROZEN.get(task, "not in FROZEN yet")
 
 
 def test_wordings_are_frozen() -> None:
