@@ -27,9 +27,9 @@ def exact_rotary(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """A rotary's forward hook: cos and sin [B, L, 2F] from float64 angles from EXACT_FROM on.
 
-    transformers multiplies position and frequency in float32. A position p loses up to p * 2^-25
-    rad: 9.8e-4 at 32,767, and 7.6e-3 at 253,951, the end of Qwen2.5-1M's chunk. A function of the
-    position alone, so any split of a prompt has the same keys. Reads no number on the host.
+    transformers multiplies position and frequency in float32. cos and sin are off by up to
+    9.7e-4 below 32,768, and by 7.8e-3 below 253,952, the end of Qwen2.5-1M's chunk. A function of
+    the position alone, so any split of a prompt has the same keys. Reads no number on the host.
     """
     position_ids_BL = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
     if not isinstance(output, tuple) or position_ids_BL.shape[-1] == 0:

@@ -34,13 +34,13 @@ def exact(model, positions_L: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 @pytest.mark.parametrize("by_keyword", [True, False])
 def test_cos_and_sin_are_exact_at_the_end_of_the_longest_chunk(by_keyword) -> None:
-    """7.6e-3 off before, in transformers' own float32."""
+    """transformers' own float32 angles are up to 7.8e-3 off there."""
     model = long_model()
     positions = torch.cat((torch.arange(0, S, 997), torch.arange(S - 64, S)))
     x, ids = torch.zeros(1), positions[None]
     expected = exact(model, positions)
     plain = model.model.rotary_emb(x, ids)
-    assert max((a[0] - b).abs().max() for a, b in zip(plain, expected, strict=True)) > 1e-3
+    assert max((a[0] - b).abs().max() for a, b in zip(plain, expected, strict=True)) > 5e-3
     with extend(model, "dca"):
         rotary = model.model.rotary_emb
         got = rotary(x, position_ids=ids) if by_keyword else rotary(x, ids)
