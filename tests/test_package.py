@@ -199,7 +199,7 @@ def test_only_the_command_line_knows_typer() -> None:
 @pytest.mark.parametrize(("module", "path"), MODULES, ids=[name for name, _ in MODULES])
 def test_imports_keep_their_direction(module: str, path: Path) -> None:
     wrong = sorted(name for name in imports_of(path) if not may_import(module, name))
-    assert not wrong, f"{module} may not import {', '.join(wrong)}"
+    assert not wrong, f"{module} may not import {', '.join(wrong)}, by MAY_IMPORT and LIBRARIES"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
