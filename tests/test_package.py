@@ -250,7 +250,8 @@ def loaded_after(code: str) -> set[str]:
     ids=["package", "cli", "help"],
 )
 def test_start_up_imports_nothing_heavy(code: str) -> None:
-    assert not loaded_after(code) & HEAVY
+    heavy = sorted(loaded_after(code) & HEAVY)
+    assert not heavy, f"{', '.join(heavy)}: import it inside the function that needs it"
 
 
 def test_plots_load_no_model_library() -> None:
