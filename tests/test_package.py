@@ -112,7 +112,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "longctx.serve": (
         *("longctx.models", "longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat"),
-        *("longctx.options", "longctx.eval.format", "longctx.errors", "longctx.__version__"),
+        *("longctx.grammar", "longctx.options", "longctx.eval.format", "longctx.errors"),
+        "longctx.__version__",
     ),
     "longctx.models": (
         *("longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat", "longctx.eval"),
@@ -138,7 +139,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.tiny": ("longctx.eval",),
     # Sees models through a protocol. The version is kept in run folders.
     "longctx.eval": ("longctx.chat", "longctx.errors", "longctx.__version__"),
-    "longctx.engine": ("longctx.attention", "longctx.options.engine", "longctx.errors"),
+    "longctx.engine": (
+        *("longctx.grammar", "longctx.attention", "longctx.options.engine", "longctx.errors"),
+    ),
+    # Its worker must start at once, and without torch.
+    "longctx.grammar": (),
     "longctx.chat": ("longctx.errors",),
     "longctx.attention": (),
     "longctx.errors": (),
@@ -153,6 +158,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "longctx.errors": (),
     "longctx.options": ("pydantic",),
     "longctx.options.engine": (),
+    "longctx.grammar": ("llguidance", "numpy", "psutil"),
     "longctx.attention": ("torch",),
     "longctx.attention.hf": ("torch", "transformers", "accelerate"),  # the one place that knows it
     "longctx.attention.kernels.flash_attn": ("torch", "flash_attn", "flash_attn_interface"),
