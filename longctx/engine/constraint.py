@@ -6,17 +6,12 @@ bounded: whoever takes schemas of strangers has them proven first (`longctx.gram
 
 from __future__ import annotations
 
-import json
-import threading
-from collections import OrderedDict
 from typing import Any, Protocol
 
 import torch
 
 from longctx.engine.errors import ConstraintError
 from longctx.grammar.compiler import Compiler, GrammarError, Matcher, vocabulary_of
-
-_KEPT = 4  # grammars: the next answer in the same schema is not compiled again
 
 
 class Constraint(Protocol):
@@ -48,8 +43,6 @@ class JsonConstraints:
                 "json_schema out"
             ) from error
         self._compiler = Compiler(vocabulary_of(tokenizer, vocabulary))
-        self._kept: OrderedDict[str, Matcher] = OrderedDict()
-        self._lock = threading.Lock()  # of the above, and one compilation at a time
 
     def compile(self, schema: dict[str, Any]) -> Constraint:
         """The constraint of one answer; {} is any JSON object.
@@ -57,16 +50,10 @@ class JsonConstraints:
         Raises:
             ConstraintError: a schema that llguidance does not take, with its reason.
         """
-        key = json.dumps(schema)
-        with self._lock:
-            try:
-                found = self._kept.pop(key, None) or self._compiler.compile(schema)
-            except GrammarError as error:
-                raise ConstraintError(f"json_schema cannot be compiled: {error}") from error
-            self._kept[key] = found
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-            return _JsonConstraint(found.copy())
+        try:
+            return _JsonConstraint(self._compiler.compile(schema))
+        except GrammarError as error:
+            raise ConstraintError(f"json_schema cannot be compiled: {error}") from error
 
 
 class _JsonConstraint:

@@ -99,7 +99,8 @@ class Compiler:
 
 
 class Matcher:
-    """One answer's grammar, fed token by token.
+    """One answer's grammar, fed token by token. Made anew for each: llguidance's copies share the
+    lexer's budget, so that one answer could use up another's.
 
     Raises:
         GrammarError: in any method, where the library gives up.
@@ -109,10 +110,6 @@ class Matcher:
         self._library, self._matcher, self._rows = library, matcher, rows
         self._bits: Any = None
         self._check()
-
-    def copy(self) -> Matcher:
-        """Another answer in the same grammar, as far as this one; shares nothing that changes."""
-        return Matcher(self._library, self._matcher.deep_copy(), self._rows)
 
     def allowed(self) -> Any:
         """Of every row of the logits, 1 where its token may come next; a numpy array of bytes."""

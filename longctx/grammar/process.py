@@ -78,7 +78,8 @@ class CompileProcess:
             raise ImportError(told["failed"])
 
     def prove(self, schema: str) -> dict[str, Any]:
-        """What the worker says of a schema, in JSON: `refused`, and whether it is `spent`.
+        """What the worker says of a schema, given in JSON: `refused`, `seconds`, and `spent` where it
+        should not be asked again.
 
         Raises:
             TooSlowError, EndedError: no answer came.

@@ -37,6 +37,7 @@ class SchemaVerdict(NamedTuple):
     kind: Literal["good", "refused", "missing", "failed", "closed"]
     reason: str = ""
     until: float | None = None  # of time.monotonic
+    seconds: float = 0.0  # that a good one took
 
 
 class ProverFullError(Exception):
@@ -86,7 +87,7 @@ class Prover:
         self._open: dict[str, SchemaProof] = {}
         self._known: OrderedDict[str, SchemaVerdict] = OrderedDict()
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._free = 0  # threads without a schema
         self._at_work: dict[CompileProcess, SchemaProof | None] = {}
         self._closed = False
 
@@ -112,12 +113,13 @@ class Prover:
             if key in self._open:
                 self._open[key].wanted_by += 1
                 return self._open[key]
-            if len(self._queue) >= self._most:
+            to_be_taken = self._processes - len(self._threads) + self._free
+            if len(self._queue) >= self._most + to_be_taken:
                 rounds = -(-len(self._queue) // self._processes) + 1
                 raise ProverFullError(len(self._queue), rounds * self._bounds.seconds)
             self._open[key] = proof
             self._queue.append(proof)
-            if self._idle < len(self._queue) and len(self._threads) < self._processes:
+            if self._free < len(self._queue) and len(self._threads) < self._processes:
                 self._add_thread()
             self._wake.notify()
         return proof
@@ -128,7 +130,8 @@ class Prover:
             proof.wanted_by -= 1
             if proof.wanted_by > 0 or proof.done.done():
                 return
-            self._open.pop(proof.key, None)
+            if self._open.get(proof.key) is proof:
+                del self._open[proof.key]
             if proof in self._queue:
                 self._queue.remove(proof)
             for process, worked_at in self._at_work.items():
@@ -162,6 +165,7 @@ class Prover:
         # Daemons: an exit waits for none of them, and their processes end with their pipes.
         thread = threading.Thread(target=self._work, name="longctx-prover", daemon=True)
         self._threads.append(thread)
+        self._free += 1
         thread.start()
 
     def _work(self) -> None:
@@ -186,11 +190,12 @@ class Prover:
     def _next(self) -> SchemaProof | None:
         """The next schema; None when all is over."""
         with self._wake:
-            self._idle += 1
             while not self._queue and not self._closed:
                 self._wake.wait()
-            self._idle -= 1
-            return None if self._closed else self._queue.popleft()
+            if self._closed:
+                return None
+            self._free -= 1
+            return self._queue.popleft()
 
     def _begin(self) -> tuple[CompileProcess | None, SchemaVerdict | None]:
         """A process that is ready; or why there is none, and the next schema is told so."""
@@ -237,13 +242,16 @@ class Prover:
             with self._wake:
                 self._at_work[process] = None
         if told["refused"] is None:
-            return SchemaVerdict("good"), told["spent"]
+            return SchemaVerdict("good", seconds=told["seconds"]), told["spent"]
         return SchemaVerdict("refused", told["refused"]), told["spent"]
 
     def _end(self, proof: SchemaProof, verdict: SchemaVerdict) -> None:
         with self._wake:
-            wanted = self._open.pop(proof.key, None) is proof
-            if wanted and verdict.kind in ("good", "refused"):  # else it was ended for its sake
+            self._free += 1
+            wanted = self._open.get(proof.key) is proof  # else left, or closed
+            if wanted:
+                del self._open[proof.key]
+            if wanted and verdict.kind in ("good", "refused"):
                 self._known[proof.key] = verdict
                 while len(self._known) > _KEPT:
                     self._known.popitem(last=False)

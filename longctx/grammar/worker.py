@@ -15,6 +15,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -43,10 +44,12 @@ def main() -> None:
         schema = json.loads(lines.get())
         with suppress(AttributeError):  # Windows: the parent's clock is the only one
             signal.setitimer(signal.ITIMER_REAL, given["seconds"] + 1.0)
+        began = time.monotonic()
         refused = prove(compiler, schema)
+        seconds = time.monotonic() - began
         with suppress(AttributeError):
             signal.setitimer(signal.ITIMER_REAL, 0)
-        _tell(refused=refused, spent=_resident() - begun > _HEAVY)
+        _tell(refused=refused, seconds=seconds, spent=_resident() - begun > _HEAVY)
 
 
 def _read(lines: queue.SimpleQueue[bytes]) -> None:

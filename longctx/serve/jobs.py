@@ -208,7 +208,7 @@ class Submitted:
         try:
             schemas = [each.json_schema for each in requests if each.json_schema is not None]
             if schemas:  # all of a body's answers have the same
-                await self._proofs.prove(schemas[0])
+                await self._proofs.prove(schemas[0], len(schemas))
             for index, request in enumerate(requests):
                 self._generations.append(await self._submit(request, self._listener(index)))
                 self._open += 1

@@ -39,8 +39,9 @@ class Proofs:
         )
         self._prover.warm()
 
-    async def prove(self, schema: dict[str, Any]) -> None:
-        """Return once it is known that the schema can be compiled. Cancelled, its work ends.
+    async def prove(self, schema: dict[str, Any], answers: int = 1) -> None:
+        """Return once it is known that the schema can be compiled, for each of so many answers.
+        Cancelled, its work ends.
 
         Raises:
             ConstraintError: it cannot, or not in the time and memory that there is for it.
@@ -61,6 +62,11 @@ class Proofs:
             raise
         if verdict.kind == "refused":
             raise ConstraintError(f"json_schema cannot be compiled: {verdict.reason}")
+        if answers > 1 and verdict.seconds * answers > self._limits.schema_seconds:
+            raise ConstraintError(
+                f"json_schema takes {verdict.seconds:.1f} seconds to compile, and is compiled for "
+                f"each of {answers} answers: make it simpler, or ask for fewer"
+            )
         if verdict.kind == "missing":
             raise ConstraintError(
                 f"json_schema needs the package llguidance ({verdict.reason}): install it, or "
