@@ -78,7 +78,7 @@ class CompileProcess:
             raise ImportError(told["failed"])
 
     def prove(self, schema: str) -> dict[str, Any]:
-        """What the worker says of a schema, given in JSON: `refused`, `seconds`, and `spent` where it
+        """What the worker says of a schema in JSON: `refused`, `seconds`, and `spent` where it
         should not be asked again.
 
         Raises:
