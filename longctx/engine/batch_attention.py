@@ -2,7 +2,8 @@
 
 The step's plan travels as a keyword argument through the model's own layers to the function that is
 registered with transformers here. The function stores the new keys and values in the sequences'
-buffers and hands the buffers to `attention/step.py`: nothing is gathered, concatenated or repeated.
+buffers, all rows at once where these are runs of one arena, and hands the tensors to
+`attention/step.py`: nothing is gathered, concatenated or repeated.
 
 Keys arrive rotated at p mod S (at p without Dual Chunk Attention) and unscaled. Knows no scheduling
 and no sampling.
@@ -23,6 +24,7 @@ from transformers import AttentionInterface
 from longctx.attention.chunks import Turns
 from longctx.attention.kernels.base import Kernel, Partial
 from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_step
+from longctx.engine.arena import Arena
 from longctx.engine.kv import KvBuffer, Segment
 
 # The loader takes a name with "flash" in it for a kernel to download.
@@ -52,13 +54,15 @@ class BatchPlan:
 
     Attributes:
         rows: one sequence behind the other in the packed tokens.
-        buffers: the key stacks that the runs of `step` name.
+        homes: the key stacks that the runs of `step` name.
+        slots_T: where the arena takes the step's tokens, on the host.
     """
 
     rows: tuple[RowInput, ...]
-    buffers: tuple[KvBuffer, ...]
+    homes: tuple[KvBuffer | Arena, ...]
     step: StepPlan
     kernel: Kernel
+    slots_T: torch.Tensor
 
     def __str__(self) -> str:
         return str(self.step)
@@ -67,19 +71,42 @@ class BatchPlan:
 def plan_batch(rows: Sequence[RowInput], turns: Turns | None, kernel: Kernel) -> BatchPlan:
     """Lay the sequences' tokens one behind the other."""
     stacks: dict[int, int] = {}
-    buffers: list[KvBuffer] = []
-    steps, first = [], 0
+    homes: list[KvBuffer | Arena] = []
+    steps, slots, first = [], [], 0
     for row in rows:
         runs = []
         for buffer, stop in row.segments:
-            stack = stacks.setdefault(id(buffer), len(buffers))
-            if stack == len(buffers):
-                buffers.append(buffer)
-            runs.append(Run(stack, buffer.origin, stop, 0))
+            stack = stacks.setdefault(id(buffer.home), len(homes))
+            if stack == len(homes):
+                homes.append(buffer.home)
+            runs.append(Run(stack, buffer.origin, stop, buffer.at))
         columns = slice(first, first + row.length)
         steps.append(StepRow(row.start, row.length, tuple(runs), row.logit_scale, columns=columns))
+        slot = row.own.at + row.start - row.own.origin
+        slots.append(torch.arange(slot, slot + row.length))
         first = columns.stop
-    return BatchPlan(tuple(rows), tuple(buffers), plan_step(steps, turns), kernel)
+    plan = plan_step(steps, turns)
+    return BatchPlan(tuple(rows), tuple(homes), plan, kernel, torch.cat(slots))
+
+
+def _write(
+    plan: BatchPlan, layer: int, k_1KTD: torch.Tensor, v_1KTD: torch.Tensor
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """Store a layer's new keys and values; all stacks that the step reads."""
+    home = plan.homes[0]
+    if isinstance(home, Arena):
+        device = k_1KTD.device
+        if ("slots", device) not in plan.step.kept:
+            plan.step.kept["slots", device] = plan.slots_T.to(device)
+        home.write(layer, plan.step.kept["slots", device], k_1KTD[0], v_1KTD[0])
+    else:
+        first = 0
+        for row in plan.rows:
+            span = slice(first, first + row.length)
+            row.own.write(layer, row.start, k_1KTD[0, :, span], v_1KTD[0, :, span])
+            first = span.stop
+    keys, values = zip(*(home.stack(layer) for home in plan.homes), strict=True)
+    return keys, values
 
 
 def batch_attention(
@@ -120,12 +147,8 @@ def batch_attention(
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer = cast(int, module.layer_idx)
-    plan, first = longctx_batch, 0
-    for row in plan.rows:
-        span = slice(first, first + row.length)
-        row.own.write(layer, row.start, key[0, :, span], value[0, :, span])
-        first = span.stop
-    keys, values = zip(*(buffer.stack(layer) for buffer in plan.buffers), strict=True)
+    plan = longctx_batch
+    keys, values = _write(plan, layer, key, value)
     return attend_step(plan.step, query, keys, values, plan.kernel, scale), None
 
 

@@ -127,7 +127,12 @@ class Engine:
                 raise
         bytes_per_token = self._runner.kv_bytes_per_token
         pool = KvPool(
-            self._runner.layers, bytes_per_token, budget, share_from, self._runner.kv_dtype
+            self._runner.layers,
+            bytes_per_token,
+            budget,
+            share_from,
+            self._runner.kv_dtype,
+            in_arena=self._runner.packs,
         )
         self._scheduler = Scheduler(
             pool,

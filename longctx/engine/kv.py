@@ -2,7 +2,8 @@
 
 A buffer holds the tokens of positions [origin, origin + capacity), all layers, allocated for what a
 request may need at most, so that nothing is ever concatenated. A sequence reads up to two shared
-buffers and its own behind them. Tensors are made by the first write, on the layer's own device.
+buffers and its own behind them. Tensors are made by the first write, on the layer's own device: a
+buffer's own ones, or runs of the pool's arena where the kernel reads all rows from one tensor.
 Knows no scheduling, no positions scheme: what lies here was rotated by somebody else.
 
 Shape legend: K key/value heads, L tokens written, M tokens read, D head dimension.
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 
+from longctx.engine.arena import Arena
 from longctx.options.engine import EngineSettings
 
 # More buffers would cost a kernel call per layer and token each; the rest is copied.
@@ -22,18 +24,26 @@ MAX_SHARED = 2
 
 
 class KvBuffer:
-    """Storage of one run of tokens. `refs` counts sequences and retained prefixes."""
+    """Storage of one run of tokens. `refs` counts sequences and retained prefixes.
+
+    Attributes:
+        at: slot of the first token in the tensors of `home`.
+    """
 
     def __init__(self, pool: KvPool, origin: int, capacity: int) -> None:
         self.origin = origin
         self.capacity = capacity
         self.refs = 1
+        self.at = pool.arena.take(capacity) if pool.arena else 0
         self._pool = pool
         self._layers: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * pool.layers
 
     def write(self, layer: int, at: int, k_KLD: torch.Tensor, v_KLD: torch.Tensor) -> None:
         """Store tokens at positions at, at + 1, ... (again, if a step is repeated)."""
         held = self._layers[layer]
+        if held is None and self._pool.arena:
+            held = self._pool.arena.run(layer, self.at, self.capacity, k_KLD, v_KLD)
+            self._layers[layer] = held
         if held is None:
             heads, _, dim = k_KLD.shape
             dtype = self._pool.dtype
@@ -50,9 +60,18 @@ class KvBuffer:
     def read(self, layer: int, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views [1, K, M, D] of positions [start, stop)."""
         held = self._layers[layer]
-        assert held is not None, f"layer {layer} was read before it was written"
         first, last = start - self.origin, stop - self.origin
+        if held is None and self._pool.arena:  # written with other rows of a step
+            k_1KMD, v_1KMD = self._pool.arena.stack(layer)
+            span = slice(self.at + first, self.at + last)
+            return k_1KMD[:, :, span], v_1KMD[:, :, span]
+        assert held is not None, f"layer {layer} was read before it was written"
         return held[0][None, :, first:last], held[1][None, :, first:last]
+
+    @property
+    def home(self) -> KvBuffer | Arena:
+        """What has the tensors."""
+        return self._pool.arena or self
 
     def stack(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views [1, K, M, D] of all there is room for."""
@@ -67,6 +86,9 @@ class KvBuffer:
         """Give back what lies behind the first `tokens`, layer by layer: no doubling peak."""
         if tokens >= self.capacity:
             return
+        if self._pool.arena:
+            self._pool.arena.give(self.at + tokens, self.capacity - tokens)
+            self._layers = [None] * len(self._layers)
         for layer, held in enumerate(self._layers):
             if held is not None:
                 self._layers[layer] = (held[0][:, :tokens].clone(), held[1][:, :tokens].clone())
@@ -78,6 +100,8 @@ class KvBuffer:
         assert self.refs >= 0, "a buffer was released twice"
         if not self.refs:
             self._layers = []
+            if self._pool.arena:
+                self._pool.arena.give(self.at, self.capacity)
             self._pool.used_bytes -= self.capacity * self._pool.bytes_per_token
 
 
@@ -94,6 +118,7 @@ class KvPool:
     Args:
         share_from: a trailing shared piece of fewer tokens is copied instead.
         dtype: what keys and values are kept in; None: as the model gives them.
+        in_arena: one tensor a layer for all that the budget holds, made by the first step.
     """
 
     def __init__(
@@ -103,6 +128,8 @@ class KvPool:
         budget_bytes: int,
         share_from: int = EngineSettings.share_from,
         dtype: torch.dtype | None = None,
+        *,
+        in_arena: bool = False,
     ) -> None:
         self.layers = layers
         self.dtype = dtype
@@ -110,14 +137,20 @@ class KvPool:
         self.budget_bytes = budget_bytes
         self.share_from = share_from
         self.used_bytes = 0
+        slots = budget_bytes // bytes_per_token
+        self.arena = Arena(slots, layers, dtype) if in_arena else None
 
     @property
     def free_tokens(self) -> int:
+        """Tokens that a buffer may have."""
+        if self.arena:
+            return self.arena.longest
         return (self.budget_bytes - self.used_bytes) // self.bytes_per_token
 
     def allocate(self, origin: int, capacity: int) -> KvBuffer:
+        buffer = KvBuffer(self, origin, capacity)
         self.used_bytes += capacity * self.bytes_per_token
-        return KvBuffer(self, origin, capacity)
+        return buffer
 
     def split(self, segments: Sequence[Segment], tokens: int) -> tuple[list[Segment], int]:
         """Of the first `tokens`: the segments to share in place, and from where on to copy."""

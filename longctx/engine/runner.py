@@ -125,6 +125,12 @@ class Runner:
         head_dim = 2 * self._rotary.inv_freq.shape[0]
         return 2 * self.layers * int(kv_heads) * head_dim * self.kv_dtype.itemsize
 
+    @property
+    def packs(self) -> bool:
+        """Whether the kernel reads all sequences of a step in one call, from one tensor."""
+        ready = getattr(self._kernel, "packs", None)
+        return ready is not None and bool(ready(2 * self._rotary.inv_freq.shape[0]))
+
     def step_bytes(self, tokens: int, logit_rows: int) -> int:
         """About what one step takes beside keys and values."""
         return memory.step_bytes(self._config, self.model.dtype.itemsize, tokens, logit_rows)

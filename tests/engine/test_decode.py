@@ -60,7 +60,7 @@ def test_shared_keys_are_read_once_and_change_nothing(chunks: ChunkMap | None) -
 
     def attend(members: list[RowInput], q_1HRD: torch.Tensor, kernel: Kernel) -> torch.Tensor:
         plan = plan_batch(members, turns, kernel)
-        keys, values = zip(*(buffer.stack(0) for buffer in plan.buffers), strict=True)
+        keys, values = zip(*(home.stack(0) for home in plan.homes), strict=True)
         return attend_step(plan.step, q_1HRD, keys, values, kernel, 0.3)
 
     q_1HRD = torch.randn(1, HEADS, len(rows), DIM, dtype=torch.float64)

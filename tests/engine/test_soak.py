@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import tiny_models
 from engine_helpers import engine_for, prompt_of, run
+from packing_kernel import PackingReference
 
+from longctx.attention import kernels
 from longctx.engine import EngineRequest, Finished, Generation, Sampling
 
 BYTES = 2 * 2 * 2 * 8 * 4  # per token: K and V, layers, heads, head_dim, float32
@@ -17,7 +19,11 @@ BYTES = 2 * 2 * 2 * 8 * 4  # per token: K and V, layers, heads, head_dim, float3
 @pytest.mark.parametrize("method", ["none", "yarn+dca"])
 @pytest.mark.parametrize("seed", range(3))
 def test_random_traffic(method: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second seed over one arena, by a kernel of packed sequences."""
     model = tiny_models.build()
+    packing = PackingReference()
+    monkeypatch.setitem(kernels._KERNELS, packing.name, packing)
+    kernel = packing.name if seed % 2 else "auto"
     rng = random.Random(seed)
     documents = [prompt_of(n, seed=n) for n in (40, 90, 150)]
 
@@ -46,6 +52,7 @@ def test_random_traffic(method: str, seed: int, monkeypatch: pytest.MonkeyPatch)
         kv_budget_bytes=budget,
         share_from=rng.choice([1, 16, 64]),
         max_running=rng.choice([3, 8, 64]),
+        kernel=kernel,
     ) as engine:
         forward = engine._runner.forward
 

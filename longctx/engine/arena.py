@@ -1,0 +1,99 @@
+"""One tensor of keys and one of values a layer, cut into runs of slots: for kernels that pack.
+
+A kernel of packed sequences reads every sequence of a step from one tensor, in one call; so where
+the kernel packs, the whole budget is one tensor a layer, and buffers are runs of its slots. A run
+is taken from the smallest hole that holds it. Knows no requests.
+
+Shape legend: K key/value heads, T tokens of a step, M slots, D head dimension.
+"""
+
+from __future__ import annotations
+
+import bisect
+
+import torch
+
+
+class Arena:
+    """Args:
+    slots: tokens that it holds.
+    dtype: what keys and values are kept in; None: as the model gives them.
+    """
+
+    def __init__(self, slots: int, layers: int, dtype: torch.dtype | None) -> None:
+        self._holes: list[tuple[int, int]] = [(0, slots)] if slots else []  # (at, length), sorted
+        self._slots = slots
+        self._dtype = dtype
+        self._layers: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * layers
+
+    @property
+    def longest(self) -> int:
+        """Slots of the longest run that can be had."""
+        return max((length for _, length in self._holes), default=0)
+
+    def take(self, count: int) -> int:
+        """The first slot of a run of `count`.
+
+        Raises:
+            MemoryError: no hole is that long.
+        """
+        fitting = [hole for hole in self._holes if hole[1] >= count]
+        if not fitting:
+            raise MemoryError(f"no run of {count} slots is free, the longest has {self.longest}")
+        at, length = min(fitting, key=lambda hole: hole[1])
+        self._holes.remove((at, length))
+        if length > count:
+            bisect.insort(self._holes, (at + count, length - count))
+        return at
+
+    def give(self, at: int, count: int) -> None:
+        """Take a run back; it joins the holes beside it."""
+        if not count:
+            return
+        place = bisect.bisect(self._holes, (at, 0))
+        if place < len(self._holes) and self._holes[place][0] == at + count:
+            count += self._holes.pop(place)[1]
+        if place and sum(self._holes[place - 1]) == at:
+            first, length = self._holes.pop(place - 1)
+            at, count = first, length + count
+        bisect.insort(self._holes, (at, count))
+
+    def write(
+        self, layer: int, slots_T: torch.Tensor, k_KTD: torch.Tensor, v_KTD: torch.Tensor
+    ) -> None:
+        """Store the tokens of a step, all rows at once.
+
+        Args:
+            slots_T: int64, on the layer's device.
+        """
+        k_MKD, v_MKD = self._made(layer, k_KTD, v_KTD)
+        k_MKD.index_copy_(0, slots_T, k_KTD.transpose(0, 1).to(k_MKD.dtype))
+        v_MKD.index_copy_(0, slots_T, v_KTD.transpose(0, 1).to(v_MKD.dtype))
+
+    def stack(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views [1, K, M, D] of all slots."""
+        held = self._layers[layer]
+        assert held is not None, f"layer {layer} was read before it was written"
+        k_MKD, v_MKD = held
+        return k_MKD.transpose(0, 1)[None], v_MKD.transpose(0, 1)[None]
+
+    def run(
+        self, layer: int, at: int, count: int, k_KLD: torch.Tensor, v_KLD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views [K, `count`, D] of a run, made where this layer's keys and values are."""
+        k_MKD, v_MKD = self._made(layer, k_KLD, v_KLD)
+        return k_MKD[at : at + count].transpose(0, 1), v_MKD[at : at + count].transpose(0, 1)
+
+    def _made(
+        self, layer: int, k_KLD: torch.Tensor, v_KLD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        held = self._layers[layer]
+        if held is None:
+            # Zeros: a kernel may load what lies behind a run's end before it masks it, and what is
+            # not a number would pass through the mask.
+            k_MKD, v_MKD = (
+                x.new_zeros(self._slots, x.shape[0], x.shape[2], dtype=self._dtype)
+                for x in (k_KLD, v_KLD)
+            )
+            held = self._layers[layer] = k_MKD, v_MKD
+        return held
