@@ -39,6 +39,7 @@ from longctx.attention.tokens import (
     read,
     token_index,
 )
+from longctx.attention.upload import upload
 
 __all__ = ["Run", "StepPlan", "StepRow", "attend_step", "paged", "plan_step"]
 
@@ -193,7 +194,10 @@ def _attend_block(
         out = out[:, columns]
         target = out
     else:
-        columns = torch.tensor(row.columns, device=q_BHLD.device)
+        where = ("columns", id(row), q_BHLD.device)  # the plan keeps its rows
+        if where not in plan.kept:
+            plan.kept[where] = upload(torch.tensor(row.columns), q_BHLD.device)
+        columns = plan.kept[where]
         target = out.new_empty(out.shape[0], row.length, *out.shape[2:])
     q_BHLD = q_BHLD[:, :, columns]
     for step in block.steps:
