@@ -159,6 +159,9 @@ def _run(
     out_BLHD = q_BHLD.new_zeros(batch, columns, heads, dim)
     for part in plan.groups:
         rows, queries, keys = part.group.rows, part.group.queries, part.group.keys
+        # Made on the embedding's device; this layer may lie on another.
+        if isinstance(queries, torch.Tensor):
+            queries = queries.to(q_BHLD.device)
         if isinstance(keys, torch.Tensor):
             keys = keys.to(k_BKMD.device)
         out_BHLD = attend(
