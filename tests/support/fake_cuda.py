@@ -63,15 +63,16 @@ class DeviceTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, numbers: torch.Tensor, lies: torch.device) -> DeviceTensor:
         make: Any = torch.Tensor._make_wrapper_subclass
-        made: DeviceTensor = make(
-            cls,
-            numbers.shape,
-            strides=numbers.stride(),
-            storage_offset=numbers.storage_offset(),
-            dtype=numbers.dtype,
-            layout=numbers.layout,
-            device=CPU,  # C++ has no guard for a GPU in a build without one
-        )
+        with torch.inference_mode(False):  # a view of a weight is what the weight is
+            made: DeviceTensor = make(
+                cls,
+                numbers.shape,
+                strides=numbers.stride(),
+                storage_offset=numbers.storage_offset(),
+                dtype=numbers.dtype,
+                layout=numbers.layout,
+                device=CPU,  # C++ has no guard for a GPU in a build without one
+            )
         made.numbers, made.lies = numbers, lies
         return made
 
