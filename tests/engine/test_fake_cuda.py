@@ -168,18 +168,21 @@ def test_experts(devices: int) -> None:
     check(*models, "yarn+dca", devices)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_rows_asked_for_on_the_embeddings_device_are_on_the_wrong_one(
-    devices: int, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("devices", "lies"), [(1, "cpu"), (2, "cpu"), (2, "cuda:0"), (2, "cuda:1")]
+)
+def test_rows_are_no_tensor_because_hooks_bring_it_to_the_wrong_gpu(
+    devices: int, lies: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Why the runner makes `logits_to_keep` on the host: hidden states end on the last GPU."""
+    """Hidden states end on the last GPU; what indexes them goes to the first with all inputs."""
 
-    def to_embedding(module: Any, args: Any, kwargs: Any) -> Any:
-        return args, {**kwargs, "logits_to_keep": kwargs["logits_to_keep"].to("cuda:0")}
+    def as_tensor(module: Any, args: Any, kwargs: Any) -> Any:
+        rows = torch.tensor(kwargs["logits_to_keep"], device=lies)
+        return args, {**kwargs, "logits_to_keep": rows}
 
     with FakeCuda(devices) as cuda:
         model = fake_cuda_models.place(fake_cuda_models.build(), cuda.devices)
-        model.register_forward_pre_hook(to_embedding, with_kwargs=True)
+        model.register_forward_pre_hook(as_tensor, with_kwargs=True)
         with engine_for(model, "dca") as engine:
             handle = engine.submit(EngineRequest(prompt_of(20), max_new_tokens=1))
             engine.run_until_idle()

@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 CPU = torch.device("cpu")
 _ATEN: Any = torch.ops.aten
 _FROM_NUMBERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor}
+_DEVICE: Any = torch.device
 _RULES = FakeTensorMode()
 
 
@@ -178,6 +179,8 @@ class FakeCuda(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if func is _DEVICE and args and type(args[0]) is int:
+            return _device(args[0])
         if func is torch.Tensor.to:
             return self._to(*args, **kwargs)
         if func is torch.Tensor.cpu:
@@ -215,6 +218,7 @@ class FakeCuda(TorchFunctionMode):
             device, dtype, non_blocking = args[0].device, args[0].dtype, False
             args = (dtype,)
         else:
+            args = tuple(_device(x) if type(x) is int else x for x in args)  # .to(1)
             parse: Any = torch._C._nn._parse_to
             device, dtype, non_blocking, _ = parse(*args, **kwargs)
         if device is not None and device.type != "meta":

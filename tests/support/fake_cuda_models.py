@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import accelerate
 import tiny_models
 import torch
 from fake_cuda import FakeCuda, at, real
 from fake_cuda_ops import check_flash
 from packing_kernel import PackingReference
 from torch import nn
-from torch.utils._pytree import tree_map
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from longctx.attention.kernels.base import Packed, Partial
@@ -38,28 +38,24 @@ def build(family: str = "qwen2", experts: str | None = None) -> Any:
 
 
 def place(model: Any, devices: Sequence[torch.device]) -> Any:
-    """Spread a model's layers evenly over devices, in order; what is behind them goes to the last.
+    """Spread a model's layers evenly over devices, in order, by accelerate's own hooks.
 
-    Embedding and rotary lie on the first. As under a device_map, a module's inputs come to it.
+    Embedding and rotary lie on the first, norm and head on the last; logits come back to the first.
     """
-    base, layers = model.base_model, model.base_model.layers
-    _put(model, devices[-1])
-    for module in (base.embed_tokens, base.rotary_emb):
-        _put(module, devices[0])
-    for number, layer in enumerate(layers):
-        _put(layer, devices[number * len(devices) // len(layers)])
+    first, last = devices[0].index, devices[-1].index
+    where = {"model.embed_tokens": first, "model.rotary_emb": first}
+    where |= {"model.norm": last, "lm_head": last}
+    for number in range(LAYERS):
+        where[f"model.layers.{number}"] = devices[number * len(devices) // LAYERS].index
+    for name, index in where.items():
+        _put(model.get_submodule(name), torch.device("cuda", index))
     if len(devices) > 1:
-        for module in (*layers, base.norm, model.lm_head):
-            module.register_forward_pre_hook(_bring_inputs, with_kwargs=True)
-    for number, layer in enumerate(layers):
+        skipped = list(model._skip_keys_device_placement)  # as from_pretrained has it
+        accelerate.dispatch_model(model, where, main_device=first, skip_keys=skipped)
+    for number, layer in enumerate(model.base_model.layers):
         layer.register_forward_pre_hook(lambda *_, number=number: _inside(number))
         layer.register_forward_hook(lambda *_: _inside(None), always_call=True)
     return model
-
-
-def first_layers(devices: int) -> set[int]:
-    """The first layer of each device."""
-    return {number * LAYERS // devices for number in range(devices)}
 
 
 def _put(module: nn.Module, where: torch.device) -> None:
@@ -75,15 +71,6 @@ def _put(module: nn.Module, where: torch.device) -> None:
 
 def _inside(number: int | None) -> None:
     FakeCuda.current().layer = number
-
-
-def _bring_inputs(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    where = next(module.parameters()).device
-
-    def bring(x: Any) -> Any:
-        return x.to(where) if isinstance(x, torch.Tensor) else x
-
-    return tree_map(bring, args), tree_map(bring, kwargs)
 
 
 class PackingOnDevice(PackingReference):
