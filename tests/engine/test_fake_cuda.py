@@ -16,11 +16,14 @@ import fake_cuda_models
 import pytest
 import torch
 from engine_helpers import CHUNKS, prompt_of
-from fake_cuda import FakeCuda
+from fake_cuda import FakeCuda, real
 
 from longctx.attention import kernels, resolve
 from longctx.engine import Engine, EngineRequest
+from longctx.engine.constraint import JsonConstraints
 from longctx.engine.request import Sampling
+from longctx.eval.protocol import Request
+from longctx.models.plain import PlainSession
 from longctx.models.served import Asking, ServedSession
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -195,18 +198,48 @@ def test_rows_are_no_tensor_because_hooks_bring_it_to_the_wrong_gpu(
     caplog.clear()
 
 
+def test_a_grammar_is_masked_where_the_logits_lie(chatml: Any) -> None:
+    constraint = JsonConstraints(chatml, len(chatml)).compile({"type": "object"})
+    on_cpu = torch.zeros(len(chatml))
+    constraint.mask(on_cpu)
+    with FakeCuda(2) as cuda:
+        logits_V = torch.zeros(len(chatml), device="cuda:1")
+        constraint.mask(logits_V)
+    assert torch.equal(real(logits_V), on_cpu) and 0 < on_cpu.isfinite().sum() < len(chatml)
+    assert [wait.kind for wait in cuda.waits] == ["upload"]
+
+
+class Ids:
+    """A tokenizer whose text is the ids."""
+
+    eos_token_id = None
+
+    def __len__(self) -> int:
+        return 97
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        return " ".join(map(str, ids))
+
+
 @pytest.mark.parametrize("devices", [1, 2])
-def test_what_is_measured(devices: int) -> None:
+@pytest.mark.parametrize("asked_by", [ServedSession, PlainSession])
+def test_what_is_measured(asked_by: Any, devices: int) -> None:
     """A sweep's session: the proof that the method is at work, the memory, and scores."""
     ids, found = prompt_of(100), []
     on_cpu, model = (fake_cuda_models.build() for _ in range(2))
-    scheme, asking = resolve(model.config, "dca", **CHUNKS), Asking("auto", 200)
-    with ServedSession(on_cpu, None, scheme, asking) as session:
+    scheme = resolve(model.config, "dca", **CHUNKS)
+    arguments = [Ids(), scheme, *([Asking("auto", 200)] if asked_by is ServedSession else [])]
+    with asked_by(on_cpu, *arguments) as session:
         found.append(session.logprobs(ids, request_length=100))
     with FakeCuda(devices) as cuda:
         fake_cuda_models.place(model, cuda.devices)
-        with ServedSession(model, None, scheme, asking) as session:
+        with asked_by(model, *arguments) as session:
             assert session.proof["verified"] and session.backend == "torch_cuda"
             found.append(session.logprobs(ids, request_length=100))
+            answers = [session.generate(Request([*ids, n], 3, 100)) for n in (1, 2)]
+    assert [answer.cached_tokens for answer in answers] == [
+        0 if asked_by is PlainSession else 100,
+        100,
+    ]
     assert abs(found[1] - found[0]).max() < 0.1
     assert not [wait for wait in cuda.waits if wait.inside]
