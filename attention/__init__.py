@@ -8,7 +8,8 @@ with extend(model, "yarn+dca") as handle:
 
 from typing import TYPE_CHECKING, Any
 
-from longctx.attention.config import DCA_METHODS, METHODS, Scheme, default_method, resolve
+from longctx.attention.config import Scheme, default_method, resolve
+from longctx.attention.methods import DCA_METHODS, METHODS
 from longctx.attention.positions import ChunkMap
 
 if TYPE_CHECKING:

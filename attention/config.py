@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
+from longctx.attention.methods import (
+    DCA_METHODS,
+    FACTOR_METHODS,
+    LENGTH_METHODS,
+    METHODS,
+    softmax_temperature,
+)
 from longctx.attention.positions import CAPS, Cap, ChunkMap
 
-METHODS = ("none", "pi", "ntk", "yarn", "dca", "yarn+dca", "yarn-freqs+dca")
-DCA_METHODS = ("dca", "yarn+dca", "yarn-freqs+dca")
-FACTOR_METHODS = ("pi", "ntk", "yarn", "yarn-freqs+dca")
-TEMPERATURE_METHODS = ("yarn+dca",)  # m follows the prompt's length
 QWEN2_FAMILY = ("qwen2", "qwen2_moe", "qwen3")
 
 # Scalings that stretch a trained window at run time. Others (llama3, linear) were trained with.
@@ -37,7 +40,7 @@ class Scheme:
         original_length: L0, what the temperature m(L) is relative to.
         trained_length: the trained window, what factors and YaRN's ramp are relative to.
         chunk_size, local_size, cap: Dual Chunk Attention's map; None for other methods.
-        factor: extension factor of pi, ntk, yarn and yarn-freqs+dca; None for others.
+        factor: extension factor of FACTOR_METHODS; None for others.
         sources: where each number came from, by name.
     """
 
@@ -66,7 +69,11 @@ class Scheme:
     @property
     def uses_request_length(self) -> bool:
         """True where the result depends on the prompt's length, through m(L)."""
-        return self.method in TEMPERATURE_METHODS
+        return self.method in LENGTH_METHODS
+
+    def logit_scale(self, request_length: int) -> float:
+        """m^2 for a prompt of so many tokens."""
+        return softmax_temperature(self.method, self.factor, self.original_length, request_length)
 
     def to_dict(self, request_length: int | None = None) -> dict[str, Any]:
         """The scheme as results store it; keys are stable."""

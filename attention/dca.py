@@ -59,13 +59,9 @@ def plan_block(
         inv_freq_F: [F] the frequencies that the rotary uses.
         dtype: arithmetic of the query's rotations; float64 only for float64 models.
     """
-    return block_of(Turns(chunk_map, inv_freq_F, dtype), start, length)
-
-
-def block_of(turns: Turns, start: int, length: int) -> BlockPlan:
-    """As `plan_block`, by rotations that were made for blocks before it."""
+    turns = Turns(chunk_map, inv_freq_F, dtype)
     row = StepRow(start, length, (Run(0, 0, start + length, 0),), batch=slice(0, None))
-    return BlockPlan(start, length, turns.chunk_map, plan_step([row], turns))
+    return BlockPlan(start, length, chunk_map, plan_step([row], turns))
 
 
 def attend(

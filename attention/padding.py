@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-Columns = slice | torch.Tensor  # a tensor only where padding lies between real tokens
+Columns = slice | tuple[int, ...]  # single columns only where padding lies between real tokens
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,15 @@ class RowGroup:
     Attributes:
         rows: batch rows.
         queries: columns of the block that hold real tokens.
-        keys: cache slots that hold the sequence, the block's own included.
+        keys: cache slots that hold the sequence, the block's own included: runs of them in order,
+            more than one only where padding lies between real tokens.
         start: position of the first query in its sequence.
         length: queries per row.
     """
 
     rows: slice
     queries: Columns
-    keys: Columns
+    keys: tuple[slice, ...]
     start: int
     length: int
 
@@ -75,7 +76,7 @@ def read_padding(
     if real_BM is None:
         positions_1L = torch.arange(past, total, device=device).unsqueeze(0)
         _check_positions(position_ids_BL, positions_1L, None)
-        group = RowGroup(slice(0, batch), slice(0, columns), slice(0, total), past, columns)
+        group = RowGroup(slice(0, batch), slice(0, columns), (slice(0, total),), past, columns)
         return Padding((group,), positions_1L, (total,) * batch, padded=False)
 
     positions_BL = (real_BM.long().cumsum(-1) - 1).clamp_min(0)[:, past:]
@@ -86,18 +87,12 @@ def read_padding(
         last = first + 1
         while last < batch and torch.equal(real_BM[first], real_BM[last]):
             last += 1
-        keys_M = real_BM[first].nonzero().squeeze(-1)
-        queries_L = real_BM[first, past:].nonzero().squeeze(-1)
-        if len(queries_L):
-            groups.append(
-                RowGroup(
-                    slice(first, last),
-                    _columns(queries_L, device),
-                    _columns(keys_M, device),
-                    len(keys_M) - len(queries_L),
-                    len(queries_L),
-                )
-            )
+        keys = _runs(real_BM[first])
+        queries = _runs(real_BM[first, past:])
+        if queries:
+            tokens, length = (sum(run.stop - run.start for run in runs) for runs in (keys, queries))
+            rows = slice(first, last)
+            groups.append(RowGroup(rows, _columns(queries), keys, tokens - length, length))
         first = last
     lengths = tuple(real_BM.sum(-1).tolist())
     return Padding(tuple(groups), positions_BL.to(device), lengths, padded=True)
@@ -122,10 +117,17 @@ def _real_tokens(mask_BM: torch.Tensor | None, batch: int, total: int) -> torch.
     return None if bool(real_BM.all()) else real_BM
 
 
-def _columns(index: torch.Tensor, device: torch.device) -> Columns:
-    """A slice (a view of the cache) where the tokens are contiguous, else an index (a copy)."""
-    first, last = int(index[0]), int(index[-1]) + 1
-    return slice(first, last) if last - first == len(index) else index.to(device)
+def _runs(real_N: torch.Tensor) -> tuple[slice, ...]:
+    """Where a row's real tokens lie side by side."""
+    edges = torch.nn.functional.pad(real_N.to(torch.int8), (1, 1)).diff()
+    starts, stops = ((edges == sign).nonzero().squeeze(-1).tolist() for sign in (1, -1))
+    return tuple(map(slice, starts, stops))
+
+
+def _columns(runs: tuple[slice, ...]) -> Columns:
+    if len(runs) == 1:
+        return runs[0]
+    return tuple(column for run in runs for column in range(run.start, run.stop))
 
 
 def _check_positions(

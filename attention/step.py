@@ -86,11 +86,8 @@ def plan_step(rows: Sequence[StepRow], turns: Turns | None = None) -> StepPlan:
     for at, row in enumerate(rows):
         _check(at, row)
         steps = split_block(chunk_map, row.start, row.length)
-        if row.length == 1 and row.batch.stop is not None:
-            single.extend(
-                (Token(batch, column_of(row)), row, steps[0])
-                for batch in range(row.batch.start, row.batch.stop)
-            )
+        if row.length == 1 and row.batch.stop == row.batch.start + 1:
+            single.append((Token(row.batch.start, column_of(row)), row, steps[0]))
         else:
             blocks.append(Block(row, steps))
     single.sort(key=lambda each: each[0])
@@ -194,10 +191,7 @@ def _attend_block(
         out = out[:, columns]
         target = out
     else:
-        where = ("columns", id(row), q_BHLD.device)  # the plan keeps its rows
-        if where not in plan.kept:
-            plan.kept[where] = upload(torch.tensor(row.columns), q_BHLD.device)
-        columns = plan.kept[where]
+        columns = _columns(plan, row.columns, q_BHLD.device)
         target = out.new_empty(out.shape[0], row.length, *out.shape[2:])
     q_BHLD = q_BHLD[:, :, columns]
     for step in block.steps:
@@ -230,6 +224,15 @@ def _attend_block(
             target[:, band.rows] = merge(partials).out_BHLD.transpose(1, 2)
     if target is not out:
         out[:, columns] = target
+
+
+def _columns(plan: StepPlan, columns: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """int64 [L], made once a step."""
+    key = ("columns", columns, device)
+    if key not in plan.kept:
+        plan.kept[key] = upload(torch.tensor(columns), device)
+    index: torch.Tensor = plan.kept[key]
+    return index
 
 
 def _intra(

@@ -9,7 +9,7 @@ dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,39 +18,31 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from longctx.attention import kernels
 from longctx.attention.chunks import Turns
-from longctx.attention.dca import BlockPlan, attend, block_of
 from longctx.attention.hf.autocast import one_dtype
 from longctx.attention.padding import Padding, RowGroup
+from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_step
+from longctx.attention.upload import upload
 
 # The loader takes a name with "flash" in it for a kernel to download.
 ATTENTION_NAME = "longctx_dca"
 
 
-@dataclass(frozen=True)
-class GroupPlan:
-    """One row group's computation: where its tokens are, its chunks, its temperature."""
-
-    group: RowGroup
-    block: BlockPlan
-    logit_scale: float  # m^2; multiplies softmax_scale, never a key
+# Keys in more pieces than this, because padding lies between real tokens, are read from a copy.
+MOST_PIECES = 4
 
 
 @dataclass(frozen=True)
 class ForwardPlan:
     """Everything the layers of one forward pass need; made once, read by all."""
 
-    groups: tuple[GroupPlan, ...]
-    logit_scales: tuple[float, ...]  # per batch row, of rows without a group too
-    padded: bool
+    step: StepPlan
+    logit_scales: tuple[float, ...]  # m^2 per batch row, of rows without a token too
     kernel: str
     cached: bool  # a cache was seen and counted; without one, keys are the block's own
+    slots_BM: torch.Tensor | None = None  # the copy's slots: each row's sequence from 0 on
 
     def __str__(self) -> str:
-        return "\n".join(
-            f"rows {plan.group.rows.start}..{plan.group.rows.stop - 1}, logits x "
-            f"{plan.logit_scale:.6f}: {plan.block}"
-            for plan in self.groups
-        )
+        return str(self.step)
 
 
 def plan_forward(
@@ -66,16 +58,36 @@ def plan_forward(
     Args:
         logit_scales: m^2 per batch row.
     """
-    groups = []
+    pieces = max((len(group.keys) for group in padding.groups), default=1)
+    slots_BM = _slots(padding, len(logit_scales)) if pieces > MOST_PIECES else None
+    rows = []
     for group in padding.groups:
-        block = block_of(turns, group.start, group.length)
+        runs = _runs(group) if slots_BM is None else (Run(0, 0, group.start + group.length, 0),)
         first = group.rows.start
         for row in range(group.rows.start, group.rows.stop):
             if row + 1 == group.rows.stop or logit_scales[row + 1] != logit_scales[first]:
-                part = replace(group, rows=slice(first, row + 1))
-                groups.append(GroupPlan(part, block, logit_scales[first]))
+                alike, scale = slice(first, row + 1), logit_scales[first]
+                rows.append(StepRow(group.start, group.length, runs, scale, alike, group.queries))
                 first = row + 1
-    return ForwardPlan(tuple(groups), logit_scales, padding.padded, kernel, cached)
+    return ForwardPlan(plan_step(rows, turns), logit_scales, kernel, cached, slots_BM)
+
+
+def _runs(group: RowGroup) -> tuple[Run, ...]:
+    runs, position = [], 0
+    for keys in group.keys:
+        stop = position + keys.stop - keys.start
+        runs.append(Run(0, position, stop, keys.start))
+        position = stop
+    return tuple(runs)
+
+
+def _slots(padding: Padding, batch: int) -> torch.Tensor:
+    """[B, M] int64: the slots of each row's tokens in order; 0 behind the last."""
+    slots_BM = torch.zeros(batch, max(g.start + g.length for g in padding.groups), dtype=torch.long)
+    for group in padding.groups:
+        slots_M = torch.cat([torch.arange(keys.start, keys.stop) for keys in group.keys])
+        slots_BM[group.rows, : len(slots_M)] = slots_M
+    return slots_BM
 
 
 def attention_forward(
@@ -142,38 +154,18 @@ def _run(
             "versions that `longctx info` prints"
         )
     kernel = kernels.resolve(plan.kernel, q_BHLD.device, q_BHLD.dtype)
-    if not plan.padded and len(plan.groups) == 1:
-        (whole,) = plan.groups
-        length = whole.block.key_length  # a StaticCache hands over its full capacity
-        out_BHLD = attend(
-            q_BHLD,
-            k_BKMD[:, :, :length],
-            v_BKMD[:, :, :length],
-            whole.block,
-            kernel,
-            scale * whole.logit_scale,
-        )
-        return out_BHLD.transpose(1, 2).contiguous()
+    if plan.slots_BM is not None:
+        k_BKMD, v_BKMD = (_gathered(plan, x) for x in (k_BKMD, v_BKMD))
+    return attend_step(plan.step, q_BHLD, (k_BKMD,), (v_BKMD,), kernel, scale)
 
-    batch, heads, columns, dim = q_BHLD.shape
-    out_BLHD = q_BHLD.new_zeros(batch, columns, heads, dim)
-    for part in plan.groups:
-        rows, queries, keys = part.group.rows, part.group.queries, part.group.keys
-        # Made on the embedding's device; this layer may lie on another.
-        if isinstance(queries, torch.Tensor):
-            queries = queries.to(q_BHLD.device)
-        if isinstance(keys, torch.Tensor):
-            keys = keys.to(k_BKMD.device)
-        out_BHLD = attend(
-            q_BHLD[rows][:, :, queries],
-            k_BKMD[rows][:, :, keys],
-            v_BKMD[rows][:, :, keys],
-            part.block,
-            kernel,
-            scale * part.logit_scale,
-        )
-        out_BLHD[rows, queries] = out_BHLD.transpose(1, 2)
-    return out_BLHD
+
+def _gathered(plan: ForwardPlan, x_BKMD: torch.Tensor) -> torch.Tensor:
+    """A copy without the holes."""
+    assert plan.slots_BM is not None
+    key = ("slots", x_BKMD.device)
+    if key not in plan.step.kept:
+        plan.step.kept[key] = upload(plan.slots_BM[:, None, :, None], x_BKMD.device)
+    return x_BKMD.take_along_dim(plan.step.kept[key], 2)
 
 
 class _ForwardOnly(torch.autograd.Function):

@@ -19,7 +19,7 @@ import torch
 
 from longctx.attention import kernels
 from longctx.attention.chunks import Turns, turns_of
-from longctx.attention.config import DCA_METHODS, Scheme, check_positive, resolve
+from longctx.attention.config import Scheme, check_positive, resolve
 from longctx.attention.hf import forward
 from longctx.attention.hf.cache import (
     Tag,
@@ -39,6 +39,7 @@ from longctx.attention.hf.prompt_length import (
     prompt_lengths,
     serving,
 )
+from longctx.attention.methods import DCA_METHODS
 from longctx.attention.padding import read_padding
 
 _METHODS = ("generate", "init_continuous_batching")  # replaced on the model while DCA is active
@@ -61,11 +62,11 @@ def extend(
     Args:
         model: a causal LM or its decoder with one shared rotary (Qwen2, Qwen2-MoE, Qwen3, Llama,
             Mistral without active sliding window), or an adapter around one (PEFT).
-        method: "none" (a no-op), "pi", "ntk", "yarn", "dca", "yarn+dca", "yarn-freqs+dca".
+        method: one of `longctx.attention.METHODS`; "none" is a no-op.
         chunk_size, local_size: C and w of Dual Chunk Attention, tokens; by default from the
             config's dual_chunk_attention_config or the family's rule.
         original_length: L0, tokens of the trained window.
-        factor: extension of pi, ntk, yarn, yarn-freqs+dca.
+        factor: extension of the trained window, of methods that have one.
         cap: largest relative position, "chunk_size" or "chunk_size-1".
         kernel: "auto" or a name of `longctx.attention.kernels.names()`; DCA methods only.
         request_length: tokens of the prompt; fixes YaRN's temperature for every forward, and the

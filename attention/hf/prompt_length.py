@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from longctx.attention.config import Scheme
-from longctx.attention.rope import temperature, yarn_mscale
 
 # (handle, prompt lengths per row), innermost last
 _requests: ContextVar[tuple[tuple[object, tuple[int, ...]], ...]] = ContextVar(
@@ -60,15 +59,12 @@ def logit_scales(
     Raises:
         RuntimeError: a prompt's length is needed and not known, or rows that belong to no prompt.
     """
-    if scheme.method == "yarn-freqs+dca":
-        assert scheme.factor is not None
-        return (yarn_mscale(scheme.factor) ** 2,) * len(rows)
     if not scheme.uses_request_length:
-        return (1.0,) * len(rows)
+        return (scheme.logit_scale(0),) * len(rows)
     if given is None:
         if past:
             raise RuntimeError(
-                "method 'yarn+dca' on a non-empty cache needs the prompt's length for its "
+                f"method {scheme.method!r} on a non-empty cache needs the prompt's length for its "
                 "temperature: pass request_length= to extend(), or run the forward inside "
                 "`with handle.request(length):`"
             )
@@ -76,7 +72,7 @@ def logit_scales(
     if len(rows) % len(given):
         raise RuntimeError(f"{len(rows)} rows do not belong to {len(given)} prompts")
     beams = len(rows) // len(given)  # a prompt's beams are neighbours and share its length
-    scales = (temperature(n, scheme.original_length) ** 2 for n in given)
+    scales = (scheme.logit_scale(n) for n in given)
     return tuple(scale for scale in scales for _ in range(beams))
 
 

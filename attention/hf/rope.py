@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 
 from longctx.attention.config import Scheme, rope_parameters
 from longctx.attention.hf.model import Rotary
+from longctx.attention.methods import TRAITS
 from longctx.attention.rope import (
     base_inv_freq,
     ntk_inv_freq,
@@ -61,14 +62,28 @@ def scaled_inv_freq(scheme: Scheme, rotary: Rotary, config: Any) -> tuple[torch.
     """
     trained_F = rotary.inv_freq
     trained_scaling = rotary.attention_scaling
-    if scheme.method in ("none", "dca", "yarn+dca"):
+    method, factor = TRAITS[scheme.method], scheme.factor
+    if factor is None:
         return trained_F, trained_scaling
-    assert scheme.factor is not None
-    if scheme.method == "pi":
-        return pi_inv_freq(trained_F, scheme.factor), trained_scaling
-    if scheme.method == "ntk":
-        return ntk_inv_freq(trained_F, scheme.factor), trained_scaling
+    inv_freq_F, scaling = trained_F, trained_scaling
+    match method.frequencies:
+        case "trained":
+            pass
+        case "pi":
+            inv_freq_F = pi_inv_freq(trained_F, factor)
+        case "ntk":
+            inv_freq_F = ntk_inv_freq(trained_F, factor)
+        case "yarn":
+            inv_freq_F, scaling = _yarn(scheme, factor, rotary, config)
+        case other:
+            assert_never(other)
+    if method.temperature == "rotary":
+        scaling *= yarn_attention_factor(rope_parameters(config), factor)
+    return inv_freq_F, scaling
 
+
+def _yarn(scheme: Scheme, factor: float, rotary: Rotary, config: Any) -> tuple[torch.Tensor, float]:
+    trained_F, trained_scaling = rotary.inv_freq, rotary.attention_scaling
     rope = rope_parameters(config)
     theta = rope.get("rope_theta")
     if theta is None:
@@ -80,16 +95,14 @@ def scaled_inv_freq(scheme: Scheme, rotary: Rotary, config: Any) -> tuple[torch.
         trained_scaling = 1.0
     inv_freq_F = yarn_inv_freq(
         trained_F,
-        scheme.factor,
+        factor,
         theta=float(theta),
         original_length=scheme.trained_length,
         beta_fast=float(rope.get("beta_fast") or 32),
         beta_slow=float(rope.get("beta_slow") or 1),
         truncate=bool(rope.get("truncate", True)),
     )
-    if scheme.method != "yarn":
-        return inv_freq_F, trained_scaling
-    return inv_freq_F, trained_scaling * yarn_attention_factor(rope, scheme.factor)
+    return inv_freq_F, trained_scaling
 
 
 def yarn_attention_factor(rope: dict[str, Any], factor: float) -> float:

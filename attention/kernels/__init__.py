@@ -9,8 +9,8 @@ import warnings
 
 import torch
 
-from longctx.attention.kernels.base import Kernel, Partial
-from longctx.attention.kernels.flash_attn import BROKEN, FlashAttnKernel
+from longctx.attention.kernels.base import BROKEN, Kernel, Partial
+from longctx.attention.kernels.flash_attn import FlashAttnKernel
 from longctx.attention.kernels.reference import ReferenceKernel
 from longctx.attention.kernels.torch_cpu import TorchCpuKernel
 from longctx.attention.kernels.torch_cuda import TorchCudaKernel
@@ -18,14 +18,14 @@ from longctx.attention.kernels.torch_cuda import TorchCudaKernel
 __all__ = ["Kernel", "Partial", "auto", "get", "names", "resolve"]
 
 # In the order in which `auto` prefers them.
-_KERNELS: dict[str, Kernel] = {
-    kernel.name: kernel
-    for kernel in (FlashAttnKernel(), TorchCudaKernel(), TorchCpuKernel(), ReferenceKernel())
-}
+_FAST: tuple[Kernel, ...] = (FlashAttnKernel(), TorchCudaKernel(), TorchCpuKernel())
+# Run where they are asked for by name: `auto` never picks them.
+_BY_NAME: tuple[Kernel, ...] = (ReferenceKernel(),)
+_KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (*_FAST, *_BY_NAME)}
 
 
 def names() -> list[str]:
-    """Every kernel's name, in the order in which `auto` prefers them."""
+    """Every kernel's name, in the order in which `auto` prefers them, then those it never picks."""
     return list(_KERNELS)
 
 
@@ -41,7 +41,7 @@ def get(name: str) -> Kernel:
 
 
 def auto(device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The fastest kernel that runs there. The reference is for tests: `auto` never picks it.
+    """The fastest kernel that runs there; never one that is slow on purpose, as the reference.
 
     A kernel whose package is installed but broken is passed over with a warning: a slower path
     must not be silent.
@@ -50,9 +50,7 @@ def auto(device: torch.device, dtype: torch.dtype) -> Kernel:
         ValueError: none runs there; the message gives every kernel's reason.
     """
     reasons = []
-    for kernel in _KERNELS.values():
-        if isinstance(kernel, ReferenceKernel):
-            continue
+    for kernel in _FAST:
         reason = kernel.unavailable(device, dtype)
         if reason is None:
             return kernel

@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+BROKEN = "is installed but cannot be imported"  # `auto` warns where a reason says so
+
 
 class Partial(NamedTuple):
     """Attention over a part of the keys, ready to be merged with other parts.
@@ -42,7 +44,11 @@ class Kernel(Protocol):
     name: str
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Why this kernel cannot run there, in one clause; None where it can."""
+        """Why this kernel cannot run there, in one clause; None where it can, and was tried.
+
+        What it needs is imported here, not with the file. Where that is installed and fails,
+        the reason is `broken(error)`.
+        """
         ...
 
     def __call__(
@@ -99,6 +105,14 @@ class PackingKernel(Kernel, Protocol):
         whatever the backend says, and the caller does not read it.
         """
         ...
+
+
+def broken(error: Exception) -> str:
+    """The reason of a kernel whose package is there and cannot be imported.
+
+    Must not look like a missing one: the run would go on, slower, and nobody would know.
+    """
+    return f"{BROKEN} ({type(error).__name__}: {' '.join(str(error).split())})"
 
 
 def check_shapes(

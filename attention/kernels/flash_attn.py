@@ -18,10 +18,8 @@ from functools import cache, partial
 
 import torch
 
-from longctx.attention.kernels.base import Partial, check_shapes, empty_partial
+from longctx.attention.kernels.base import Partial, broken, check_shapes, empty_partial
 from longctx.attention.kernels.torch_cuda import flash_ready, no_flash
-
-BROKEN = "is installed but cannot be imported"  # `auto` warns where a reason says so
 
 # (q_BLHD, k_BMKD, v_BMKD, *, softmax_scale, causal) -> out_BLHD, lse_BHL and what else there is
 _Attend = Callable[..., tuple[torch.Tensor, ...]]
@@ -82,9 +80,8 @@ def _is_hopper(device: torch.device) -> bool:
 def _load(hopper: bool) -> _Attend | str:
     """The function to call, or a clause that says why there is none.
 
-    "Is not installed" is said only of a package that is not there. One that fails to import (a
-    wheel for another torch is an ImportError too) must not look like that: the run would go on,
-    slower, and nobody would know.
+    "Is not installed" is said only of a package that is not there: a wheel for another torch is an
+    ImportError too.
     """
     try:
         # flash_attn_func of version 3 has returned (out, lse), then out alone, then what
@@ -97,8 +94,7 @@ def _load(hopper: bool) -> _Attend | str:
         if version_2 := _public("flash_attn", "flash_attn_func"):
             return partial(version_2, return_attn_probs=True)
     except Exception as error:
-        detail = " ".join(str(error).split())
-        return f"{BROKEN} ({type(error).__name__}: {detail})"
+        return broken(error)
     return "is not installed"
 
 

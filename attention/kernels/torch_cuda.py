@@ -10,6 +10,12 @@ relied on (torch 2.11 to 2.13: schema, meta kernel, flash_api.cpp):
 - a row without keys gets lse +inf, not -inf: such calls are answered here before the op;
 - lse carries no gradient: the caller forbids backward.
 
+Packed sequences go to aten._flash_attention_forward, the same library. Facts relied on besides
+(flash_api.cpp and block_info.h of FlashAttention-2): with `seqused_k`, sequence e reads the keys
+cum_seq_k[e] .. cum_seq_k[e] + seqused_k[e] - 1, whatever stands in cum_seq_k[e + 1], so runs may
+overlap and have no order; causal is aligned bottom-right in each; one without keys has out 0 and
+lse +inf; lse is (H, N) float32.
+
 Not relied on: how `is_causal` is aligned for L < M. torch.nn.attention.bias takes it for
 bottom-right, the op documents nothing, and a backend registered through torch.nn.attention may
 replace it; a square is unambiguous, so past and diagonal are two calls, merged.
@@ -20,7 +26,7 @@ from __future__ import annotations
 
 import torch
 
-from longctx.attention.kernels.base import Partial, check_shapes, empty_partial
+from longctx.attention.kernels.base import Packed, Partial, check_shapes, empty_partial
 from longctx.attention.merge import merge
 
 _DTYPES = (torch.float16, torch.bfloat16)
@@ -64,6 +70,28 @@ class TorchCudaKernel:
                 _op(q_BHLD, k_BKMD[:, :, past:], v_BKMD[:, :, past:], True, scale),
             )
         )
+
+    def packs(self, head_dim: int) -> bool:
+        return head_dim % 8 == 0 and head_dim <= 256
+
+    def packed(
+        self,
+        q_NHD: torch.Tensor,
+        k_MKD: torch.Tensor,
+        v_MKD: torch.Tensor,
+        sequences: Packed,
+        *,
+        causal: bool,
+        scale: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        out_NHD, lse_HN, *_ = torch.ops.aten._flash_attention_forward(
+            *(flash_ready(x) for x in (q_NHD, k_MKD, v_MKD)),
+            *(sequences.ends_q, sequences.starts_k, sequences.most_q, sequences.most_k),
+            *(0.0, causal, False),
+            scale=scale,
+            seqused_k=sequences.keys_E,
+        )
+        return out_NHD, lse_HN
 
 
 def no_flash(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -31,6 +31,7 @@ _FORMS: dict[tuple[str, str, str], Form] = {
     (r"\ue000", r"\u0001", r"\ue001"): "ascii",
 }
 _MARK = re.compile(rf"({_OPEN}|\\ue000)({_ESCAPED}|\\u0001)(\d+)({_CLOSE}|\\ue001)")
+_NO_TOOL = {"type": "function", "function": {"name": "x", "description": "x", "parameters": {}}}
 _UNASSIGNED = "\U0010fffe"  # in no vocabulary
 _LEFT_OVER = re.compile(rf"{_OPEN}|{_CLOSE}|\\+ue00[01]")
 
@@ -94,6 +95,28 @@ def render(
         **SETTINGS,
     )
     return text
+
+
+def syntax_error(tokenizer: Any) -> str | None:
+    """Where and why the tokenizer's template cannot be parsed; None where it can, or is not there.
+
+    What it refuses when it is rendered is its own business: there may be other conversations.
+    """
+    from jinja2 import TemplateSyntaxError
+
+    found = getattr(tokenizer, "chat_template", None)
+    if not found:
+        return None
+    hello = [{"role": "user", "content": "x"}]
+    named = [None, [_NO_TOOL]] if isinstance(found, dict) else [None]  # one with tools, one without
+    for tools in named:
+        try:
+            render(tokenizer, hello, tools=tools)
+        except TemplateSyntaxError as error:
+            return f"line {error.lineno}: {' '.join(str(error.message).split())}"
+        except Exception:
+            continue
+    return None
 
 
 class Encoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 from longctx.commands.command import command
@@ -16,6 +17,13 @@ def serve(settings: ServeSettings) -> None:
 
 def run(settings: ServeSettings) -> None:
     """Serve until a signal; stderr says at once what is loaded, and the banner that it answers."""
+    from longctx.serve.listen import listening_socket
+
+    with listening_socket(settings) as bound:
+        _serve(settings, bound)
+
+
+def _serve(settings: ServeSettings, bound: socket.socket) -> None:
     from longctx.serve import loading, logs
     from longctx.serve.run import serve as serve_until_signal
     from longctx.serve.service import Loaded, Service
@@ -31,4 +39,4 @@ def run(settings: ServeSettings) -> None:
     def tell_loading(url: str) -> None:
         print(f"loading {prepared.name}, for {url}", file=sys.stderr, flush=True)
 
-    serve_until_signal(service, tell, tell_loading)
+    serve_until_signal(service, bound, tell, tell_loading)

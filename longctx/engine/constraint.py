@@ -1,20 +1,17 @@
 """Output in a grammar: which tokens may come next. JSON schemas through llguidance, if installed.
 
-The engine knows the protocol only; the tokenizer's trie is built once per engine.
+The engine knows the protocol only; the tokenizer's trie is built once per engine. Compiling is not
+bounded: whoever takes schemas of strangers has them proven first (`longctx.grammar.prover`).
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from longctx.engine.errors import ConstraintError
-
-# One layout: where any white space may come, small models write nothing else.
-_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+from longctx.grammar.compiler import Compiler, GrammarError, Matcher, vocabulary_of
 
 
 class Constraint(Protocol):
@@ -30,7 +27,7 @@ class Constraint(Protocol):
 
 
 class JsonConstraints:
-    """Compiles JSON schemas for one tokenizer.
+    """Compiles JSON schemas for one tokenizer, from any thread.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
@@ -39,17 +36,13 @@ class JsonConstraints:
 
     def __init__(self, tokenizer: Any, vocabulary: int) -> None:
         try:
-            import llguidance
-            import llguidance.hf
-            import llguidance.numpy  # its torch module imports the compiler
+            import llguidance  # noqa: F401 (its absence is told before a tokenizer is looked at)
         except ImportError as error:
             raise ConstraintError(
                 f"json_schema needs the package llguidance ({error}): install it, or leave "
                 "json_schema out"
             ) from error
-        self._library: Any = llguidance
-        self._vocabulary = vocabulary
-        self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocabulary)
+        self._compiler = Compiler(vocabulary_of(tokenizer, vocabulary))
 
     def compile(self, schema: dict[str, Any]) -> Constraint:
         """The constraint of one answer; {} is any JSON object.
@@ -57,39 +50,26 @@ class JsonConstraints:
         Raises:
             ConstraintError: a schema that llguidance does not take, with its reason.
         """
-        schema = schema or {"type": "object"}
         try:
-            grammar = self._library.LLMatcher.grammar_from_json_schema(
-                json.dumps(schema), defaults=_LAYOUT
-            )
-        except Exception as error:
+            return _JsonConstraint(self._compiler.compile(schema))
+        except GrammarError as error:
             raise ConstraintError(f"json_schema cannot be compiled: {error}") from error
-        matcher = self._library.LLMatcher(self._tokenizer, grammar)
-        if matcher.get_error():
-            raise ConstraintError(f"json_schema cannot be compiled: {matcher.get_error()}")
-        return _JsonConstraint(self._library, matcher, self._vocabulary)
 
 
 class _JsonConstraint:
-    def __init__(self, library: Any, matcher: Any, vocabulary: int) -> None:
-        self._numpy = library.numpy
+    def __init__(self, matcher: Matcher) -> None:
         self._matcher = matcher
-        self._vocabulary = vocabulary
-        self._bits = library.numpy.allocate_token_bitmask(1, vocabulary)
 
     def mask(self, logits_V: torch.Tensor) -> None:
-        self._numpy.fill_next_token_bitmask(self._matcher, self._bits)
-        self._raise()
-        # 32 tokens a word, the lowest bit first.
-        allowed = np.unpackbits(self._bits[0].view(np.uint8), bitorder="little")
-        allowed_V = torch.from_numpy(allowed[: self._vocabulary]).to(logits_V.device)
+        try:
+            allowed = self._matcher.allowed()
+        except GrammarError as error:
+            raise ConstraintError(f"json_schema: {error}") from error
+        allowed_V = torch.from_numpy(allowed).to(logits_V.device)
         logits_V.masked_fill_(allowed_V == 0, -torch.inf)
 
     def accept(self, token: int) -> bool:
-        self._matcher.consume_token(token)
-        self._raise()
-        return bool(self._matcher.is_stopped())
-
-    def _raise(self) -> None:
-        if self._matcher.is_error():
-            raise ConstraintError(f"json_schema: {self._matcher.get_error()}")
+        try:
+            return self._matcher.accept(token)
+        except GrammarError as error:
+            raise ConstraintError(f"json_schema: {error}") from error

@@ -177,6 +177,11 @@ class Engine:
         return pool.budget_bytes // pool.bytes_per_token
 
     @property
+    def vocabulary(self) -> int:
+        """Rows of the logits; the tokenizer may have fewer tokens."""
+        return self._runner.vocabulary
+
+    @property
     def started(self) -> bool:
         """Whether a background thread serves."""
         return self._thread is not None

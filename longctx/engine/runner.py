@@ -20,7 +20,7 @@ from longctx.attention.chunks import Turns, turns_of
 from longctx.attention.config import rope_parameters
 from longctx.attention.hf.model import find_parts
 from longctx.attention.hf.patch import SchemePatch, owner
-from longctx.attention.rope import temperature, temperature_bucket, yarn_mscale
+from longctx.attention.rope import temperature_bucket
 from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch
 from longctx.engine.kv import KvPool, Segment
@@ -137,12 +137,7 @@ class Runner:
 
     def logit_scale(self, bucket: int) -> float:
         """m^2."""
-        if self.scheme.uses_request_length:
-            return temperature(bucket, self.scheme.original_length) ** 2
-        if self.scheme.method == "yarn-freqs+dca":
-            assert self.scheme.factor is not None
-            return yarn_mscale(self.scheme.factor) ** 2
-        return 1.0
+        return self.scheme.logit_scale(bucket)
 
     @torch.inference_mode()
     def hidden(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from longctx.attention import DCA_METHODS, METHODS, Scheme, default_method, kernels, resolve
-from longctx.attention.config import FACTOR_METHODS
+from longctx.attention.methods import FACTOR_METHODS
 from longctx.attention.rope import temperature_bucket
 from longctx.errors import UserError
 from longctx.options.shared import ModelOptions

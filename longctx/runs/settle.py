@@ -14,6 +14,7 @@ from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.needle import TASK
 from longctx.eval.needle.presets import PRESETS
 from longctx.eval.perplexity.config import PerplexityConfig
+from longctx.eval.tasks import TASKS
 from longctx.eval.tasks import get as get_task
 from longctx.eval.tasks.styles import read_style
 from longctx.models.source import SIMULATED
@@ -36,11 +37,7 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
     preset = PRESETS.get(said.preset or "")
     sweep = preset or (EMBEDDED_SWEEP if embedded or simulated else NeedleConfig())
     tasks = said.tasks or (preset.tasks if preset else (TASK,))
-    task_options = {
-        "needle": read_style(said.needle, said.language),
-        "distractors": said.distractors,
-        "hops": said.hops,
-    }
+    task_options = _task_options(said)
     _check_use(tasks, {**task_options, "qa": said.qa, "haystack": said.haystack})
     return replace(
         said,
@@ -75,6 +72,12 @@ def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
         methods=EMBEDDED_METHODS if embedded and said.methods is None else said.methods,
         config=PerplexityConfig(lengths=said.lengths or usual, **_same(said, *names)),
     )
+
+
+def _task_options(said: NeedleOptions) -> dict[str, Any]:
+    """What tasks declare in `About.options`, each from the flag of its name; None: not said."""
+    names = dict.fromkeys(name for task in TASKS.values() for name, _ in task.about.options)
+    return _same(said, *names) | {"needle": read_style(said.needle, said.language)}
 
 
 def _same(options: NeedleOptions | PerplexityOptions, *names: str) -> dict[str, Any]:

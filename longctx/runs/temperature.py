@@ -17,10 +17,10 @@ def temperature_of(
         original_length = schemes[method]["L0"]
         if original_length is None:  # a simulated model, which waits for no torch
             return None
-        from longctx.attention.config import TEMPERATURE_METHODS
+        from longctx.attention.methods import LENGTH_METHODS
         from longctx.attention.rope import temperature
 
-        if method not in TEMPERATURE_METHODS:
+        if method not in LENGTH_METHODS:
             return None
         return temperature(temperature_at(method, length), original_length)
 

@@ -70,14 +70,16 @@ async def answer(
     try:
         made = requests()
         submitted = service.submitted(job)
-        await submitted.start(made)
+        await unless_gone(request.receive, submitted.start(made))
+    except ClientGoneError:
+        return Response(status_code=499)
     except ConstraintError as error:
         raise from_engine(error, param=schema_param) from error
     except Exception as error:
         raise _told(error, service, param) from error
     request.state.log.update(prompt_tokens=job.total)
     if body.stream:
-        chunks = _stream(request, service, body, submitted, shape)
+        chunks = _stream(request, service, body, submitted, shape, schema_param)
         return SseResponse(
             chunks,
             keep_alive=service.settings.keep_alive,
@@ -90,7 +92,8 @@ async def answer(
         return Response(status_code=499)
     except Exception as error:
         submitted.close("failed")
-        raise _told(error, service, param) from error
+        blamed = schema_param if isinstance(error, ConstraintError) else param
+        raise _told(error, service, blamed) from error
     finally:
         submitted.close()
         _account(request, service, job)
@@ -103,7 +106,12 @@ async def _drain(submitted: Submitted, shape: AnswerShape) -> None:
 
 
 async def _stream(
-    request: Request, service: Service, body: Generate, submitted: Submitted, shape: AnswerShape
+    request: Request,
+    service: Service,
+    body: Generate,
+    submitted: Submitted,
+    shape: AnswerShape,
+    schema_param: str,
 ) -> AsyncIterator[dict[str, Any] | str]:
     job, told = submitted.job, None
     try:
@@ -118,6 +126,9 @@ async def _stream(
         if body.wants_usage:
             yield {**shape.frame(), "usage": usage_of(job)}
         yield DONE
+    except ConstraintError as error:
+        submitted.close("failed")
+        raise from_engine(error, param=schema_param) from error
     except Exception:
         submitted.close("failed")
         raise

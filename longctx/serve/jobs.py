@@ -24,6 +24,7 @@ from longctx.engine import (
     Progress,
     Usage,
 )
+from longctx.serve.proofs import Proofs
 from longctx.serve.workers import Workers
 
 State = Literal["queued", "prefill", "decoding", "done", "cancelled", "failed"]
@@ -187,8 +188,11 @@ class Registry:
 class Submitted:
     """The engine's side of a job. Close it, whatever happens: that cancels what still runs."""
 
-    def __init__(self, engine: Engine, registry: Registry, workers: Workers, job: Job) -> None:
+    def __init__(
+        self, engine: Engine, registry: Registry, workers: Workers, proofs: Proofs, job: Job
+    ) -> None:
         self._engine, self._registry, self._workers, self.job = engine, registry, workers, job
+        self._proofs = proofs
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Heard] = asyncio.Queue()
         self._generations: list[Generation] = []
@@ -202,20 +206,34 @@ class Submitted:
         """
         self._registry.add(self.job)
         try:
+            schemas = [each.json_schema for each in requests if each.json_schema is not None]
+            if schemas:  # all of a body's answers have the same
+                await self._proofs.prove(schemas[0], len(schemas))
             for index, request in enumerate(requests):
-                # A schema is compiled here, and a million ids are looked at: four bytes each, as
-                # their text would be.
-                self._generations.append(
-                    await self._workers.run(
-                        4 * len(request.prompt_ids),
-                        self._engine.submit,
-                        request,
-                        self._listener(index),
-                    )
-                )
+                self._generations.append(await self._submit(request, self._listener(index)))
                 self._open += 1
+        except asyncio.CancelledError:
+            self.close("cancelled")
+            raise
         except BaseException:
             self.close("failed")
+            raise
+
+    async def _submit(
+        self, request: EngineRequest, listener: Callable[[Event], None]
+    ) -> Generation:
+        """In a thread: a schema is compiled, and a million ids are looked at, of four bytes each as
+        their text would be. A thread goes on when nobody waits for it: then its end is the end."""
+        submit = self._engine.submit
+        if request.json_schema is not None:
+            work = self._workers.compile(submit, request, listener)
+        else:
+            work = self._workers.run(4 * len(request.prompt_ids), submit, request, listener)
+        task = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_cancel_made)
             raise
 
     def _listener(self, index: int) -> Callable[[Event], None]:
@@ -248,3 +266,8 @@ class Submitted:
         self._open = 0
         self.job.end(state or ("cancelled" if running else "done"))
         self._registry.learn(self.job)
+
+
+def _cancel_made(task: asyncio.Future[Generation]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().cancel()

@@ -13,6 +13,7 @@ from typing import Any
 
 from longctx import tiny
 from longctx.attention import Scheme, default_method
+from longctx.chat import template
 from longctx.engine import Engine
 from longctx.engine.engine import DCA_CONTEXT_FACTOR, default_context
 from longctx.errors import UserError
@@ -154,6 +155,12 @@ def prepare(settings: ServeSettings) -> PreparedServer:
         wanted = default_context(settle(options, config, longest)[method], config)
     scheme = settle(options, config, wanted)[method]
     tokenizer = load_tokenizer(source)
+    if wrong := template.syntax_error(tokenizer):
+        raise UserError(
+            f"MODEL {settings.model}: its chat template does not parse ({wrong}): correct it "
+            "(chat_template.jinja or tokenizer_config.json), or take it out to serve completions "
+            "only"
+        )
     device_map = settle_device_map(settings.device_map)
     device = device_of(device_map)
     chosen = dtypes.choose(settings.dtype, source, config, device)

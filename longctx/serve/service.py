@@ -20,6 +20,7 @@ from longctx.errors import UserError
 from longctx.serve.errors import ApiError, unavailable
 from longctx.serve.jobs import Job, Registry, Submitted
 from longctx.serve.metrics import Metrics
+from longctx.serve.proofs import Proofs
 from longctx.serve.schema import CompletionRequest, Generate, ResponseFormat
 from longctx.serve.settings import ServeSettings
 from longctx.serve.tokens import TokenText
@@ -59,6 +60,7 @@ class Service:
         self.registry = Registry()
         self.metrics = Metrics(self._stats)
         self.workers = Workers()
+        self.proofs = Proofs(settings.limits)
         self.draining = False
         self.failure: Exception | None = None
         self.loaded = threading.Event()  # set when loading ended, well or not
@@ -101,11 +103,13 @@ class Service:
         # objects, would hold up every thread.
         gc.collect()
         gc.freeze()
+        self.proofs.begin(found.tokenizer, found.engine.vocabulary)
         self._found = found
         found.engine.start()
 
     def close(self) -> None:
         """Give the model back; what still runs fails with a 503."""
+        self.proofs.close()
         if self._found is not None:
             self._found.engine.close()
 
@@ -161,7 +165,7 @@ class Service:
             )
 
     def submitted(self, job: Job) -> Submitted:
-        return Submitted(self.engine, self.registry, self.workers, job)
+        return Submitted(self.engine, self.registry, self.workers, self.proofs, job)
 
     def request(
         self,

@@ -48,6 +48,9 @@ class Limits:
     max_stop: int = 16  # strings
     max_stop_length: int = 512  # characters each
     max_schema: int = 65536  # characters of JSON
+    max_schemas_waiting: int = 16  # to be compiled
+    schema_seconds: float = 5.0  # of compiling one
+    schema_memory: int = 256 << 20
     max_messages: int = 4096
 
 

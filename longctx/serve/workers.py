@@ -19,6 +19,8 @@ class Workers:
 
     def __init__(self) -> None:
         self._large = ThreadPoolExecutor(_LARGE_AT_ONCE, thread_name_prefix="longctx-large")
+        # One grammar at a time, whatever its size.
+        self._grammars = ThreadPoolExecutor(1, thread_name_prefix="longctx-grammar")
 
     async def run(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function in a thread.
@@ -28,3 +30,8 @@ class Workers:
         """
         executor = self._large if size >= LARGE else None
         return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
+
+    async def compile(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that compiles a schema, in the one thread for these."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._grammars, function, *arguments)

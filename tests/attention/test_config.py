@@ -1,11 +1,15 @@
 """Schemes: arguments, the config's key, family rules, and every refusal."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from longctx.attention import default_method, resolve
+from longctx.attention.methods import DCA_METHODS, FACTOR_METHODS, METHODS, TRAITS
+from longctx.options.declare import options_of
+from longctx.options.needle import NeedleOptions
 
 KEY_1M = {"chunk_size": 262144, "local_size": 8192, "original_max_position_embeddings": 262144}
 
@@ -249,3 +253,22 @@ def test_printed_scheme_says_where_numbers_come_from_and_dict_has_the_stable_key
 def test_default_methods() -> None:
     assert default_method(Qwen2Config()) == "yarn+dca"
     assert default_method(LlamaConfig()) == "dca"
+
+
+def test_every_method_is_in_the_documentation() -> None:
+    page = Path(__file__).parents[2] / "docs" / "python-api.md"
+    section = page.read_text(encoding="utf-8").split("\n## Methods\n")[1].split("\n## ")[0]
+    assert [name for name in METHODS if f"`{name}`" not in section] == []
+
+
+def test_a_temperature_in_the_softmax_needs_chunks() -> None:
+    """Without them the drop-in leaves the attention function alone: it would do nothing."""
+    assert {
+        name for name, method in TRAITS.items() if method.temperature in ("factor", "length")
+    } <= set(DCA_METHODS)
+
+
+def test_the_flag_of_the_factor_names_the_methods_that_have_one() -> None:
+    """Options import no attention, so that help is fast: the names stand there once more."""
+    (factor,) = (option for option in options_of(NeedleOptions) if option.field == "factor")
+    assert f"Extension factor of {', '.join(FACTOR_METHODS)}. " in factor.about.help

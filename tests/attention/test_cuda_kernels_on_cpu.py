@@ -12,8 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from dropin_helpers import ARGUMENTS
+from packing_kernel import PackingReference
+from tiny_models import build, kv
+from transformers import DynamicCache
 
+from longctx.attention import extend
 from longctx.attention.kernels import flash_attn
+from longctx.attention.kernels.base import Packed
 from longctx.attention.kernels.flash_attn import FlashAttnKernel
 from longctx.attention.kernels.reference import ReferenceKernel
 from longctx.attention.kernels.torch_cuda import TorchCudaKernel, flash_ready
@@ -202,6 +208,102 @@ class TestTorchCudaCalls:
         q_BHLD = heads(1, 2, 9, 8)
         with pytest.raises(ValueError, match="9 queries need at least as many keys, got 4"):
             TorchCudaKernel()(q_BHLD, q_BHLD[:, :, :4], q_BHLD[:, :, :4], causal=True, scale=1.0)
+
+
+class TestTorchCudaPacks:
+    """Packed sequences, with a stand-in that reads the call as FlashAttention-2 does."""
+
+    @pytest.fixture(autouse=True)
+    def op(self) -> Iterator[list[bool]]:
+        calls: list[bool] = []
+        exact = PackingReference()
+
+        def stand_in(
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            cum_seq_q: torch.Tensor,
+            cum_seq_k: torch.Tensor,
+            max_q: int,
+            max_k: int,
+            dropout_p: float,
+            is_causal: bool,
+            return_debug_mask: bool,
+            *,
+            scale: float,
+            seqused_k: torch.Tensor,
+            **others: object,
+        ) -> tuple[torch.Tensor, ...]:
+            assert dropout_p == 0.0 and not return_debug_mask
+            assert all(value is None for value in others.values()), others
+            for x in (cum_seq_q, cum_seq_k, seqused_k):
+                assert x.dtype == torch.int32 and x.is_contiguous()
+            assert len(cum_seq_q) == len(cum_seq_k) == len(seqused_k) + 1
+            for x in (query, key, value):
+                assert x.ndim == 3 and x.stride(-1) == 1 and flash_ready(x) is x
+            calls.append(is_causal)
+            sequences = Packed(cum_seq_q, cum_seq_k, seqused_k, max_q, max_k)
+            found = exact.packed(query, key, value, sequences, causal=is_causal, scale=scale)
+            return *found, *(torch.empty(0) for _ in range(3))
+
+        library = torch.library.Library("aten", "IMPL")
+        library.impl("_flash_attention_forward", stand_in, "CPU")
+        yield calls
+        library._destroy()
+
+    @pytest.mark.parametrize("causal", [False, True])
+    @pytest.mark.parametrize("offset", [0, 1])
+    def test_runs_may_overlap_have_no_order_or_be_empty(self, op, causal, offset) -> None:
+        q_NHD = heads(11 * 6 * 16 + offset, dtype=torch.float32)[offset:].view(11, 6, 16)
+        k_MKD, v_MKD = (
+            heads(2, 40, 16, seed=n, dtype=torch.float32).transpose(0, 1) for n in (1, 2)
+        )
+        tables = ([0, 3, 4, 9, 11], [30, 2, 10, 12, 12], [8, 0, 9, 28])
+        table = [torch.tensor(each, dtype=torch.int32) for each in tables]
+        sequences = Packed(*table, most_q=5, most_k=28)
+        kernel = TorchCudaKernel()
+        assert kernel.packs(16) and not kernel.packs(20) and not kernel.packs(320)
+        got = kernel.packed(q_NHD, k_MKD, v_MKD, sequences, causal=causal, scale=0.3)
+        want = PackingReference().packed(q_NHD, k_MKD, v_MKD, sequences, causal=causal, scale=0.3)
+        assert op == [causal]
+        assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+        assert got[0][3].eq(0).all() and want[1].shape == (6, 11)
+
+    @torch.no_grad()
+    def test_a_ragged_step_of_the_drop_in_is_two_calls_and_its_decoding_one(self, op) -> None:
+        """Through `extend()`, on a padded batch: rows of 20, 130 and 77 tokens."""
+        model = build("qwen2")
+        tokens = torch.arange(3 * 130).view(3, 130) % 60 + 1
+        mask = torch.ones_like(tokens)
+        mask[0, :110] = mask[2, :53] = 0
+        want = {}
+        for kernel in ("reference", "torch_cuda"):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(TorchCudaKernel, "unavailable", lambda *_: None)
+                with extend(model, "dca", kernel=kernel, **ARGUMENTS["dca"]):
+                    cache = DynamicCache()
+                    first = model(tokens, attention_mask=mask, **kv(cache)).logits
+                    op_first = list(op)
+                    more = torch.nn.functional.pad(mask, (0, 1), value=1)
+                    after = model(tokens[:, -1:], attention_mask=more, **kv(cache)).logits
+            want[kernel] = first[mask.bool()], after
+        layers = model.config.num_hidden_layers
+        assert op_first == [True, False] * layers
+        assert op[len(op_first) :] == [False] * layers
+        for got, expected in zip(want["torch_cuda"], want["reference"], strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_torch_accepts_packed_sequences(causal: bool) -> None:
+    q_NHD = torch.empty(7, 6, 64, dtype=torch.bfloat16, device="meta")
+    k_MKD = torch.empty(50, 2, 64, dtype=torch.bfloat16, device="meta")
+    table = torch.empty(2, 3, dtype=torch.int32, device="meta")
+    sequences = Packed(table[0], table[1], table[0, :-1], 5, 9)
+    kernel = TorchCudaKernel()
+    out_NHD, lse_HN = kernel.packed(q_NHD, k_MKD, k_MKD, sequences, causal=causal, scale=1.0)
+    assert out_NHD.shape == q_NHD.shape and lse_HN.shape == (6, 7)
+    assert lse_HN.dtype == torch.float32
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -30,6 +30,8 @@ LEFT = torch.ones_like(IDS)
 LEFT[1, :37] = 0
 HOLES = LEFT.clone()
 HOLES[0, 70:75] = 0
+MANY = LEFT.clone()
+MANY[0, 20:120:5] = 0  # so many that keys are copied without them
 
 PADDING = "longctx.attention.padding."
 MASK_READ = ("read", PADDING + "_real_tokens")
@@ -42,10 +44,11 @@ OUTSIDE: dict[str, dict[tuple[str, str], int]] = {
     "prompt": {},
     "decode": {},
     "block": {},
-    "left padding": {MASK_READ: 1, POSITIONS_TO_DEVICE: 1},
-    "left padding, decode": {MASK_READ: 1, POSITIONS_TO_DEVICE: 1},
-    "holes": {MASK_READ: 1, POSITIONS_TO_DEVICE: 1, ("upload", PADDING + "_columns"): 2},
-    "holes, decode": {MASK_READ: 1, POSITIONS_TO_DEVICE: 1, ("upload", PADDING + "_columns"): 1},
+    **{
+        name + then: {MASK_READ: 1, POSITIONS_TO_DEVICE: 1}
+        for name in ("left padding", "holes", "many holes")
+        for then in ("", ", decode")
+    },
     "static": {},
     # Its length lies on the device.
     "static, decode": {("read", "longctx.attention.hf.handle.Handle._before_forward"): 1},
@@ -72,24 +75,26 @@ def outside(name: str, method: str) -> dict[tuple[str, str], int]:
 
 def answers(model: Any, method: str, device: str, kernel: str = "auto") -> Answers:
     """Everything that OUTSIDE lists, on one model."""
-    ids, left, holes = (x.to(device) for x in (IDS, LEFT, HOLES))
+    ids, left, holes, many = (x.to(device) for x in (IDS, LEFT, HOLES, MANY))
     with extend(model, method, kernel=kernel, **ARGUMENTS[method]) as handle, torch.no_grad():
         if method in DCA_METHODS and kernel == "auto":
             assert handle.kernel_name == ("torch_cpu" if device == "cpu" else "torch_cuda")
         with handle.request(IDS.shape[1]):
-            yield from _forwards(model, ids, left, holes)
+            yield from _forwards(
+                model, ids, {"left padding": left, "holes": holes, "many holes": many}
+            )
         for name, more in (("generate", {}), ("generate, padded", {"attention_mask": left})):
             some = ids if more else ids[:1]
             torch.manual_seed(1)
             yield name, model.generate(some, max_new_tokens=3, do_sample=bool(more), **more)
 
 
-def _forwards(model: Any, ids: torch.Tensor, left: torch.Tensor, holes: torch.Tensor) -> Answers:
+def _forwards(model: Any, ids: torch.Tensor, masks: dict[str, torch.Tensor]) -> Answers:
     yield "prompt", (out := model(ids[:, :-8])).logits
     cache = tiny_models.kv(tiny_models.made_by(out))
     yield "decode", model(ids[:, -8:-7], **cache).logits
     yield "block", model(ids[:, -7:], **cache).logits
-    for name, mask in (("left padding", left), ("holes", holes)):
+    for name, mask in masks.items():
         out = model(ids[:, :-1], attention_mask=mask[:, :-1])
         yield name, out.logits * mask[:, :-1, None].to(out.logits.device)
         cache = tiny_models.kv(tiny_models.made_by(out))

@@ -1,11 +1,12 @@
 """extend and remove: bit-equality, isolation from other models, and one clear error each."""
 
 import copy
+import math
 
 import pytest
 import torch
 from dropin_helpers import ARGUMENTS, IDS, logits
-from oracle import DenseModel, plain_positions, relative_error
+from oracle import DenseModel, dca_positions, plain_positions, relative_error
 from tiny_models import FAMILIES, SIZES, build
 from transformers import (
     DynamicCache,
@@ -18,7 +19,7 @@ from transformers import (
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from longctx.attention import DCA_METHODS, active, extend, rope
+from longctx.attention import DCA_METHODS, METHODS, active, extend, rope
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -144,18 +145,27 @@ def test_a_deep_copy_is_extended_on_its_own(model_qwen2) -> None:
     assert torch.equal(logits(twin), plain)
 
 
-@pytest.mark.parametrize("method", ["pi", "ntk", "yarn"])
-def test_frequency_methods_equal_the_oracle(model_qwen2, method) -> None:
-    base_F = rope.base_inv_freq(1e4, 8)
-    factor = 4.0
-    inv_freq_F = {
-        "pi": base_F / factor,
-        "ntk": rope.base_inv_freq(1e4 * factor ** (8 / 6), 8),
-        "yarn": rope.yarn_inv_freq(base_F, factor, theta=1e4, original_length=512),
-    }[method]
-    scale = rope.yarn_mscale(factor) ** 2 if method == "yarn" else 1.0
-    expected = DenseModel(model_qwen2, inv_freq_F).logits(IDS, plain_positions(333), scale)
-    extend(model_qwen2, method, factor=factor)
+# What each method is, said once more: frequencies, relative positions, what logits are scaled by.
+BASE_F, L0 = rope.base_inv_freq(1e4, 8), 128
+YARN_F = rope.yarn_inv_freq(BASE_F, 2, theta=1e4, original_length=L0)  # itself: test_rope.py
+PLAIN, CHUNKED = plain_positions(333), dca_positions(333, 64, 16, 64)
+ORACLES = {
+    "none": (BASE_F, PLAIN, 1.0),
+    "pi": (BASE_F / 2, PLAIN, 1.0),
+    "ntk": (rope.base_inv_freq(1e4 * 2 ** (8 / 6), 8), PLAIN, 1.0),
+    "yarn": (YARN_F, PLAIN, (0.1 * math.log(2) + 1) ** 2),
+    "dca": (BASE_F, CHUNKED, 1.0),
+    "yarn+dca": (BASE_F, CHUNKED, (0.1 * math.log(333 / L0) + 1) ** 2),
+    "yarn-freqs+dca": (YARN_F, CHUNKED, (0.1 * math.log(2) + 1) ** 2),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_equals_its_oracle(model_qwen2, method) -> None:
+    assert method in ORACLES, "say above what it computes, from the paper's formulas"
+    inv_freq_F, positions, scale = ORACLES[method]
+    expected = DenseModel(model_qwen2, inv_freq_F).logits(IDS, positions, scale)
+    extend(model_qwen2, method, original_length=L0, **ARGUMENTS[method])
     assert relative_error(logits(model_qwen2), expected) < 1e-5
 
 
@@ -193,8 +203,6 @@ def test_trained_llama3_frequencies_are_kept() -> None:
     assert not torch.allclose(trained_F, rope.base_inv_freq(5e5, 8))
     handle = extend(model, "dca", chunk_size=64, local_size=16)
     assert torch.equal(model.model.rotary_emb.inv_freq, trained_F)
-    from oracle import dca_positions
-
     expected = DenseModel(model, trained_F).logits(IDS, dca_positions(333, 64, 16, 64))
     assert relative_error(logits(model), expected) < 1e-5
     handle.remove()
@@ -212,8 +220,6 @@ def test_none_is_a_no_op_handle(model_qwen2) -> None:
 def test_mistral_without_sliding_window_works() -> None:
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)).eval()
-    from oracle import dca_positions
-
     expected = DenseModel(model).logits(IDS, dca_positions(333, 64, 16, 64))
     extend(model, "dca", **ARGUMENTS["dca"])
     assert relative_error(logits(model), expected) < 1e-5

@@ -266,3 +266,25 @@ def test_the_kernel_asked_for_is_the_kernel_used(model_qwen2, kernel, monkeypatc
     expected = "torch_cpu" if kernel == "auto" else kernel
     assert set(used) == {expected} and handle.kernel_name == expected
     assert relative_error(got, oracle_logits("qwen2", 333)) < TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("holes", [2, 40])
+def test_padding_between_tokens_is_as_if_it_was_not_there(holes) -> None:
+    """Few holes are read in place, many through a copy; prefill, then two more tokens."""
+    model = build("qwen2")
+    generator = torch.Generator().manual_seed(holes)
+    mask = torch.ones(2, 150 + 2, dtype=torch.long)
+    for row in range(2):
+        mask[row, torch.randperm(150, generator=generator)[:holes]] = 0
+    tokens = torch.randint(1, 60, (2, 152), generator=generator)
+    dca(model)
+    cache = DynamicCache()
+    got = [model(tokens[:, :150], attention_mask=mask[:, :150], **kv(cache)).logits]
+    for at in (150, 151):
+        block = {"attention_mask": mask[:, : at + 1], **kv(cache)}
+        got.append(model(tokens[:, at : at + 1], **block).logits)
+    for row in range(2):
+        real = mask[row].bool()
+        want = model(tokens[row : row + 1, real]).logits[0]
+        assert relative_error(torch.cat(got, dim=1)[row, real], want) < TOLERANCE

@@ -1,18 +1,26 @@
-"""Every kernel that runs here against the reference, and the CPU op's traps one by one."""
+"""Every kernel that runs on this CPU against the reference, and the CPU op's traps one by one."""
 
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from longctx.attention import kernels
-from longctx.attention.kernels.base import Partial
+from longctx.attention.kernels.base import Partial, broken
 from longctx.attention.merge import merge
 
 CPU = kernels.get("torch_cpu")
 REFERENCE = kernels.get("reference")
+# Those that are listed and run here, the reference too: it is held to itself in float64.
+HERE = [
+    kernel
+    for kernel in map(kernels.get, kernels.names())
+    if kernel.unavailable(torch.device("cpu"), torch.float32) is None
+]
+every_kernel = pytest.mark.parametrize("kernel", HERE, ids=lambda kernel: kernel.name)
 HEADS = {1: (3, 3), 3: (9, 3), 7: (14, 2), 8: (16, 2)}
 
 
@@ -33,6 +41,7 @@ def assert_close(got: Partial, expected: Partial, tolerance: float) -> None:
     )
 
 
+@every_kernel
 @pytest.mark.parametrize("group", HEADS)
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize(
@@ -47,20 +56,25 @@ def assert_close(got: Partial, expected: Partial, tolerance: float) -> None:
         (300, 40, False),
     ],
 )
-def test_cpu_kernel_equals_the_reference(group, dim, queries, keys, causal) -> None:
+def test_equals_the_reference(kernel, group, dim, queries, keys, causal) -> None:
     q, k, v = qkv(*HEADS[group], queries, keys, dim)
-    got = CPU(q, k, v, causal=causal, scale=dim**-0.5)
+    got = kernel(q, k, v, causal=causal, scale=dim**-0.5)
     assert_close(got, REFERENCE(q.double(), k, v, causal=causal, scale=dim**-0.5), 1e-5)
     assert got.lse_BHL.dtype == torch.float32 and got.lse_BHL.shape == q.shape[:3]
 
 
+@every_kernel
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_cpu_kernel_in_other_dtypes(dtype) -> None:
+def test_other_dtypes(kernel, dtype) -> None:
+    reason = kernel.unavailable(torch.device("cpu"), dtype)
+    if reason is not None:
+        pytest.skip(f"{kernel.name} {reason}")
     q, k, v = qkv(14, 2, 65, 200, 64, dtype)
-    got = CPU(q, k, v, causal=True, scale=0.125)
+    got = kernel(q, k, v, causal=True, scale=0.125)
     expected = REFERENCE(q.double(), k, v, causal=True, scale=0.125)
     tolerance = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float64: 1e-12}[dtype]
     assert_close(got, expected, tolerance)
+    assert got.out_BHLD.dtype in (dtype, torch.float32)
     assert got.lse_BHL.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
@@ -75,7 +89,7 @@ def test_reference_is_the_textbook_formula() -> None:
         assert float(got.lse_BHL[0, 0, i]) == pytest.approx(float(exp.sum().log()))
 
 
-@pytest.mark.parametrize("kernel", [CPU, REFERENCE], ids=lambda k: k.name)
+@every_kernel
 @pytest.mark.parametrize(("queries", "keys"), [(0, 5), (5, 0), (0, 0)])
 def test_trap_empty_parts_do_not_kill_the_process(kernel, queries, keys) -> None:
     q, k, v = qkv(4, 2, queries, keys, 64)
@@ -114,23 +128,24 @@ def test_trap_lse_carries_no_gradient() -> None:
     assert got.out_BHLD.requires_grad and not got.lse_BHL.requires_grad
 
 
+@every_kernel
 @pytest.mark.parametrize("which", range(3))
-def test_trap_last_dim_stride_other_than_one(which) -> None:
+def test_trap_last_dim_stride_other_than_one(kernel, which) -> None:
     tensors = list(qkv(6, 2, 20, 20, 64))
-    expected = CPU(*tensors, causal=True, scale=0.125)
+    expected = kernel(*tensors, causal=True, scale=0.125)
     tensors[which] = tensors[which].mT.contiguous().mT
     assert tensors[which].stride(-1) != 1
-    assert_close(CPU(*tensors, causal=True, scale=0.125), expected, 1e-6)
+    assert_close(kernel(*tensors, causal=True, scale=0.125), expected, 1e-6)
 
 
-@pytest.mark.parametrize("kernel", [CPU, REFERENCE], ids=lambda k: k.name)
+@every_kernel
 def test_trap_heads_that_do_not_divide(kernel) -> None:
     q, k, v = qkv(5, 2, 4, 4, 64)
     with pytest.raises(ValueError, match=r"query heads \(5\) must be a multiple.*\(2\)"):
         kernel(q, k, v, causal=True, scale=1.0)
 
 
-@pytest.mark.parametrize("kernel", [CPU, REFERENCE], ids=lambda k: k.name)
+@every_kernel
 def test_wrong_shapes_are_one_clear_error(kernel) -> None:
     q, k, v = qkv(4, 2, 9, 4, 64)
     with pytest.raises(ValueError, match="9 queries need at least as many keys, got 4"):
@@ -141,27 +156,29 @@ def test_wrong_shapes_are_one_clear_error(kernel) -> None:
         kernel(q[:1], k, v, causal=False, scale=1.0)
 
 
+@every_kernel
 @pytest.mark.parametrize("queries", [1, 2, 31, 100])
-def test_trap_causal_is_aligned_to_the_last_key(queries) -> None:
+def test_trap_causal_is_aligned_to_the_last_key(kernel, queries) -> None:
     """The op aligns top-left: the first query of a block with history would see one key."""
     q, k, v = qkv(6, 2, queries, 100, 64)
-    got = CPU(q, k, v, causal=True, scale=0.125)
+    got = kernel(q, k, v, causal=True, scale=0.125)
     assert_close(got, REFERENCE(q.double(), k, v, causal=True, scale=0.125), 1e-5)
     v_changed = v.clone()
     v_changed[:, :, -1] += 100.0
-    moved = CPU(q, k, v_changed, causal=True, scale=0.125).out_BHLD != got.out_BHLD
+    moved = kernel(q, k, v_changed, causal=True, scale=0.125).out_BHLD != got.out_BHLD
     assert not moved[:, :, :-1].any() and moved[:, :, -1].all()
 
 
-def test_strided_slices_of_a_larger_cache_are_read_in_place() -> None:
+@every_kernel
+def test_strided_slices_of_a_larger_cache_are_read_in_place(kernel) -> None:
     q, k, v = qkv(14, 2, 5, 400, 64)
     expected = REFERENCE(q.double(), k[:, :, 100:300], v[:, :, 100:300], causal=False, scale=0.1)
-    got = CPU(q, k[:, :, 100:300], v[:, :, 100:300], causal=False, scale=0.1)
+    got = kernel(q, k[:, :, 100:300], v[:, :, 100:300], causal=False, scale=0.1)
     assert_close(got, expected, 1e-5)
     k_LK, v_LK = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
     assert not k_LK.is_contiguous()
     assert_close(
-        CPU(q, k_LK[:, :, 100:300], v_LK[:, :, 100:300], causal=False, scale=0.1), got, 1e-6
+        kernel(q, k_LK[:, :, 100:300], v_LK[:, :, 100:300], causal=False, scale=0.1), got, 1e-6
     )
 
 
@@ -241,11 +258,11 @@ def test_merge_is_fp32_for_bf16_parts() -> None:
 
 def test_kernels_are_chosen_and_refused_aloud() -> None:
     cpu = torch.device("cpu")
-    assert kernels.names() == ["flash_attn", "torch_cuda", "torch_cpu", "reference"]
     assert kernels.auto(cpu, torch.bfloat16).name == "torch_cpu"
     assert kernels.resolve("auto", cpu, torch.float32).name == "torch_cpu"
     assert kernels.resolve("reference", cpu, torch.float32).name == "reference"
-    with pytest.raises(ValueError, match=r"kernel='fa9' is unknown: choose auto or one of flash_"):
+    choice = f"choose auto or one of {', '.join(kernels.names())}"
+    with pytest.raises(ValueError, match=f"kernel='fa9' is unknown: {choice}"):
         kernels.resolve("fa9", cpu, torch.float32)
     with pytest.raises(ValueError, match=r"kernel='torch_cuda' cannot run .* on cpu: .*usable"):
         kernels.resolve("torch_cuda", cpu, torch.float32)
@@ -253,8 +270,26 @@ def test_kernels_are_chosen_and_refused_aloud() -> None:
         kernels.auto(cpu, torch.int64)
 
 
+def test_every_listed_kernel_has_a_name_of_its_own() -> None:
+    listed = [kernel.name for kernel in (*kernels._FAST, *kernels._BY_NAME)]
+    assert kernels.names() == listed, "of two kernels with one name the first is lost"
+
+
+def test_auto_never_picks_what_is_to_be_asked_for_by_name(monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "_FAST", ())
+    with pytest.raises(ValueError, match=r"no fast kernel for torch\.float32 on cpu"):
+        kernels.auto(torch.device("cpu"), torch.float32)
+    assert kernels.resolve("reference", torch.device("cpu"), torch.float32) is REFERENCE
+
+
+def test_every_kernel_is_in_the_documentation() -> None:
+    page = Path(__file__).parents[2] / "docs" / "python-api.md"
+    section = page.read_text(encoding="utf-8").split("\n## Kernels\n")[1].split("\n## ")[0]
+    assert [name for name in kernels.names() if f"`{name}`" not in section] == []
+
+
 def test_auto_warns_before_it_passes_over_a_broken_package(monkeypatch) -> None:
-    broken = "is installed but cannot be imported (ImportError: undefined symbol)"
-    monkeypatch.setattr(type(kernels.get("flash_attn")), "unavailable", lambda *_: broken)
+    reason = broken(ImportError("undefined symbol"))
+    monkeypatch.setattr(type(kernels.get("flash_attn")), "unavailable", lambda *_: reason)
     with pytest.warns(RuntimeWarning, match="flash_attn is installed but cannot be imported"):
         assert kernels.auto(torch.device("cpu"), torch.float32).name == "torch_cpu"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from oracle import dca_positions, dense_attention, plain_positions, relative_error, rotate_dense
 from packing_kernel import PackingReference
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from longctx.attention import ChunkMap, kernels
 from longctx.attention import packed as packed_module
@@ -242,3 +243,56 @@ def test_printed_plan() -> None:
 
 def test_pages_that_follow_each_other_are_one_run() -> None:
     assert paged([4, 5, 2], 16, 40) == (Run(0, 0, 32, 64), Run(0, 32, 40, 32))
+
+
+# Not computed: views, and memory that is asked for.
+FREE = {
+    *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "transpose", "permute", "slice"),
+    *("select", "unbind", "as_strided", "unsqueeze", "expand", "empty", "empty_like", "new_empty"),
+}
+
+
+class Counted(TorchDispatchMode):
+    """Attributes: names: of the operations that compute or copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name.split("::")[1]
+        given = [x.untyped_storage()._cdata for x in args if isinstance(x, torch.Tensor)]
+        # reshape and flatten are free as long as they copy nothing
+        if name not in FREE or (
+            name in ("reshape", "flatten") and out.untyped_storage()._cdata not in given
+        ):
+            self.names.append(name)
+        return out
+
+
+@pytest.mark.parametrize("count", [1, 8, 32])
+@pytest.mark.parametrize(("kind", "most", "calls"), [("decode", 9, 1), ("mixed", 11, 2)])
+def test_operations_of_a_layer_do_not_grow_with_its_rows(kind, most, calls, count) -> None:
+    """What a GPU is asked for, by the calls of `torch_cuda` on torch's device without memory."""
+    rows, column, slot = [], 0, 0
+    for n in range(count):
+        length = 200 if kind == "mixed" and n % 2 == 0 else 1
+        end = 20_000 + 900 * n + length
+        columns = slice(column, column + length)
+        run = Run(0, 0, end, slot)
+        rows.append(StepRow(end - length, length, (run,), 1 + 0.1 * (n % 3), columns=columns))
+        column, slot = columns.stop, slot + end
+    with torch.device("meta"):
+        q = torch.empty(1, column, 28, 128, dtype=torch.bfloat16).transpose(1, 2)
+        k, v = (torch.empty(1, 4, slot, 128, dtype=torch.bfloat16) for _ in range(2))
+    turns = Turns(ChunkMap(8192, 1024), base_inv_freq(1e6, 128).to("meta"))
+    plan = plan_step(rows, turns)
+    names = []
+    with torch.inference_mode():
+        for _ in range(2):  # the first layer makes the step's tables
+            with Counted() as counted:
+                attend_step(plan, q, [k], [v], kernels.get("torch_cuda"), 0.1)
+            names = counted.names
+    assert sum("flash_attention" in name for name in names) == calls
+    assert len(names) <= most, names

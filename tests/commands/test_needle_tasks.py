@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ from longctx.eval.needle import ruler_table
 from longctx.eval.needle.presets import PRESETS
 from longctx.eval.needle.summary import load
 from longctx.eval.runfolder import records
+from longctx.options.declare import options_of
 from longctx.options.needle import NeedleOptions
+from longctx.runs import settle
 from longctx.runs.settle import settle_needle
 
 GRID = ("--methods", "none", "--lengths", "1K,2K", "--depths", "0,100", "--repeats", "1")
@@ -96,10 +100,26 @@ def test_bad_arguments_are_told_before_anything_runs(tiny_model: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_the_setting_of_a_task_reaches_it() -> None:
+TASK_OPTIONS = sorted({name for task in tasks.TASKS.values() for name, _ in task.about.options})
+
+
+@pytest.mark.parametrize("name", TASK_OPTIONS)
+def test_the_setting_of_a_task_has_a_flag(name: str) -> None:
+    flags = {option.name: option.default for option in options_of(NeedleOptions)}
+    assert name in flags, f"{name} is in About.options of a task: NeedleOptions needs a field"
+    assert settle_needle(NeedleOptions()).task_options[name] is None, "the default is the task's"
+
+
+def test_the_setting_of_a_new_task_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A flag that is declared and not handed on would be taken, and change nothing."""
-    options = {name for task in tasks.TASKS.values() for name, _ in task.about.options}
-    assert options == settle_needle(NeedleOptions()).task_options.keys()
+    task = tasks.TASKS["vt"]
+    about = replace(task.about, options=(("limit", None),))
+    new = SimpleNamespace(about=about, wording=task.wording, sample=task.sample)
+    monkeypatch.setattr(tasks, "TASKS", {**tasks.TASKS, "vt": new})
+    monkeypatch.setattr(settle, "TASKS", tasks.TASKS)
+    said = settle_needle(NeedleOptions(tasks=("vt",), limit=7))
+    assert said.task_options["limit"] == 7
+    assert tasks.options_of("vt", said.task_options) == {"limit": 7}
 
 
 def test_another_language_with_a_text_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from schemas import bomb, response_format
+from serve_helpers import body as chat_body
 from serve_helpers import json_bytes, long_text
 from typer.testing import CliRunner
 
@@ -25,18 +31,19 @@ from longctx import tiny
 from longctx.cli import app
 from longctx.commands import serve
 from longctx.errors import UserError
+from longctx.serve.listen import listening_socket
 from longctx.serve.loading import prepare
-from longctx.serve.run import listening_socket
 from longctx.serve.settings import ServeSettings, parse_bytes
 
 
 class Process:
     """A server in a process of its own; its lines on stderr are kept."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, code: str | None = None, **environment: str) -> None:
         self.lines: list[str] = []
+        command = ["-m", "longctx", "serve", "--port", "0"] if code is None else ["-c", code]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "longctx", "serve", "--port", "0", *arguments],
+            [sys.executable, *command, *arguments],
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -153,8 +160,6 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: P
 
 
 def test_a_port_in_use_is_one_line() -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -295,3 +300,120 @@ def test_a_directory_that_is_named_by_dots_has_a_name(
 )
 def test_amounts_of_memory(text: str, amount: int) -> None:
     assert parse_bytes(text, "--kv-budget") == amount
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", [1, 2], ids=["drain timeout", "second signal"])
+def test_a_server_that_compiles_ends_in_time(signals: int) -> None:
+    drain = "1" if signals == 1 else "60"
+    with running("--drain-timeout", drain, "--kv-budget", "256M") as (process, url):
+        statuses: list[int] = []
+
+        def ask(name: str) -> None:
+            body = json_bytes(chat_body(response_format=response_format(bomb(name))))
+            request = urllib.request.Request(
+                f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"}
+            )
+            try:
+                urllib.request.urlopen(request, timeout=60)
+            except urllib.error.HTTPError as error:
+                statuses.append(error.code)
+
+        clients = [threading.Thread(target=ask, args=(str(n),)) for n in range(6)]
+        for client in clients:
+            client.start()
+        time.sleep(1)
+        children = psutil.Process(process.process.pid).children()
+        assert children
+        began = time.monotonic()
+        for _ in range(signals):
+            process.process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert process.end() == 0
+        assert time.monotonic() - began < (1 if signals == 1 else 0) + 2 + 1  # a busy machine
+        for client in clients:
+            client.join(10)
+        assert set(statuses) <= {400, 503} and 503 in statuses
+        psutil.wait_procs(children, 5)
+        assert not [each for each in children if each.is_running()]
+
+
+_STUCK = """
+import sys, threading
+from longctx.engine.runner import Runner
+def stuck(*arguments):
+    print("stuck", file=sys.stderr, flush=True)
+    threading.Event().wait()
+Runner.forward = stuck
+from longctx.cli import main
+sys.argv = ["longctx", "serve", "--port", "0", "--drain-timeout", "0.5", "--kv-budget", "256M"]
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_thread_that_never_ends_ends_with_the_process() -> None:
+    process = Process(code=_STUCK)
+    try:
+        url = process.wait_for(r"API +(http://\S+)/v1")[1]
+        body = json_bytes(chat_body())
+        request = urllib.request.Request(
+            f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"}
+        )
+
+        def ask() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                urllib.request.urlopen(request, timeout=60)
+
+        client = threading.Thread(target=ask)
+        client.start()
+        process.wait_for("^stuck$")
+        began = time.monotonic()
+        process.process.send_signal(signal.SIGTERM)
+        assert process.end() == 1
+        assert time.monotonic() - began < 0.5 + 2 + 1
+        assert process.lines[-1].startswith("error: the server did not end by itself in time")
+        client.join(10)
+    finally:
+        if process.process.poll() is None:
+            process.process.kill()
+            process.end()
+
+
+def test_a_port_in_use_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longctx.serve.loading.prepare", lambda settings: pytest.fail("loaded"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = invoke("--port", str(taken.getsockname()[1]))
+        assert re.search(r"--port \d+: cannot be bound", str(done.exception))
+    code = "import sys, longctx.commands.serve, longctx.serve.listen; print(*sys.modules)"
+    known = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "longctx.serve.listen" in known
+    assert not {"torch", "transformers", "fastapi"} & set(known)
+
+
+@pytest.mark.parametrize(
+    ("template", "where"),
+    [
+        ("{% for m in messages %}{{ m['role'] }", r"line 1: unexpected '}'"),
+        ("{% for m in messages %}\n{{ m.role }}", r"line 2: Unexpected end of template"),
+        ("{{ messages | no_such_filter }}", r"line 1: No filter named 'no_such_filter'"),
+    ],
+)
+def test_a_template_that_does_not_parse_is_refused_at_start(
+    tmp_path: Path, template: str, where: str
+) -> None:
+    shutil.copytree(tiny.WEIGHTS, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    with pytest.raises(UserError, match=rf"its chat template does not parse \({where}"):
+        prepare(ServeSettings(str(tmp_path)))
+
+
+def test_a_template_that_refuses_a_conversation_is_served(tmp_path: Path) -> None:
+    shutil.copytree(tiny.WEIGHTS, tmp_path, dirs_exist_ok=True)
+    template = "{{ raise_exception('a system message is needed') }}"
+    (tmp_path / "chat_template.jinja").write_text(template)
+    assert prepare(ServeSettings(str(tmp_path))).tokenizer.chat_template == template

@@ -216,6 +216,7 @@ def test_an_apple_gpu_is_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     found = info.collect()
     detail = "Apple GPU, no attention kernel runs on it: --device-map auto uses the cpu"
+    # A kernel that has been tried there ends this: NO_MPS of models/schemes.py must go with it.
     assert found.devices[-1] == info.Device("mps", detail)
     assert not any(status.available for status in found.kernels if status.device == "mps")
     on_mps = [status for status in found.kernels if status.device == "mps"]

@@ -1,4 +1,4 @@
-"""Both CUDA kernels against a float64 oracle, on a GPU.
+"""Every kernel for CUDA against a float64 oracle, on a GPU.
 
 Runs from an uninstalled clone: `pytest tests/gpu`. The oracle is an einsum that builds its own
 mask; the tolerance is what plain attention in the same dtype achieves on the same input.
@@ -10,9 +10,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from longctx.attention import kernels
 from longctx.attention.kernels.base import Kernel, Partial
-from longctx.attention.kernels.flash_attn import FlashAttnKernel
-from longctx.attention.kernels.torch_cuda import TorchCudaKernel
 from longctx.attention.merge import merge
 
 pytestmark = [
@@ -23,9 +22,9 @@ pytestmark = [
 DTYPES = [torch.float16, torch.bfloat16]
 
 
-@pytest.fixture(params=[FlashAttnKernel, TorchCudaKernel], ids=lambda kernel: kernel.name)
+@pytest.fixture(params=[name for name in kernels.names() if name not in ("torch_cpu", "reference")])
 def kernel(request: pytest.FixtureRequest) -> Kernel:
-    candidate: Kernel = request.param()
+    candidate = kernels.get(request.param)
     reason = candidate.unavailable(torch.device("cuda"), torch.bfloat16)
     if reason is not None:
         pytest.skip(f"{candidate.name} {reason}")

@@ -13,7 +13,7 @@ import torch
 from tiny_models import SIZES, build
 from transformers import DynamicCache, LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 
-from longctx.attention import resolve
+from longctx.attention import DCA_METHODS, METHODS, resolve
 from longctx.attention.hf import extend
 from longctx.attention.rope import temperature
 from longctx.errors import UserError
@@ -128,7 +128,7 @@ def test_log_probabilities(model: Any) -> None:
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["pi", "ntk", "yarn", "dca", "yarn+dca", "yarn-freqs+dca"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
 def test_every_method_is_proved(model: Any, method: str) -> None:
     session = session_of(model, method)
     assert session.proof["verified"], session.proof
@@ -162,7 +162,7 @@ def test_the_proof_puts_the_model_back(model: Any) -> None:
         pass  # extending twice would raise
 
 
-@pytest.mark.parametrize("method", ["yarn", "dca", "yarn+dca", "yarn-freqs+dca"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_scheme_that_was_settled_is_the_scheme_that_runs(model: Any, method: str) -> None:
     """Also where L0 of the temperature is the chunk and the ramp's is the trained window."""
     for numbers in ({}, {"original_length": 300}):
@@ -213,8 +213,7 @@ def logits_of(model: Any) -> Iterator[list[torch.Tensor]]:
 
 
 DCA = {"chunk_size": 128, "local_size": 32}
-SHARED = [("none", {}), ("pi", {}), ("ntk", {}), ("yarn", {})]
-SHARED += [("dca", DCA), ("yarn+dca", DCA), ("yarn-freqs+dca", DCA)]
+SHARED = [(method, DCA if method in DCA_METHODS else {}) for method in METHODS]
 
 
 @pytest.mark.parametrize(("method", "numbers"), SHARED)

@@ -11,7 +11,7 @@ import tiny_models
 import torch
 from engine_helpers import CHUNKS, expected, prompt_of, scheme_of
 
-from longctx.attention import active, extend
+from longctx.attention import METHODS, active, extend
 from longctx.eval.protocol import Completion, ContextOverflowError, Request
 from longctx.models import served
 from longctx.models.plain import PlainSession
@@ -82,7 +82,7 @@ def column(length: int = 300, cells: int = 5) -> list[list[int]]:
     return [[*whole[:at], *prompt_of(length - at, seed=at + 1)] for at in cut]
 
 
-@pytest.mark.parametrize("method", ["none", "yarn", "dca", "yarn+dca", "yarn-freqs+dca"])
+@pytest.mark.parametrize("method", METHODS)
 def test_many_at_once_answer_as_each_alone_and_as_the_plain_loop(method: str) -> None:
     model, prompts = tiny_models.build(), column()
     requests = [Request(prompt, 6, request_length=512) for prompt in prompts]
@@ -147,15 +147,10 @@ def test_shares_of_computing_add_up() -> None:
     assert sum(one.compute_s for one in found) <= max(one.total_s for one in found) * 1.01
 
 
-@pytest.mark.parametrize("method", ["none", "pi", "ntk", "yarn", "dca", "yarn+dca"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_proved_on_the_engine(method: str) -> None:
     model = tiny_models.build()
-    scheme = scheme_of(model, method) if method not in ("pi", "ntk") else None
-    if scheme is None:
-        from longctx.attention import resolve
-
-        scheme = resolve(model.config, method, factor=4.0)
-    session = ServedSession(model, Ids(), scheme, Asking("auto", 400))
+    session = ServedSession(model, Ids(), scheme_of(model, method), Asking("auto", 400))
     assert session.proof["verified"]
     if method in ("dca", "yarn+dca"):
         assert session.proof["short_change"] < 1e-5

@@ -7,16 +7,14 @@ from typing import Any
 import torch
 
 from longctx.attention import Scheme, extend, resolve
+from longctx.attention.methods import LENGTH_METHODS, TRAITS
 from longctx.attention.rope import temperature_bucket
 from longctx.engine import Answer, Engine, EngineRequest, Generation
 
 CHUNKS = {"chunk_size": 32, "local_size": 8, "original_length": 32}
 SCHEMES: dict[str, dict[str, Any]] = {
-    "none": {},
-    "yarn": {"factor": 4.0},
-    "dca": CHUNKS,
-    "yarn+dca": CHUNKS,
-    "yarn-freqs+dca": {**CHUNKS, "factor": 4.0},
+    name: (CHUNKS if method.chunks else {}) | ({"factor": 4.0} if method.has_factor else {})
+    for name, method in TRAITS.items()
 }
 
 
@@ -47,7 +45,7 @@ def greedy(engine: Engine, prompt: list[int], tokens: int = 12) -> tuple[int, ..
 
 def expected(model: Any, method: str, prompt: list[int], tokens: int = 12) -> tuple[int, ...]:
     """What transformers' generate gives under the drop-in, at the bucket's temperature."""
-    bucket = temperature_bucket(len(prompt), 32) if method == "yarn+dca" else None
+    bucket = temperature_bucket(len(prompt), 32) if method in LENGTH_METHODS else None
     with extend(model, method, request_length=bucket, **SCHEMES[method]):
         ids = torch.tensor([prompt])
         out = model.generate(ids, max_new_tokens=tokens, do_sample=False)

@@ -11,11 +11,13 @@ from functools import cache
 from typing import Any
 
 import torch
+from packing_kernel import PackingReference
 
+from longctx.attention.kernels.base import Packed
 from longctx.attention.kernels.reference import ReferenceKernel
 
 _ATEN: Any = torch.ops.aten
-_REFERENCE = ReferenceKernel()
+_REFERENCE, _PACKING = ReferenceKernel(), PackingReference()
 INDEXING = {_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default}
 INDEXING |= {_ATEN._index_put_impl_.default, _ATEN._unsafe_index.Tensor}
 
@@ -80,6 +82,31 @@ def _flash(
     return (like_q_BHLD, lse_BHL, None, None, *lengths, nothing, nothing, nothing)
 
 
+def _flash_packed(
+    q_NHD: torch.Tensor,
+    k_MKD: torch.Tensor,
+    v_MKD: torch.Tensor,
+    ends_q: torch.Tensor,
+    starts_k: torch.Tensor,
+    most_q: int,
+    most_k: int,
+    dropout_p: float,
+    is_causal: bool,
+    return_debug_mask: bool,
+    *,
+    scale: float,
+    seqused_k: torch.Tensor,
+) -> tuple[Any, ...]:
+    check_flash(q_NHD, k_MKD, v_MKD)
+    tables = (ends_q, starts_k, seqused_k)
+    assert all(x.dtype == torch.int32 and x.is_contiguous() for x in tables)
+    assert not dropout_p and not return_debug_mask
+    held = Packed(*tables, most_q, most_k)
+    made = _PACKING.packed(q_NHD, k_MKD, v_MKD, held, causal=is_causal, scale=scale)
+    nothing = torch.empty(0, dtype=torch.long)
+    return (*made, nothing, nothing, nothing)
+
+
 def _histc(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """A GPU counts whole numbers; the CPU has no such kernel."""
     return torch.histc(x.float(), *args, **kwargs).to(x.dtype)
@@ -87,5 +114,6 @@ def _histc(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
 
 ON_DEVICE: dict[Any, Callable[..., Any]] = {
     _ATEN._scaled_dot_product_flash_attention.default: _flash,
+    _ATEN._flash_attention_forward.default: _flash_packed,
     _ATEN.histc.default: _histc,
 }

@@ -17,8 +17,9 @@ from typing import Any
 import openai
 
 from longctx import tiny
+from longctx.serve.listen import listening_socket
 from longctx.serve.loading import prepare
-from longctx.serve.run import Server, listening_socket
+from longctx.serve.run import Server
 from longctx.serve.service import Service
 from longctx.serve.settings import ServeSettings
 
