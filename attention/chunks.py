@@ -22,6 +22,7 @@ import torch
 
 from longctx.attention.positions import ChunkMap
 from longctx.attention.rope import rotation
+from longctx.attention.upload import upload
 
 # Bytes of a table that is kept; a larger one (windows of 256K tokens) is made anew for each step.
 TABLE_BYTES = 32 << 20
@@ -130,21 +131,23 @@ class Turns:
 
     def at(self, part: KeyPart, r: range, device: torch.device) -> torch.Tensor:
         """[2, N, F] for queries at neighbouring chunk positions; N is 1 where one serves all."""
+        cap, table = self.chunk_map.max_position, self._table(device)
         if part.cap is None:
-            return self.take([self.chunk_map.chunk_len], device)
-        first = r.start + self.chunk_map.max_position - part.cap
-        table = self._table(device)
-        if table is not None and first >= 0 and first + len(r) <= table.shape[1]:
-            return table[:, first : first + len(r)]
-        return self.take([part.cap - each for each in r], device)
+            amounts: Sequence[int] = [self.chunk_map.chunk_len]
+        else:
+            amounts = range(part.cap - r.start, part.cap - r.stop, -1)
+        first, count = cap - amounts[0], len(amounts)
+        if table is not None and first >= 0 and first + count <= table.shape[1]:
+            return table[:, first : first + count]
+        return self.take(amounts, device)
 
     def take(self, amounts: Sequence[int], device: torch.device) -> torch.Tensor:
         """[2, N, F] for turns by so many positions."""
         cap, table = self.chunk_map.max_position, self._table(device)
         if table is None or max(amounts) > cap or cap - min(amounts) >= table.shape[1]:
-            return self._rotation(torch.tensor(amounts), device)
+            return self._rotation(upload(torch.tensor(amounts), device))
         index_N = torch.tensor([cap - each for each in amounts])
-        return table.index_select(1, index_N.to(device))
+        return table.index_select(1, upload(index_N, device))
 
     def _table(self, device: torch.device) -> torch.Tensor | None:
         """[2, cap + 1, F]: row r turns a query from r to the cap."""
@@ -152,16 +155,13 @@ class Turns:
         if 2 * entries * self.inv_freq_F.numel() * self.dtype.itemsize > TABLE_BYTES:
             return None
         if device not in self._kept:
-            blocks = [
-                self._rotation(torch.arange(self.chunk_map.max_position - first, stop, -1), device)
-                for first in range(0, entries, 4096)
-                for stop in [max(self.chunk_map.max_position - first - 4096, -1)]
-            ]
+            amounts_N = torch.arange(self.chunk_map.max_position, -1, -1, device=device)
+            blocks = [self._rotation(some_N) for some_N in amounts_N.split(4096)]
             self._kept[device] = torch.cat(blocks, dim=1)
         return self._kept[device]
 
-    def _rotation(self, amounts_N: torch.Tensor, device: torch.device) -> torch.Tensor:
-        return rotation(amounts_N.to(device), self.inv_freq_F.to(device), self.dtype)
+    def _rotation(self, amounts_N: torch.Tensor) -> torch.Tensor:
+        return rotation(amounts_N, self.inv_freq_F.to(amounts_N.device), self.dtype)
 
 
 def turns_of(

@@ -27,6 +27,7 @@ import torch
 from longctx.attention.chunks import KeyPart, Turns, split_block
 from longctx.attention.kernels.base import Kernel, Packed
 from longctx.attention.rows import StepRow, slots_of
+from longctx.attention.upload import upload
 
 SLAB = 8192  # tokens whose turned copies are held at once
 MOST_PARTS = 6  # keys in more pieces go another way
@@ -242,7 +243,7 @@ def _slab(
         turned_from = len(filled)
         if scaled:
             m_T = [each.m for each in filled[0] for _ in range(each.first, each.stop)]
-            m_T11 = torch.tensor(m_T, device=device).view(-1, 1, 1)
+            m_T11 = upload(torch.tensor(m_T), device).view(-1, 1, 1)
     present_AT = fill_AT = None
     missing = [[each.keys == 0 for each in part] for part in filled]
     if len(filled) > 1 and any(map(any, missing)):
@@ -253,7 +254,7 @@ def _slab(
         present = torch.tensor(rows)
         fill = torch.full((len(filled), count), -torch.inf)
         fill[0, ~present.any(0)] = 0.0  # a token of no row: its parts are 0, and so is it
-        present_AT, fill_AT = present.to(device), fill.to(device)
+        present_AT, fill_AT = upload(present, device), upload(fill, device)
     made = tuple((_pack(sequences, count, device), causal) for sequences, causal in calls)
     return Slab(
         *(first, stop, len(filled), made, turned_from, cos, sin, present_AT, fill_AT, m_T11)
@@ -286,7 +287,7 @@ def _tables(
     cos_NF, sin_NF = turns.take(amounts, device)
     if scaled:
         m = [each.m for part in parts for each in part for _ in range(each.first, each.stop)]
-        m_N1 = torch.tensor(m, dtype=cos_NF.dtype, device=device).unsqueeze(1)
+        m_N1 = upload(torch.tensor(m, dtype=cos_NF.dtype), device).unsqueeze(1)
         cos_NF, sin_NF = cos_NF * m_N1, sin_NF * m_N1
     shape = (len(parts), count, 1)
     cos = cos_NF.view(*shape, 1, -1)
@@ -301,10 +302,7 @@ def _pack(parts: list[list[_Sequence]], count: int, device: torch.device) -> Pac
         ends.append(at)
     starts = [each.at for each in sequences]
     table = torch.tensor([ends, [*starts, starts[-1]], [*(s.keys for s in sequences), 0]])
-    table = table.to(torch.int32)
-    if device.type == "cuda" and torch.cuda.is_available():
-        table = table.pin_memory()
-    table = table.to(device, non_blocking=True)
+    table = upload(table.to(torch.int32), device)
     return Packed(
         table[0],
         table[1],

@@ -39,6 +39,7 @@ from longctx.attention.tokens import (
     read,
     token_index,
 )
+from longctx.attention.upload import upload
 
 __all__ = ["Run", "StepPlan", "StepRow", "attend_step", "paged", "plan_step"]
 
@@ -229,7 +230,7 @@ def _columns(plan: StepPlan, columns: tuple[int, ...], device: torch.device) -> 
     """int64 [L], made once a step."""
     key = ("columns", columns, device)
     if key not in plan.kept:
-        plan.kept[key] = torch.tensor(columns, device=device)
+        plan.kept[key] = upload(torch.tensor(columns), device)
     index: torch.Tensor = plan.kept[key]
     return index
 

@@ -19,6 +19,7 @@ from longctx.attention.chunks import ChunkQueries, KeyPart, Turns
 from longctx.attention.kernels.base import Kernel
 from longctx.attention.rope import rotate
 from longctx.attention.rows import Slots, StepRow, slots_of
+from longctx.attention.upload import upload
 
 
 class Token(NamedTuple):
@@ -158,7 +159,7 @@ def _expand(tokens: Tokens, kept: dict[Any, Any], q_BHLD: torch.Tensor) -> torch
     key = ("queries", q_BHLD.device)
     if key not in kept:
         found = [tokens.tokens[at] for at in tokens.of_N]
-        kept[key] = torch.tensor(found).T.contiguous().to(q_BHLD.device)
+        kept[key] = upload(torch.tensor(found).T.contiguous(), q_BHLD.device)
     batch_N, column_N = kept[key]
     return q_BHLD[batch_N, :, column_N].transpose(0, 1).unsqueeze(0)
 
@@ -167,7 +168,7 @@ def _parts_index(tokens: Tokens, kept: dict[Any, Any], device: torch.device) -> 
     """[R * A] int64."""
     key = ("parts", device)
     if key not in kept:
-        kept[key] = torch.tensor(tokens.parts_RA).flatten().to(device)
+        kept[key] = upload(torch.tensor(tokens.parts_RA).flatten(), device)
     index: torch.Tensor = kept[key]
     return index
 
@@ -176,6 +177,6 @@ def token_index(tokens: Tokens, kept: dict[Any, Any], device: torch.device) -> t
     """[2, R]: where tokens stand in q."""
     key = ("tokens", device)
     if key not in kept:
-        kept[key] = torch.tensor(tokens.tokens).T.contiguous().to(device)
+        kept[key] = upload(torch.tensor(tokens.tokens).T.contiguous(), device)
     index: torch.Tensor = kept[key]
     return index

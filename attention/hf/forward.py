@@ -21,6 +21,7 @@ from longctx.attention.chunks import Turns
 from longctx.attention.hf.autocast import one_dtype
 from longctx.attention.padding import Padding, RowGroup
 from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_step
+from longctx.attention.upload import upload
 
 # The loader takes a name with "flash" in it for a kernel to download.
 ATTENTION_NAME = "longctx_dca"
@@ -163,7 +164,7 @@ def _gathered(plan: ForwardPlan, x_BKMD: torch.Tensor) -> torch.Tensor:
     assert plan.slots_BM is not None
     key = ("slots", x_BKMD.device)
     if key not in plan.step.kept:
-        plan.step.kept[key] = plan.slots_BM[:, None, :, None].to(x_BKMD.device)
+        plan.step.kept[key] = upload(plan.slots_BM[:, None, :, None], x_BKMD.device)
     return x_BKMD.take_along_dim(plan.step.kept[key], 2)
 
 

@@ -184,8 +184,9 @@ class Runner:
         """
         out = self.model(
             use_cache=False,
-            # On the host: it indexes hidden states, which may end on another device than ids go to.
-            logits_to_keep=torch.tensor(list(wanted), dtype=torch.long),
+            # No tensor: it indexes hidden states, which may end on another device than ids go to.
+            # A device_map's hooks bring tensors to the first, and logits to where these came from.
+            logits_to_keep=list(wanted),
             **self._inputs(tokens, rows),
         )
         logits_RV: torch.Tensor = out.logits[0]
