@@ -24,6 +24,7 @@ from transformers import AttentionInterface
 from longctx.attention.chunks import Turns
 from longctx.attention.kernels.base import Kernel, Partial
 from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_step
+from longctx.attention.upload import upload
 from longctx.engine.arena import Arena
 from longctx.engine.kv import KvBuffer, Segment
 
@@ -97,7 +98,7 @@ def _write(
     if isinstance(home, Arena):
         device = k_1KTD.device
         if ("slots", device) not in plan.step.kept:
-            plan.step.kept["slots", device] = plan.slots_T.to(device)
+            plan.step.kept["slots", device] = upload(plan.slots_T, device)
         home.write(layer, plan.step.kept["slots", device], k_1KTD[0], v_1KTD[0])
     else:
         first = 0
