@@ -9,7 +9,7 @@ dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from longctx.attention import kernels
 from longctx.attention.chunks import Turns
+from longctx.attention.hf import compiled
 from longctx.attention.hf.autocast import one_dtype
 from longctx.attention.padding import Padding, RowGroup
 from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_step
@@ -40,6 +41,16 @@ class ForwardPlan:
     kernel: str
     cached: bool  # a cache was seen and counted; without one, keys are the block's own
     slots_BM: torch.Tensor | None = None  # the copy's slots: each row's sequence from 0 on
+    ticket: torch.Tensor = field(init=False, compare=False, repr=False)  # for compiled layers
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ticket", compiled.enter(self))
+
+    def run(
+        self, q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Attention of one layer; [B, L, H, D] in q's dtype."""
+        return _run(q_BHLD, k_BKMD, v_BKMD, self, scale)
 
     def __str__(self) -> str:
         return str(self.step)
@@ -133,7 +144,9 @@ def attention_forward(
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     query, key, value = one_dtype(query, key, value)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+    if torch.compiler.is_compiling():
+        out_BLHD = compiled.attend_by_ticket(query, key, value, longctx_plan.ticket, scale)
+    elif torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         out_BLHD = _ForwardOnly.apply(query, key, value, longctx_plan, scale)
     else:
         out_BLHD = _run(query, key, value, longctx_plan, scale)
@@ -177,10 +190,7 @@ class _ForwardOnly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError(
-            "Dual Chunk Attention is inference only: it has no backward pass; call handle.remove() "
-            "to train, or run under torch.no_grad()"
-        )
+        raise RuntimeError(compiled.NO_BACKWARD)
 
 
 def padding_mask(attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:

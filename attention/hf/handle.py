@@ -29,6 +29,7 @@ from longctx.attention.hf.cache import (
     open_cache,
     tag_cache,
 )
+from longctx.attention.hf.compiled import outside
 from longctx.attention.hf.forward import ATTENTION_NAME, ForwardPlan, plan_forward
 from longctx.attention.hf.model import ModelParts, check_model, find_parts
 from longctx.attention.hf.patch import SchemePatch, owner
@@ -247,6 +248,7 @@ class Handle:
         x, position_ids, *rest = args
         return (x, position_ids % chunk_len, *rest), kwargs
 
+    @outside
     def _before_forward(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -286,6 +288,7 @@ class Handle:
         open_cache(cache, tag)
         return (), kwargs
 
+    @outside
     def _after_forward(
         self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any
     ) -> None:

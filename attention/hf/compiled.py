@@ -1,0 +1,118 @@
+"""Where torch.compile meets the drop-in: what is compiled around, and what is one node of a graph.
+
+Plans are host work that differs from one forward to the next, so a compiler that looks into them
+compiles every step anew. Two things keep it out. The decoder's hooks are compiled around
+(`outside`). Attention is one operator, whose graph is given a ticket, a tensor with the number of
+this forward's plan: its value is read when the graph runs, so one graph serves every plan.
+
+The plan itself still travels by keyword, from the hook to every layer, and carries its ticket. The
+table here holds plans weakly, so each ends with its forward; forwards in other threads, of other
+models or of copies have other numbers.
+
+Shape legend: B batch, H query heads, K key/value heads, L query tokens, M key tokens, D head
+dimension.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+import torch
+
+_Hook = TypeVar("_Hook", bound=Callable[..., Any])
+_HOW = (
+    "an extended model plans each forward on the host, outside any graph: leave out "
+    "fullgraph=True, or compile layer by layer, `for layer in decoder.layers: "
+    "layer.compile(fullgraph=True)`"
+)
+NO_BACKWARD = (
+    "Dual Chunk Attention is inference only: it has no backward pass; call handle.remove() to "
+    "train, or run under torch.no_grad()"
+)
+
+
+class Planned(Protocol):
+    """One forward's plan."""
+
+    def run(
+        self, q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Attention of one layer; [B, L, H, D] in q's dtype."""
+
+
+_numbers = itertools.count(1)
+_plans: WeakValueDictionary[int, Planned] = WeakValueDictionary()
+
+
+def outside(hook: _Hook) -> _Hook:
+    """A hook that compiled code calls and never looks into."""
+    disabled: _Hook = torch.compiler.disable(hook, reason=_HOW)
+    return disabled
+
+
+def enter(plan: Planned) -> torch.Tensor:
+    """The plan's ticket, int64 [1] on the host; good for as long as somebody holds the plan."""
+    number = next(_numbers)
+    _plans[number] = plan
+    return torch.tensor([number])
+
+
+# A CUDA graph would repeat the launches of the plan that it was recorded with.
+@torch.library.custom_op("longctx::attend", mutates_args=(), tags=torch.Tag.cudagraph_unsafe)
+def attend_by_ticket(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ticket: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """What a compiled layer calls: attention by the plan that `ticket` names."""
+    plan = _plans.get(int(ticket))
+    if plan is None:
+        raise RuntimeError(
+            "compiled attention was given the plan of a forward that is over: call the model "
+            "that extend() was given, not a graph of it that was kept"
+        )
+    return plan.run(query, key, value, scale).contiguous()
+
+
+@attend_by_ticket.register_fake
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ticket: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    batch, heads, columns, dim = query.shape
+    return query.new_empty(batch, columns, heads, dim)
+
+
+@torch.library.custom_op("longctx::refuse_backward", mutates_args=())
+def _refuse_backward(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    raise RuntimeError(NO_BACKWARD)
+
+
+@_refuse_backward.register_fake
+def _(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _keep(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> Any:
+    # An operator, because a compiler traces this together with a forward that nobody may go back
+    # through: only running it is an error.
+    return (*_refuse_backward(*ctx.saved_tensors), None, None)
+
+
+attend_by_ticket.register_autograd(_backward, setup_context=_keep)
