@@ -14,6 +14,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPT, SHARING = SCRIPTS / "attention.py", SCRIPTS / "prefix_sharing.py"
 SERVING = SCRIPTS / "serving.py"
 PERPLEXITY_MEMORY = SCRIPTS / "perplexity_memory.py"
+COMPILE = SCRIPTS / "compile.py"
 
 
 def test_attention_benchmark_reports_both_arms(tmp_path: Path) -> None:
@@ -137,3 +138,30 @@ def test_a_slope_needs_two_lengths() -> None:
         [sys.executable, str(PERPLEXITY_MEMORY), "--lengths", "2K"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "two at least" in done.stderr
+
+
+@pytest.mark.slow
+def test_compile_benchmark_reports_both_arms(tmp_path: Path) -> None:
+    arguments = ["--layers", "1", "--hidden", "64", "--tokens", "4", "--rounds", "2"]
+    arguments += ["--backend", "eager", "--caches", "dynamic", "--json"]
+    done = subprocess.run(
+        [sys.executable, str(COMPILE), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    (row,) = report["results"]
+    assert report["about"]["backend"] == "eager" and row["cache"] == "dynamic"
+    assert [arm["method"] for arm in row["arms"]] == ["none", "yarn+dca"]
+    for arm in row["arms"]:
+        assert arm["same_tokens"] and arm["frames_later"] == 0
+        assert 0 < arm["steady_cpu_s"] <= arm["first_cpu_s"]
+
+
+def test_a_method_without_plans_is_refused_by_the_compile_benchmark() -> None:
+    done = subprocess.run(
+        [sys.executable, str(COMPILE), "--method", "yarn"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "only DCA methods" in done.stderr
