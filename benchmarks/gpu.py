@@ -1,0 +1,152 @@
+"""All that a GPU can tell, in minutes: correctness first, then speed beside what the card allows.
+
+    python benchmarks/gpu.py --minutes 5                    # or: make gpu-check
+    python benchmarks/gpu.py --sections attention,model     # again, into the same folder
+    python benchmarks/gpu.py --dry                          # every section on a CPU, tiny
+
+Runs from an uninstalled clone, without network, and brings no weights: random ones of exact shapes
+are made on the device; the embedded model says what is right. results.json and results.md are
+written after every figure, so a stop at any time leaves what was done. Sections go in order of
+worth, each in a process of its own with a share of the time that is left: one that fails is
+recorded and the next goes on, one that hangs is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+from gpu_kit import hidden
+from gpu_kit.results import Results, Section
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# In order of worth, with shares of the time. A name is a module of gpu_kit.
+SECTIONS = {
+    "correct": 20,
+    "embedded": 14,
+    "attention": 20,
+    "model": 28,
+    "layers": 14,
+    "flash4": 4,
+}
+_EARLIER = 0.85  # of its limit a section begins no more items; at the limit it is stopped
+_LINES = 12
+
+
+def main() -> int:
+    options = parse()
+    if options.child:
+        return child(options)
+    results = Results(options.output)
+    began = time.monotonic()
+    for at, name in enumerate(options.sections):
+        left = 60 * options.minutes - (time.monotonic() - began)
+        shares = [SECTIONS[each] for each in options.sections[at:]]
+        limit = left * shares[0] / sum(shares)
+        if limit < 1:
+            results.sections[name] = Section("left out", error="no time was left")
+            results.write()
+            continue
+        print(f"{name}: {limit:.0f} s at most", flush=True)
+        results.sections[name] = Section(limit_s=limit)
+        results.write()
+        supervise(options, name, limit)
+        results = Results(options.output)
+        section = results.sections[name]
+        print(f"{name}: {section.status}, {section.seconds:.0f} s", flush=True)
+    finish(results, options)
+    return 0 if all(results.sections[name].status == "ok" for name in options.sections) else 1
+
+
+def supervise(options: argparse.Namespace, name: str, limit: float) -> None:
+    """One section in a process of its own, which is gone at the limit."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", name]
+    command += ["--output", str(options.output), "--seconds", f"{limit * _EARLIER:.1f}"]
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [*command, *(["--dry"] if options.dry else [])], start_new_session=True
+    )
+    try:
+        code: int | None = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    results = Results(options.output)
+    section = results.sections[name]
+    section.seconds = time.monotonic() - began
+    if code is None:
+        section.status = "stopped"
+        section.error += f"stopped at its limit of {limit:.0f} s"
+    elif section.status == "running":
+        section.status = "failed"
+        section.error += f"the process ended with {code}"
+    results.write()
+
+
+def child(options: argparse.Namespace) -> int:
+    """One section, in this process."""
+    name = options.child
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # an uninstalled clone
+    results = Results(options.output)
+    section = results.sections[name]
+    if options.dry:
+        hidden.hide()
+    try:
+        from gpu_kit import sizes
+        from gpu_kit.kit import Kit
+
+        kit = Kit(results, name, sizes.DRY if options.dry else sizes.REAL, options.seconds)
+        import_module(f"gpu_kit.{name}").run(kit)
+        if options.dry and (found := hidden.loaded()):
+            raise RuntimeError(f"imported although it may be missing: {', '.join(found)}")
+        section.settle()
+    except BaseException:
+        section.status = "failed"
+        section.error += "\n".join(traceback.format_exc().strip().splitlines()[-_LINES:])
+        results.write()
+        raise
+    results.write()
+    return 0
+
+
+def finish(results: Results, options: argparse.Namespace) -> None:
+    print(results.table())
+    if shutil.which("git") is not None:
+        done = subprocess.run(["git", "-C", str(ROOT), "archive", "HEAD"], capture_output=True)
+        if not done.returncode:
+            print(f"to bring along: {len(done.stdout) / 2**20:.1f} MiB (git archive HEAD)")
+    page = results.folder / "results.md"
+    print(f"to paste into docs/results.md, under a heading with date and command: {page}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=5.0, help="of all sections together")
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="in this order")
+    parser.add_argument("--output", type=Path, default=Path("runs/gpu"), help="a folder")
+    parser.add_argument("--dry", action="store_true", help="on a CPU, tiny, few packages")
+    parser.add_argument("--child", choices=SECTIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=60.0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.output = options.output.resolve()
+    options.sections = options.sections.split(",")
+    unknown = [name for name in options.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}: sections are {', '.join(SECTIONS)}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Section 1: what machine this is, and whether its numbers are right."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import partial
+from typing import Any
+
+import gpu_checks
+import gpu_model_checks
+import gpu_step_checks
+import torch
+from packing_kernel import PackingReference
+
+from gpu_kit.kit import Kit
+from longctx.attention import kernels
+
+
+def run(kit: Kit) -> None:
+    kit.attempt("environment", partial(environment, kit))
+    kit.attempt("ceilings", partial(show_ceilings, kit))
+    found = kernels_of(kit)
+    for kernel in found:
+        check_kernel(kit, kernel)
+    device, dtype = kit.device, kit.dtype
+    kit.attempt("extend()", lambda: kit.checks(gpu_model_checks.drop_in_checks(device, dtype)))
+    kit.attempt("engine", lambda: kit.checks(gpu_model_checks.engine_checks(device, dtype)))
+    for kernel in found:
+        for name, shape in kit.sizes.shapes.items():
+            far = partial(
+                gpu_checks.far_checks, kernel, shape, kit.sizes.far_elements, dtype, device
+            )
+            what = f"{name} {kernel.name}, {kit.sizes.far_elements:.1e} numbers"
+            kit.attempt(what, lambda far=far: kit.checks(far()), need_s=8)
+
+
+def check_kernel(kit: Kit, kernel: Any) -> None:
+    """Calls, packed sequences and Dual Chunk steps, at each shape."""
+    sizes, device, dtype = kit.sizes, kit.device, kit.dtype
+    steps = {
+        "ragged decode": gpu_step_checks.ragged(sizes.filled, sizes.fold),
+        "block across a border": gpu_step_checks.across_a_border(
+            sizes.filled, sizes.fold, sizes.border_queries
+        ),
+    }
+    for shape_name, shape in sizes.shapes.items():
+        name = f"{shape_name} {kernel.name}"
+        tasks = {
+            "calls": partial(
+                gpu_checks.shape_checks, name, kernel, shape, sizes.filled, dtype, device
+            )
+        }
+        if hasattr(kernel, "packed"):
+            for slots in (300, sizes.filled):
+                tasks[f"packed, {slots} slots"] = partial(
+                    gpu_checks.packing_checks, name, kernel, shape, slots, dtype, device
+                )
+        for what, rows in steps.items():
+            tasks[what] = partial(
+                gpu_step_checks.dca_checks,
+                *(f"{name}, {what}, {len(rows)} rows to {sizes.filled}", kernel, shape),
+                *(sizes.fold, rows, dtype, device),
+            )
+        for what, task in tasks.items():
+            kit.attempt(f"{name}, {what}", lambda task=task: kit.checks(task()), need_s=2)
+
+
+def kernels_of(kit: Kit) -> list[Any]:
+    """Every kernel that runs here, but the slow one; a dry run has one that packs as well."""
+    found: list[Any] = []
+    for name in kernels.names():
+        kernel = kernels.get(name)
+        reason = kernel.unavailable(kit.device, kit.dtype)
+        kit.row(f"kernel {name}", "runs" if reason is None else "does not run", note=reason or "")
+        if reason is None and name != "reference":
+            found.append(kernel)
+    if kit.dry:
+        found.append(PackingReference())
+    return found
+
+
+def environment(kit: Kit) -> None:
+    import transformers
+
+    about = kit.results.about
+    about["python"] = platform.python_version()
+    about["torch"] = torch.__version__
+    about["transformers"] = transformers.__version__
+    about["machine"] = platform.platform()
+    if kit.cuda:
+        facts = torch.cuda.get_device_properties(kit.device)
+        about["device"] = (
+            f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {facts.multi_processor_count} "
+            f"multiprocessors, capability {facts.major}.{facts.minor}, CUDA {torch.version.cuda}"
+        )
+        about["driver"] = _driver()
+    else:
+        about["device"] = f"cpu, {torch.get_num_threads()} threads"
+    for name in ("device", "torch", "transformers", "python"):
+        kit.row(name, str(about[name]))
+
+
+def _driver() -> str:
+    query = [
+        "nvidia-smi",
+        "--query-gpu=driver_version,clocks.sm,clocks.mem",
+        "--format=csv,noheader",
+    ]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown ({type(error).__name__})"
+    return done.stdout.strip() or done.stderr.strip()
+
+
+def show_ceilings(kit: Kit) -> None:
+    found = kit.ceilings()
+    kit.row(f"bf16 product of {kit.sizes.matmul} squared", found.tflops, "TFLOP/s")
+    kit.row("copy, bytes read and written", found.gb_s, "GB/s")
