@@ -46,7 +46,11 @@ def main() -> int:
     options = parse()
     if options.child:
         return child(options)
+    # A stop from outside takes the section's process along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = Results(options.output)
+    if results.about.get("dry") != options.dry:  # figures of another kind
+        results.about, results.sections = {"dry": options.dry}, {}
     began = time.monotonic()
     for at, name in enumerate(options.sections):
         left = 60 * options.minutes - (time.monotonic() - began)
@@ -73,7 +77,9 @@ def supervise(options: argparse.Namespace, name: str, limit: float) -> None:
     command += ["--output", str(options.output), "--seconds", f"{limit * _EARLIER:.1f}"]
     began = time.monotonic()
     process = subprocess.Popen(
-        [*command, *(["--dry"] if options.dry else [])], start_new_session=True
+        [*command, *(["--dry"] if options.dry else [])],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+        start_new_session=True,
     )
     try:
         code: int | None = process.wait(limit)

@@ -47,6 +47,8 @@ class Kit:
         self.section: Section = results.sections[name]
         self.dry = sizes.dry
         self.cuda = torch.cuda.is_available() and not sizes.dry
+        if not self.cuda and not sizes.dry:
+            raise RuntimeError("torch finds no CUDA device: --dry runs every section on a CPU")
         self.device = torch.device("cuda" if self.cuda else "cpu")
         # The CPU's kernel is exact in float32, so that a dry run can be held to the oracle.
         self.dtype = torch.bfloat16 if self.cuda else torch.float32
