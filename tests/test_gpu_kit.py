@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py without a GPU: all sections run, a stop leaves what was done, checks can fail."""
+"""benchmarks/gpu.py without a GPU: sections run, a stop leaves what was done, checks can fail."""
 
 from __future__ import annotations
 

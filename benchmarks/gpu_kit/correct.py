@@ -24,15 +24,15 @@ def run(kit: Kit) -> None:
     for kernel in found:
         check_kernel(kit, kernel)
     device, dtype = kit.device, kit.dtype
-    kit.attempt("extend()", lambda: kit.checks(gpu_model_checks.drop_in_checks(device, dtype)))
-    kit.attempt("engine", lambda: kit.checks(gpu_model_checks.engine_checks(device, dtype)))
+    kit.attempt_checks("extend()", partial(gpu_model_checks.drop_in_checks, device, dtype))
+    kit.attempt_checks("engine", partial(gpu_model_checks.engine_checks, device, dtype))
     for kernel in found:
         for name, shape in kit.sizes.shapes.items():
             far = partial(
                 gpu_checks.far_checks, kernel, shape, kit.sizes.far_elements, dtype, device
             )
             what = f"{name} {kernel.name}, {kit.sizes.far_elements:.1e} numbers"
-            kit.attempt(what, lambda far=far: kit.checks(far()), need_s=8)
+            kit.attempt_checks(what, far, need_s=8)
 
 
 def check_kernel(kit: Kit, kernel: Any) -> None:
@@ -63,7 +63,7 @@ def check_kernel(kit: Kit, kernel: Any) -> None:
                 *(sizes.fold, rows, dtype, device),
             )
         for what, task in tasks.items():
-            kit.attempt(f"{name}, {what}", lambda task=task: kit.checks(task()), need_s=2)
+            kit.attempt_checks(f"{name}, {what}", task, need_s=2)
 
 
 def kernels_of(kit: Kit) -> list[Any]:

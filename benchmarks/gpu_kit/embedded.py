@@ -64,7 +64,11 @@ class Questions:
     ) -> list[tuple[tuple[int, ...], bool]]:
         """Greedy tokens, and whether the number is among them."""
         longest = max(len(prompt.ids) for prompt in prompts) + self.answer_tokens
-        options = {"kernel": kernel, "max_context": longest, "kv_budget_bytes": 4 << 30}
+        options: dict[str, Any] = {
+            "kernel": kernel,
+            "max_context": longest,
+            "kv_budget_bytes": 4 << 30,
+        }
         found = []
         with Engine(model, self.tokenizer, method, **options) as engine:
             handles = [

@@ -67,7 +67,7 @@ def run(kit: Kit) -> None:
                     gpu_checks.shape_checks,
                     *(what, kernel, shape, kit.sizes.filled, kit.dtype, kit.device),
                 )
-                kit.attempt(what, lambda task=task: kit.checks(task()), need_s=3)
+                kit.attempt_checks(what, task, need_s=3)
             kit.attempt("prefill", partial(timed, kit, kernel), need_s=3)
 
 

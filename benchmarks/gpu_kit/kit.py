@@ -10,7 +10,7 @@ import gc
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -71,6 +71,12 @@ class Kit:
             state = "ok" if check.ok else "wrong"
             self.row(check.name, float(check.error), "", float(check.allowed), state)
 
+    def attempt_checks(
+        self, what: str, task: Callable[[], Sequence[Check]], need_s: float = 0.0
+    ) -> None:
+        """What `task` finds, row by row."""
+        self.attempt(what, lambda: self.checks(task()), need_s)
+
     def attempt(self, what: str, function: Callable[[], Any], need_s: float = 0.0) -> Any:
         """What `function` returns; None, and a row with the reason, where it cannot.
 
@@ -105,7 +111,7 @@ class Kit:
     # -- time -------------------------------------------------------------------------------------
 
     def medians_ms(
-        self, arms: dict[str, Sequence[Callable[[], Any]]], budget_s: float
+        self, arms: Mapping[str, Sequence[Callable[[], Any]]], budget_s: float
     ) -> dict[str, float]:
         """Median milliseconds of a call of each arm, arms in turn, each over its sets of inputs.
 

@@ -37,7 +37,7 @@ def million(kit: Kit) -> None:
     prompt = shapes.prompt_of(length + 1, config.vocab_size)
     per_token = int(shapes.kv_bytes(config, 1, kit.dtype.itemsize))
     budget = per_token * (length + steps + 64)
-    options = {"max_context": length + steps + 2, "kv_budget_bytes": budget}
+    options: dict[str, Any] = {"max_context": length + steps + 2, "kv_budget_bytes": budget}
     now, times = model.clock(kit), []
     with (
         serving_arms.Peak(kit.device.type) as peak,

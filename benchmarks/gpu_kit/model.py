@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import serving_arms
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from gpu_kit import shapes
@@ -87,7 +86,7 @@ def by_kernel(kit: Kit, name: str, model: Any) -> None:
     sizes, vocabulary = kit.sizes, model.config.vocab_size
     prompt = shapes.prompt_of(sizes.prompt, vocabulary)
     context = sizes.prompt + 8
-    options = {"chunk_budget": sizes.chunk_budget, "max_context": context}
+    options: dict[str, Any] = {"chunk_budget": sizes.chunk_budget, "max_context": context}
     with Engine(model, None, METHOD, **options) as made:
         before = prompt[: sizes.prompt - sizes.chunk_budget]
         made.submit(EngineRequest(before, max_new_tokens=0, request_length=sizes.prompt))
@@ -110,7 +109,7 @@ def profiled(kit: Kit, what: str, step: Callable[[], Any]) -> None:
     wall_ms = 1e3 * (time.perf_counter() - began)
     totals: dict[str, list[float]] = {}
     for event in found.events():
-        on_device = event.device_type == torch.autograd.DeviceType.CUDA
+        on_device = event.device_type.name == "CUDA"
         if on_device != kit.cuda:
             continue
         spent = event.time_range.elapsed_us() if kit.cuda else event.self_cpu_time_total

@@ -104,7 +104,7 @@ def head_dim(config: Any) -> int:
 
 def prefill_flops(model: Any, length: int) -> float:
     config = model.config
-    width = config.num_attention_heads * head_dim(config)
+    width = int(config.num_attention_heads) * head_dim(config)
     attention = 2.0 * config.num_hidden_layers * width * length * (length + 1)
     return 2.0 * _weights(model) * length + attention
 
