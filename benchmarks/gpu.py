@@ -7,8 +7,8 @@
 Runs from an uninstalled clone, without network, and brings no weights: random ones of exact shapes
 are made on the device; the embedded model says what is right. results.json and results.md are
 written after every figure, so a stop at any time leaves what was done. Sections go in order of
-worth, each in a process of its own with a share of the time that is left: one that fails is
-recorded and the next goes on, one that hangs is stopped.
+worth, each in a process of its own with a share of the time that is left. What fails is recorded
+and the next item goes on; what hangs, or kills the process or the device, is passed over.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 
 from gpu_kit import hidden
-from gpu_kit.results import Results, Section
+from gpu_kit.results import Results, Row, Section
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,6 +40,8 @@ SECTIONS = {
 }
 _EARLIER = 0.85  # of its limit a section begins no more items; at the limit it is stopped
 _LINES = 12
+_PROCESSES = 6  # of one section, where items end them
+_DEVICE_LOST = 3  # as gpu_kit.kit says it, which needs torch
 
 
 def main() -> int:
@@ -72,33 +74,61 @@ def main() -> int:
 
 
 def supervise(options: argparse.Namespace, name: str, limit: float) -> None:
-    """One section in a process of its own, which is gone at the limit."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", name]
-    command += ["--output", str(options.output), "--seconds", f"{limit * _EARLIER:.1f}"]
+    """One section in a process of its own, which is gone at the limit.
+
+    Where the process dies over an item, another one goes on behind that item.
+    """
     began = time.monotonic()
+    for _ in range(_PROCESSES):
+        left = limit - (time.monotonic() - began)
+        code = run_process(command(options, name, left * _EARLIER), left)
+        results = Results(options.output)
+        section = results.sections[name]
+        section.seconds = time.monotonic() - began
+        if code is None:
+            section.status = "stopped"
+            section.error += f"stopped at its limit of {limit:.0f} s, in: {section.current}"
+        elif section.status == "running":
+            if section.current:
+                note = f"the process ended with {code}"
+                section.rows.append(Row(section.current, state="failed", note=note))
+                section.done.append(section.current)
+                section.current = ""
+                results.write()
+                continue
+            if code == _DEVICE_LOST:
+                results.write()
+                continue
+            section.status = "failed"
+            section.error += f"the process ended with {code}"
+        break
+    else:
+        section.status = "failed"
+        section.error += f"{_PROCESSES} processes ended early"
+    results.write()
+
+
+def command(options: argparse.Namespace, name: str, seconds: float) -> list[str]:
+    words = [sys.executable, str(Path(__file__).resolve()), "--child", name]
+    words += ["--output", str(options.output), "--seconds", f"{seconds:.1f}"]
+    return [*words, *(["--dry"] if options.dry else [])]
+
+
+def run_process(words: list[str], limit: float) -> int | None:
+    """Its exit code; None where it had to be ended."""
     process = subprocess.Popen(
-        [*command, *(["--dry"] if options.dry else [])],
+        words,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
         start_new_session=True,
     )
     try:
-        code: int | None = process.wait(limit)
+        return process.wait(max(limit, 0.1))
     except subprocess.TimeoutExpired:
-        code = None
+        return None
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    results = Results(options.output)
-    section = results.sections[name]
-    section.seconds = time.monotonic() - began
-    if code is None:
-        section.status = "stopped"
-        section.error += f"stopped at its limit of {limit:.0f} s"
-    elif section.status == "running":
-        section.status = "failed"
-        section.error += f"the process ended with {code}"
-    results.write()
 
 
 def child(options: argparse.Namespace) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +75,55 @@ def test_unknown_sections_are_refused(tmp_path: Path) -> None:
         [sys.executable, str(SCRIPT), "--sections", "correct,speed"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "unknown: speed" in done.stderr
+
+
+# A section of four items: the second kills its process, the third hangs, the last is fine.
+DEADLY = """
+import os, signal, sys, time
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from gpu_kit import kit, results, sizes
+kit._LEAST_LIMIT_S = 1.0
+made = results.Results(Path(sys.argv[1]))
+one = kit.Kit(made, "correct", sizes.DRY, 60)
+value = one.attempt("needed", lambda: 7, anew=True)
+one.attempt("first", lambda: one.row("first", float(value)))
+one.attempt("kills", lambda: os.kill(os.getpid(), signal.SIGSEGV))
+one.attempt("hangs", lambda: time.sleep(60))
+one.attempt("loses the device", lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: lost")))
+one.attempt("last", lambda: one.row("last", float(value)))
+one.section.settle()
+made.write()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_item_that_ends_its_process_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from gpu_kit.kit import DEVICE_LOST
+    from gpu_kit.results import Results, Section
+
+    module = runpy.run_path(str(SCRIPT))
+    assert module["_DEVICE_LOST"] == DEVICE_LOST
+    started = Results(tmp_path)
+    started.sections["correct"] = Section()
+    started.write()
+    paths = [str(BENCHMARKS), str(BENCHMARKS.parent), str(BENCHMARKS.parent / "tests" / "support")]
+    words = [sys.executable, "-c", DEADLY, str(tmp_path), *paths]
+    monkeypatch.setitem(module["supervise"].__globals__, "command", lambda *_: words)
+    module["supervise"](argparse.Namespace(output=tmp_path), "correct", 120.0)
+    section = Results(tmp_path).sections["correct"]
+    assert [(row.what, row.state) for row in section.rows] == [
+        ("first", ""),
+        ("kills", "failed"),
+        ("hangs", "failed"),
+        ("loses the device", "failed"),
+        ("last", ""),
+    ]
+    assert section.rows[1].note == "the process ended with -11"
+    assert section.status == "failed" and section.rows[-1].measured == 7.0
 
 
 class TestItems:

@@ -20,7 +20,8 @@ from longctx.attention import kernels
 def run(kit: Kit) -> None:
     kit.attempt("environment", partial(environment, kit))
     kit.attempt("ceilings", partial(show_ceilings, kit))
-    found = kernels_of(kit)
+    kit.attempt("kernels", partial(show_kernels, kit))
+    found = [each for each, reason in kernels_of(kit) if reason is None]
     for kernel in found:
         check_kernel(kit, kernel)
     device, dtype = kit.device, kit.dtype
@@ -66,18 +67,17 @@ def check_kernel(kit: Kit, kernel: Any) -> None:
             kit.attempt_checks(f"{name}, {what}", task, need_s=2)
 
 
-def kernels_of(kit: Kit) -> list[Any]:
-    """Every kernel that runs here, but the slow one; a dry run has one that packs as well."""
-    found: list[Any] = []
-    for name in kernels.names():
-        kernel = kernels.get(name)
-        reason = kernel.unavailable(kit.device, kit.dtype)
-        kit.row(f"kernel {name}", "runs" if reason is None else "does not run", note=reason or "")
-        if reason is None and name != "reference":
-            found.append(kernel)
-    if kit.dry:
-        found.append(PackingReference())
-    return found
+def kernels_of(kit: Kit) -> list[tuple[Any, str | None]]:
+    """Every kernel but the slow one, and why it does not run; a dry run has one that packs."""
+    found: list[Any] = [kernels.get(name) for name in kernels.names() if name != "reference"]
+    reasons = [kernel.unavailable(kit.device, kit.dtype) for kernel in found]
+    return [*zip(found, reasons, strict=True), *([(PackingReference(), None)] if kit.dry else [])]
+
+
+def show_kernels(kit: Kit) -> None:
+    for kernel, reason in kernels_of(kit):
+        runs = "runs" if reason is None else "does not run"
+        kit.row(f"kernel {kernel.name}", runs, note=reason or "")
 
 
 def environment(kit: Kit) -> None:

@@ -84,7 +84,7 @@ class Questions:
 
 
 def run(kit: Kit) -> None:
-    questions = kit.attempt("prompts", lambda: Questions(kit.sizes.longest_needle))
+    questions = kit.attempt("prompts", lambda: Questions(kit.sizes.longest_needle), anew=True)
     if questions is None:
         return
     kit.attempt("greedy tokens", partial(greedy, kit, questions), need_s=8)

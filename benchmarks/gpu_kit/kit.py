@@ -1,12 +1,15 @@
 """What every section works with: the device, its ceilings, a clock, and rows that are kept at once.
 
 A section is a list of items. One that fails becomes a row with its error and the next goes on; one
-that no longer fits the section's time becomes a row that says so.
+that no longer fits the section's time becomes a row that says so. One that hangs, or leaves the
+device unusable, ends the process: another goes on behind it.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
+import os
 import statistics
 import time
 import traceback
@@ -19,7 +22,9 @@ from gpu_checks import Check
 from gpu_kit.results import Results, Row, Section
 from gpu_kit.sizes import Sizes
 
+DEVICE_LOST = 3  # exit code
 _TRACEBACK_LINES = 6
+_LEAST_LIMIT_S = 20.0
 _L2_BYTES = 128 << 20  # more than a card's cache: inputs are rotated through as much
 
 
@@ -77,27 +82,44 @@ class Kit:
         """What `task` finds, row by row."""
         self.attempt(what, lambda: self.checks(task()), need_s)
 
-    def attempt(self, what: str, function: Callable[[], Any], need_s: float = 0.0) -> Any:
+    def attempt(
+        self, what: str, function: Callable[[], Any], need_s: float = 0.0, *, anew: bool = False
+    ) -> Any:
         """What `function` returns; None, and a row with the reason, where it cannot.
 
         Args:
-            need_s: seconds it takes on a GPU; with less left it is left out.
+            need_s: seconds it takes on a GPU. With less left it is left out; with several times as
+                much spent it hangs, and ends this process.
+            anew: others need what it returns, so that every process of the section does it.
         """
+        if what in self.section.done:
+            return None
         if self.left_s < (0 if self.dry else need_s):
             self.row(what, state="skipped", note=f"{self.left_s:.0f} s are left of {need_s:.0f}")
             return None
+        self.section.current = what
+        self.results.write()
         began = time.monotonic()
+        faulthandler.dump_traceback_later(max(_LEAST_LIMIT_S, 2.5 * need_s), exit=True)
         try:
             return function()
         except Exception as error:
             lines = traceback.format_exc().strip().splitlines()[-_TRACEBACK_LINES:]
             self.section.error += f"{what}:\n" + "\n".join(lines) + "\n\n"
             self.row(what, state="failed", note=f"{type(error).__name__}: {str(error)[:200]}")
+            if "CUDA error" in str(error):  # all that follows in this process would fail with it
+                self.section.done.append(what)
+                self.section.current = ""
+                self.results.write()
+                os._exit(DEVICE_LOST)
             return None
         finally:
+            faulthandler.cancel_dump_traceback_later()
+            self.section.current = ""
+            if not anew:
+                self.section.done.append(what)
             self.free()
-            spent = time.monotonic() - began
-            print(f"  {what}: {spent:.1f} s", flush=True)
+            print(f"  {what}: {time.monotonic() - began:.1f} s", flush=True)
 
     def free(self) -> None:
         gc.collect()

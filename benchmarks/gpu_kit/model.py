@@ -24,12 +24,12 @@ def run(kit: Kit) -> None:
     name = "Qwen2-7B"
     config = shapes.config_of(name, dry=kit.dry)
     model = kit.attempt(
-        f"{name}, made", partial(shapes.build, config, kit.device, kit.dtype), need_s=5
+        f"{name}, made", partial(shapes.build, config, kit.device, kit.dtype), 5, anew=True
     )
     if model is None:
         return
     kit.attempt(f"{name}, engine", partial(engine, kit, name, model, METHOD), need_s=25)
-    kit.attempt(f"{name}, by kernel", partial(by_kernel, kit, name, model), need_s=10)
+    kit.attempt(f"{name}, by kernel", partial(by_kernel, kit, name, model), need_s=15)
     kit.attempt(f"{name}, generate", partial(generate, kit, name, model), need_s=20)
     kit.attempt(f"{name}, engine, none", partial(engine, kit, name, model, "none"), need_s=25)
 

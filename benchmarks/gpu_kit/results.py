@@ -56,12 +56,20 @@ class Row:
 
 @dataclass
 class Section:
-    """`status`: ok, wrong (a check), failed (an error), partial (items left out), stopped."""
+    """A section and how far it is.
+
+    Attributes:
+        status: ok, wrong (a check), failed (an error), partial (items left out), stopped.
+        done: items that another process of the section need not do again.
+        current: the item under way.
+    """
 
     status: str = "running"
     seconds: float = 0.0
     limit_s: float = 0.0
     error: str = ""
+    current: str = ""
+    done: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
     def settle(self) -> None:
