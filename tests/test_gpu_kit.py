@@ -38,6 +38,7 @@ def gpu(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_section_runs_dry(tmp_path: Path) -> None:
     done, results = gpu(tmp_path, "--dry", "--minutes", "15")
     assert done.returncode == 0, done.stdout + done.stderr

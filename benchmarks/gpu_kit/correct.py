@@ -58,10 +58,9 @@ def check_kernel(kit: Kit, kernel: Any) -> None:
                     gpu_checks.packing_checks, name, kernel, shape, slots, dtype, device
                 )
         for what, rows in steps.items():
+            told = f"{name}, {what}, {len(rows)} rows to {sizes.filled}"
             tasks[what] = partial(
-                gpu_step_checks.dca_checks,
-                *(f"{name}, {what}, {len(rows)} rows to {sizes.filled}", kernel, shape),
-                *(sizes.fold, rows, dtype, device),
+                gpu_step_checks.dca_checks, told, kernel, shape, sizes.fold, rows, dtype, device
             )
         for what, task in tasks.items():
             kit.attempt_checks(f"{name}, {what}", task, need_s=2)

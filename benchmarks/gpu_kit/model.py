@@ -30,8 +30,14 @@ def run(kit: Kit) -> None:
         return
     kit.attempt(f"{name}, engine", partial(engine, kit, name, model, METHOD), need_s=25)
     kit.attempt(f"{name}, by kernel", partial(by_kernel, kit, name, model), need_s=15)
-    kit.attempt(f"{name}, generate", partial(generate, kit, name, model), need_s=20)
-    kit.attempt(f"{name}, engine, none", partial(engine, kit, name, model, "none"), need_s=25)
+    theirs = kit.attempt(f"{name}, generate", partial(generate, kit, name, model), need_s=20)
+    what = f"{name}, engine, none"
+    ours = kit.attempt(what, partial(engine, kit, name, model, "none"), need_s=25)
+    if ours and theirs:
+        pairs = list(zip(ours[0], theirs[0], strict=False))
+        same = sum(a == b for a, b in pairs)
+        note = "random weights, so near ties; a difference moves all behind it"
+        kit.row(f"{what}: tokens as generate's", f"{same}/{len(pairs)}", note=note)
 
 
 def clock(kit: Kit) -> Callable[[], float]:
@@ -42,8 +48,8 @@ def clock(kit: Kit) -> Callable[[], float]:
     return now
 
 
-def engine(kit: Kit, name: str, model: Any, method: str) -> None:
-    """The prompt in steps of the budget, then token by token."""
+def engine(kit: Kit, name: str, model: Any, method: str) -> list[list[int]] | None:
+    """The prompt in steps of the budget, then token by token; the answers."""
     sizes = kit.sizes
     context = sizes.prompt + sizes.decoded + 1
     made = serving_arms.engine(
@@ -55,15 +61,19 @@ def engine(kit: Kit, name: str, model: Any, method: str) -> None:
     figures(kit, f"{name}, engine, {method}", model, found, peak)
     if found.second is not None:
         kit.row(f"{name}, engine, {method}: another question, first token", found.second, "s")
+    answers: list[list[int]] | None = found.answers
+    return answers
 
 
-def generate(kit: Kit, name: str, model: Any) -> None:
+def generate(kit: Kit, name: str, model: Any) -> list[list[int]] | None:
     sizes = kit.sizes
     made = serving_arms.generate(model, clock(kit), min(sizes.decoded, 12))
     with serving_arms.Peak(kit.device.type) as peak, made as ask:
         ask([shapes.prompt_of(min(600, sizes.prompt // 2), model.config.vocab_size, 1)])
         found = ask([shapes.prompt_of(sizes.prompt, model.config.vocab_size)])
     figures(kit, f"{name}, transformers, sdpa", model, found, peak)
+    answers: list[list[int]] | None = found.answers
+    return answers
 
 
 def figures(kit: Kit, what: str, model: Any, found: Any, peak: Any) -> None:

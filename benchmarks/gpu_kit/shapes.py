@@ -106,16 +106,16 @@ def prefill_flops(model: Any, length: int) -> float:
     config = model.config
     width = int(config.num_attention_heads) * head_dim(config)
     attention = 2.0 * config.num_hidden_layers * width * length * (length + 1)
-    return 2.0 * _weights(model) * length + attention
+    return float(2.0 * _weights(model) * length + attention)
 
 
 def kv_bytes(config: Any, length: int, itemsize: int) -> float:
     numbers = 2.0 * config.num_hidden_layers * config.num_key_value_heads * head_dim(config)
-    return numbers * length * itemsize
+    return float(numbers * length * itemsize)
 
 
 def decode_bytes(model: Any, length: int) -> float:
     """What one token reads: weights once, and all keys and values."""
     itemsize = model.dtype.itemsize
     head = model.lm_head.weight.numel()
-    return itemsize * (_weights(model) + head) + kv_bytes(model.config, length, itemsize)
+    return float(itemsize * (_weights(model) + head)) + kv_bytes(model.config, length, itemsize)

@@ -160,7 +160,8 @@ def packed_of(pieces: Sequence[Piece], device: torch.device) -> Packed:
     starts = torch.tensor([*(each.start for each in pieces), 0])
     keys = torch.tensor([each.keys for each in pieces])
     most_q, most_k = max(each.queries for each in pieces), max(each.keys for each in pieces)
-    return Packed(*(x.to(device, torch.int32) for x in (ends, starts, keys)), most_q, most_k)
+    ends, starts, keys = (x.to(device, torch.int32) for x in (ends, starts, keys))
+    return Packed(ends, starts, keys, most_q, most_k)
 
 
 def packed_checks(

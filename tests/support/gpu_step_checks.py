@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from gpu_checks import FLOAT32, SCALE, SHARPNESS, Check, Shape, allowed_of, distance, normal
+from gpu_checks import FLOAT32, SCALE, SHARPNESS, Check, Shape, distance, normal
 from oracle import rotate_dense
 
 from longctx.attention import ChunkMap
@@ -33,6 +33,11 @@ class Fold(NamedTuple):
 
 
 QWEN2 = Fold(32_768, 1_024)
+
+# Of plain attention's error, in 16 bits. Queries that are turned on are rounded once more: three
+# roundings of q and k instead of two are sqrt(3/2) = 1.22 times the noise of a logit, and few
+# queries scatter: 1.09 to 1.31 were seen over 128K keys in the 7B's shape.
+SHARE = 1.5
 
 
 def seen_at(position: int, keys: int, fold: Fold | None, device: torch.device) -> torch.Tensor:
@@ -61,7 +66,8 @@ def one_token(
     turned_1KMD = rotate_dense(k_KMD.double()[None], away_M, inv_freq_F)
     q_KGD = q_HD.double().unflatten(0, (len(k_KMD), -1))
     weights_KGM = (scale * q_KGD @ turned_1KMD[0].mT).softmax(-1)
-    return (weights_KGM @ v_KMD.double()).flatten(0, 1)
+    out_KGD: torch.Tensor = weights_KGM @ v_KMD.double()
+    return out_KGD.flatten(0, 1)
 
 
 class Filled(NamedTuple):
@@ -127,14 +133,14 @@ def dca_checks(
         q_1HLD = rotate_dense(raw_HLD[None], position_L, inv_freq_F)
         plan = plan_step(steps, None if arm is None else turns)
         got = attend_step(plan, q_1HLD, (keys_KMD[None],), (filled.v_KMD[None],), kernel, scale)
-        wants = []
+        wants: list[torch.Tensor] = []
         for row, at in zip(steps, filled.at, strict=True):
             for n in range(row.length):
                 position = row.start + n
                 run = slice(at, at + position + 1)
                 wants.append(
                     one_token(
-                        raw_HLD[:, row.columns.start + n],
+                        raw_HLD[:, len(wants)],
                         position,
                         filled.raw_KMD[:, run],
                         filled.v_KMD[:, run],
@@ -147,7 +153,7 @@ def dca_checks(
     # Plain attention by a wrong kernel is wrong too, and must excuse nothing.
     at_most = max(3 * torch.finfo(dtype).eps, FLOAT32)
     return [
-        Check(name, errors[0], allowed_of(errors[1], dtype)),
+        Check(name, errors[0], SHARE * errors[1] if dtype.itemsize < 4 else at_most),
         Check(f"{name}, plain", errors[1], at_most),
     ]
 
