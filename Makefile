@@ -1,11 +1,18 @@
 # Everything that a clone needs, each target by itself: `make test` sets up .venv and runs the tests.
 # Overridable: PYTHON (3.11 or newer), VENV, JOBS (processes of the quick tests), PYTEST_ARGS,
-# HAYSTACK (a text for demo-smollm2 to search in).
+# HAYSTACK (a text for demo-smollm2 to search in), MINUTES and GPU_ARGS of gpu-check.
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 PYTEST_ARGS ?=
+MINUTES ?= 5
+GPU_ARGS ?=
+# What a GPU machine without network may be given: FlashAttention-4, and of what it needs what does
+# not come with torch.
+FLASH4 ?= flash-attn-4 nvidia-cutlass-dsl nvidia-cutlass-dsl-libs-base nvidia-cutlass-dsl-libs-core \
+	nvidia-cutlass-dsl-libs-cu13 quack-kernels apache-tvm-ffi torch-c-dlpack-ext
+FLASH4_MIB := 50
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -28,7 +35,7 @@ STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-quick test-avx2 test-slow coverage lint format types wheel smollm2 demo demo-smollm2 train bench fuzz clean distclean
+.PHONY: help venv test test-quick test-avx2 test-slow coverage lint format types wheel smollm2 demo demo-smollm2 train bench gpu-check gpu-wheels fuzz clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -128,6 +135,18 @@ train: $(RUNTIME) ## the embedded model from nothing, into runs/train (within an
 
 bench: $(RUNTIME) ## DCA against plain flash attention
 	$(PY) benchmarks/attention.py --lengths 16K,32K
+
+# With PYTHON as it is: such a machine has torch, and no network to set up an environment.
+gpu-check: ## all that a GPU can tell, in MINUTES (CONTRIBUTING.md)
+	PYTHONDONTWRITEBYTECODE=1 $(PYTHON) benchmarks/gpu.py --minutes $(MINUTES) $(GPU_ARGS)
+
+gpu-wheels: ## wheels/ with FlashAttention-4, for gpu-check to try
+	rm -rf wheels
+	$(PYTHON) -m pip download --quiet --pre --no-deps --only-binary=:all: --python-version 3.12 \
+		$(foreach n,17 24 27 28 31 34 35,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 \
+		--dest wheels $(FLASH4)
+	@mib=$$(du -sm wheels | cut -f1); echo "wheels/: $$mib MiB"; \
+	test $$mib -le $(FLASH4_MIB) || { echo 'more than $(FLASH4_MIB): make gpu-wheels FLASH4="..." with fewer'; exit 1; }
 
 fuzz: $(READY) ## 2,000 random requests to the server
 	LONGCTX_FUZZ_CASES=2000 $(OFFLINE) $(BIN)/pytest -q --timeout 1800 tests/serve/test_fuzz.py

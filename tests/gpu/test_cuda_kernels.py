@@ -1,7 +1,7 @@
 """Every kernel for CUDA against a float64 oracle, on a GPU.
 
-Runs from an uninstalled clone: `pytest tests/gpu`. The oracle is an einsum that builds its own
-mask; the tolerance is what plain attention in the same dtype achieves on the same input.
+Runs from an uninstalled clone: `pytest tests/gpu`. Oracle and tolerance: `gpu_checks.py` of
+`tests/support`.
 Shape legend: B batch, H query heads, K key/value heads, G = H / K, L queries, M keys, D head dim.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gpu_checks import call_checks, dense, distance, normal
 
 from longctx.attention import kernels
-from longctx.attention.kernels.base import Kernel, Partial
+from longctx.attention.kernels.base import Kernel
 from longctx.attention.merge import merge
 
 pytestmark = [
@@ -31,35 +32,6 @@ def kernel(request: pytest.FixtureRequest) -> Kernel:
     return candidate
 
 
-def normal(*shape: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
-    generator = torch.Generator("cuda").manual_seed(seed)
-    return torch.randn(*shape, generator=generator, device="cuda").to(dtype)
-
-
-def dense(
-    q_BHLD: torch.Tensor,
-    k_BKMD: torch.Tensor,
-    v_BKMD: torch.Tensor,
-    causal: bool,
-    scale: float,
-    dtype: torch.dtype = torch.float64,
-) -> Partial:
-    """Textbook attention, every step in `dtype`; causal: the last query sees the last key."""
-    queries, keys = q_BHLD.shape[2], k_BKMD.shape[2]
-    q_BKGLD = q_BHLD.to(dtype).unflatten(1, (k_BKMD.shape[1], -1))
-    logits_BKGLM = scale * torch.einsum("bkgld,bkmd->bkglm", q_BKGLD, k_BKMD.to(dtype))
-    if causal:
-        i_L1 = torch.arange(queries, device="cuda")[:, None]
-        hidden_LM = torch.arange(keys, device="cuda") > i_L1 + keys - queries
-        logits_BKGLM = logits_BKGLM.masked_fill(hidden_LM, -torch.inf)
-    out_BKGLD = torch.einsum("bkglm,bkmd->bkgld", logits_BKGLM.softmax(-1), v_BKMD.to(dtype))
-    return Partial(out_BKGLD.flatten(1, 2), logits_BKGLM.logsumexp(-1).flatten(1, 2))
-
-
-def distance(got: torch.Tensor, want: torch.Tensor) -> float:
-    return float((got.double() - want).norm() / want.norm())
-
-
 def check(
     kernel: Kernel,
     q_BHLD: torch.Tensor,
@@ -67,17 +39,8 @@ def check(
     v_BKMD: torch.Tensor,
     causal: bool,
 ) -> None:
-    scale = 1.1 * q_BHLD.shape[3] ** -0.5  # not the default: it must reach the kernel
-    got = kernel(q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale)
-    want = dense(q_BHLD, k_BKMD, v_BKMD, causal, scale)
-    plain = dense(q_BHLD, k_BKMD, v_BKMD, causal, scale, q_BHLD.dtype)
-    assert got.out_BHLD.shape == q_BHLD.shape
-    # With one key the softmax is 1 and plain attention is exact: the floor is one rounding.
-    allowed = max(distance(plain.out_BHLD, want.out_BHLD), torch.finfo(q_BHLD.dtype).eps)
-    assert distance(got.out_BHLD, want.out_BHLD) <= 1.2 * allowed
-    assert got.lse_BHL.shape == q_BHLD.shape[:3]
-    assert got.lse_BHL.dtype == torch.float32
-    torch.testing.assert_close(got.lse_BHL.double(), want.lse_BHL, rtol=1e-4, atol=1e-4)
+    wrong = [c for c in call_checks("", kernel, q_BHLD, k_BKMD, v_BKMD, causal) if not c.ok]
+    assert not wrong, wrong
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
