@@ -49,6 +49,7 @@ Task = Annotated[str, Name("TASK")]
 Number = Annotated[str, Name("NUMBER")]
 Package = Annotated[str, Name("PACKAGE")]
 Option = Annotated[str, Name("OPTION")]
+FileName = Annotated[str, Name("FILE")]
 
 States = dict[State, int]
 
@@ -389,13 +390,28 @@ class RunModel(TypedDict):
     fingerprint: Annotated[str, Field("hash of its weights, or its address")]
 
 
-class RunText(TypedDict):
+class RunFiles(TypedDict):
+    """What a text was read from."""
+
+    files: Annotated[list[str], Field("where it came from; none: it was generated")]
+    encodings: NotRequired[
+        Annotated[
+            dict[FileName, str], Field("what a file was read as", when="for files not in UTF-8")
+        ]
+    ]
+    skipped: NotRequired[
+        Annotated[
+            dict[FileName, str], Field("why a file could not be read", when="where one could not")
+        ]
+    ]
+
+
+class RunText(RunFiles):
     """The text of a run."""
 
     id: Annotated[str, Field("its name")]
     sha256: Annotated[str, Field("its hash")]
     tokens: Annotated[int, Field("by the model's tokenizer", "tokens")]
-    files: Annotated[list[str], Field("where it came from; none: it was generated")]
 
 
 class NeedleGrid(TypedDict):
@@ -511,10 +527,8 @@ class Texts(TypedDict):
     documents: Annotated[list[RunDocument], Field("in order")]
 
 
-class RunTexts(Texts):
+class RunTexts(Texts, RunFiles):
     """The documents of a run."""
-
-    files: Annotated[list[str], Field("where they came from; none: they were generated")]
 
 
 class PerplexityRunJson(RunJson):

@@ -1,13 +1,12 @@
-"""Text as bytes and as sentences: decoding files, and the places where one may cut or insert.
+"""Text as sentences, lines and words: the places where one may cut or insert.
 
-Knows nothing of tokens or of files' meaning. Everything downstream hashes and tokenises what
-`decode` returns, so it settles encodings, line ends and Unicode form once.
+Knows nothing of tokens or files. Everything downstream hashes and tokenises what `settle` returns,
+so it settles line ends and Unicode form once.
 """
 
 from __future__ import annotations
 
 import bisect
-import codecs
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -40,60 +39,10 @@ _SHARED, _MARKS = "\"'“”‘’«»()…—·", 8
 _WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u3040-\u30ff\U00020000-\U0003ffff]")
 
 
-class UndecodableError(ValueError):
-    """The bytes are no text in any encoding that is read here; `offset` is the first bad byte."""
-
-    def __init__(self, offset: int) -> None:
-        super().__init__(f"neither UTF-8, UTF-16 with a mark, nor GB18030: bad byte at {offset}")
-        self.offset = offset
-
-
-def decode(data: bytes) -> str:
-    """Bytes to text as `settle` leaves it.
-
-    Raises:
-        UndecodableError: says where.
-    """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding, text = "utf-16", _strict(data, "utf-16")
-    else:
-        try:
-            encoding = "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
-            text = data.decode(encoding)
-        except UnicodeDecodeError as not_utf8:
-            # The offset of the UTF-8 failure is the useful one: GB18030 accepts almost any bytes
-            # and fails far behind, so a decode that leaves control characters is refused too.
-            try:
-                encoding, text = "gb18030", data.decode("gb18030")
-            except UnicodeDecodeError:
-                raise UndecodableError(not_utf8.start) from None
-            if not _plausible_chinese(text):
-                raise UndecodableError(not_utf8.start) from None
-    nul = text.find("\x00")
-    if nul >= 0:
-        raise UndecodableError(len(text[:nul].encode(encoding)))
-    return settle(text)
-
-
 def settle(text: str) -> str:
     """`\\n` line ends and Unicode's composed form (NFC)."""
     # Qwen's tokenizer gives \r\n other tokens than \n.
     return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def _strict(data: bytes, encoding: str) -> str:
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UndecodableError(error.start) from None
-
-
-def _plausible_chinese(text: str) -> bool:
-    other = [char for char in text if ord(char) > 127]
-    wide = sum(1 for char in other if _WIDE.match(char))
-    control = sum(1 for char in text if unicodedata.category(char) in ("Cc", "Co", "Cn"))
-    printable_controls = text.count("\n") + text.count("\r") + text.count("\t")
-    return wide * 2 >= len(other) and control <= printable_controls
 
 
 def is_wide(char: str) -> bool:

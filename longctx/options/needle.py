@@ -116,6 +116,8 @@ class NeedleOptions:
             _PROMPT,
         ),
     ] = None
+    encoding: shared.Encoding = None
+    strict: shared.Strict = False
     language: Annotated[str, Option("Of needle and generated prose.", _PROMPT)] = LANGUAGE
     needle: Annotated[
         str,

@@ -156,6 +156,8 @@ def _print_banner(err: Console, prepared: PreparedPerplexity) -> None:
     )
     if prepared.chosen.note is not None:
         say(err, f"  {prepared.chosen.note}")
+    for note in texts.sources.notes():
+        say(err, f"  {note}")
     if texts.left_out:
         say(err, f"  {texts.left_out} text(s) shorter than that are left out")
     say(err, f"  metric {config.metric} · {prepared.bos_words}")

@@ -25,6 +25,7 @@ from longctx.eval.perplexity.passes import TASK, Measurement, PassIdentity, toke
 from longctx.eval.runfolder.folder import describe
 from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRunJson
 from longctx.eval.texts import corpus
+from longctx.eval.texts.files import Reading
 from longctx.models import dtypes
 from longctx.models.logprobs import moving_rope, peak_bytes
 from longctx.models.plain import matmul_rate
@@ -213,7 +214,13 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     texts = (
         corpus.generate(tokens, config.documents, config.seed, encode)
         if options.text is None
-        else corpus.load(options.text, tokens, config.documents, encode)
+        else corpus.load(
+            options.text,
+            tokens,
+            config.documents,
+            encode,
+            Reading("--text", options.encoding, options.strict),
+        )
     )
     moving = moving_rope(model_config) is not None
     plain = {method: without_length(scheme) for method, scheme in schemes.items()}

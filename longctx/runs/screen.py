@@ -44,6 +44,8 @@ def print_banner(err: Console, prepared: PreparedNeedle) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for note in haystack.sources.notes():
+        say(err, f"  {note}")
     for line in model.banner():
         say(err, f"  {line}")
     config = prepared.options.config
