@@ -50,7 +50,7 @@ def read_row(path: Path, number: int) -> ResultLine:
     record = found[number - 1]
     stored: Any = record.get("recipe")
     names = {field.name for field in fields(PromptSpec)}
-    if not isinstance(stored, Mapping) or {*stored, "options"} != names:
+    if not isinstance(stored, Mapping) or {*stored, "options", "boundary"} != names:
         raise UserError(
             f"--row {number}: its record holds no recipe that this version reads: use the version "
             f"that wrote it ({run['sessions'][-1].get('versions', {}).get('longctx', 'unknown')})"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 
 from longctx.eval.scoring import Match, Status
+from longctx.eval.texts.text import Boundary
 
 REQUIRED: Final = object()
 
@@ -115,6 +116,10 @@ class PassScheme(SchemeJson):
     ]
 
 
+_BOUNDARY = "what needles and cuts stand at the end of: line, word, character"
+_NO_SENTENCES = "where the text is not in sentences"
+
+
 class RecipeJson(TypedDict):
     """What a prompt is a function of: equal recipes give equal bytes."""
 
@@ -136,6 +141,7 @@ class RecipeJson(TypedDict):
     options: NotRequired[
         Annotated[dict[Option, Any], Field("of the task, by name", when="where a task has any")]
     ]
+    boundary: NotRequired[Annotated[Boundary, Field(_BOUNDARY, when=_NO_SENTENCES)]]
 
 
 class RecordText(TypedDict):
@@ -454,6 +460,7 @@ class NeedleSettings(Settings):
     options: NotRequired[
         Annotated[dict[Option, Any], Field("of the task, by name", when="where a task has any")]
     ]
+    boundary: NotRequired[Annotated[Boundary, Field("as in recipes", when=_NO_SENTENCES)]]
 
 
 class Stopping(TypedDict):

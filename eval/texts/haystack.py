@@ -13,7 +13,7 @@ from pathlib import Path
 
 from longctx.errors import UserError
 from longctx.eval.texts.files import ReadFiles, Reading, find, read
-from longctx.eval.texts.text import Boundaries, sentence_ends
+from longctx.eval.texts.text import Boundaries, Boundary, places
 
 _SEPARATOR = "\n\n"
 # Token counts are summed over blocks of this many characters; a seam shifts the sum by a token.
@@ -74,7 +74,7 @@ class TokenMap:
     tokenize: Tokenize
     allow_repeat: bool = False
     _marks: list[tuple[int, int]] = field(default_factory=list)  # (characters, tokens) so far
-    _starts: list[int] = field(default_factory=list)
+    _starts: dict[Boundary, Sequence[int]] = field(default_factory=dict)
     _slices: dict[tuple[int, int], Slice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,29 +89,40 @@ class TokenMap:
             tokens += len(self.tokenize(text[position:end]))
             position = end
             self._marks.append((position, tokens))
-        self._starts = [0, *(end for end in sentence_ends(text) if end < len(text))]
 
     @property
     def tokens(self) -> int:
         return self._marks[-1][1]
 
-    def start_for(self, needed: int, fraction: float) -> int:
+    def starts(self, kind: Boundary) -> Sequence[int]:
+        """Where a sentence, a line, a word or a character begins."""
+        if kind not in self._starts:
+            text = self.haystack.text
+            self._starts[kind] = (
+                range(len(text))
+                if kind == "character"
+                else [0, *(end for end in places(text, kind) if end < len(text))]
+            )
+        return self._starts[kind]
+
+    def start_for(self, needed: int, fraction: float, kind: Boundary = "sentence") -> int:
         """A sentence start with `needed` tokens behind it, `fraction` of the way through them."""
+        starts = self.starts(kind)
         spare = self.tokens if self.allow_repeat else max(self.tokens - needed, 0)
         target = self._character_at(fraction * spare)
         latest = len(self.haystack.text) if self.allow_repeat else self._character_at(spare)
-        index = bisect.bisect_left(self._starts, target)
-        if index < len(self._starts) and self._starts[index] <= latest:
-            return self._starts[index]
-        return self._starts[max(index - 1, 0)]
+        index = bisect.bisect_left(starts, target)
+        if index < len(starts) and starts[index] <= latest:
+            return starts[index]
+        return starts[max(index - 1, 0)]
 
-    def last_start(self, needed: int, before: int) -> int:
+    def last_start(self, needed: int, before: int, kind: Boundary = "sentence") -> int:
         """The last sentence start up to `before` with `needed` tokens behind it, counted; else 0.
 
         `start_for` takes tokens for evenly spread within a block, which a text of several scripts
         is not.
         """
-        starts = self._starts[: bisect.bisect_right(self._starts, before)]
+        starts = self.starts(kind)[: bisect.bisect_right(self.starts(kind), before)]
         short = bisect.bisect_left(
             starts, True, key=lambda start: len(self.slice(start, needed).token_ends) < needed
         )

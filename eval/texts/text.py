@@ -9,8 +9,15 @@ from __future__ import annotations
 import bisect
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+Boundary = Literal["sentence", "line", "word", "character"]
+BOUNDARIES: tuple[Boundary, ...] = ("sentence", "line", "word", "character")
+# Of pieces in which a needle's place can be chosen; legal prose has sentences of 500 characters.
+_LONGEST_PIECE = 1000
 
 # Closing quotes and brackets stay with the sentence that they close.
 _CLOSERS = "\"'”’»)\\]」』）】"
@@ -24,6 +31,7 @@ _END = rf"[.!?؟।…]+(?:[{_CLOSERS}“«]|[ \u00a0\u202f]»)*(?=\s|$)"
 _WIDE_END = rf"[。！？…]++[{_CLOSERS}]*+(?!と|って)"
 _SENTENCE_END = re.compile(rf"{_END}|{_WIDE_END}|(?<=\S)(?=\n\s*\n)|{_THAI_PHRASE_END}")
 _CLAUSE_END = re.compile(rf"[,;:—،؛][{_CLOSERS}]*(?=\s|$)|—|[，；：、]")
+_LINE_END = re.compile(r"(?<=\S)(?=[^\S\n]*(?:\n|$))")
 _GAP = re.compile(r"(?<=\S)(?=\s)")
 # "Mr. Knightley" and "J. Smith" are not ends of sentences; nor "Sra. García", "z. B.", "т. е.",
 # "А. С. Пушкин", "د. محمد". Thai has the full stop in abbreviations alone.
@@ -63,40 +71,59 @@ def sentence_ends(text: str) -> list[int]:
     return ends
 
 
+def places(text: str, kind: Boundary) -> Sequence[int]:
+    """Character positions behind which one may cut or insert, ascending."""
+    if kind == "sentence":
+        return sentence_ends(text)
+    if kind == "character":
+        return range(1, len(text) + 1)
+    pattern = _LINE_END if kind == "line" else _GAP
+    return [match.end() for match in pattern.finditer(text)]
+
+
+def boundary_of(text: str) -> Boundary:
+    """The first kind that parts most of a text into pieces of reasonable size.
+
+    Lists, logs and tables have no sentences, minified code has no lines, and some have no words.
+    """
+    for kind in BOUNDARIES[:-1]:
+        ends = [0, *places(text, kind), len(text)]
+        sizes = (end - start for start, end in pairwise(ends))
+        if 2 * sum(size for size in sizes if size > _LONGEST_PIECE) <= len(text):
+            return kind
+    return BOUNDARIES[-1]
+
+
 @dataclass
 class Boundaries:
-    """Where a text may be cut, in tiers: sentences, then clauses, then gaps, then anywhere."""
+    """Where a text may be cut, by kind, from the one that it has to weaker ones."""
 
     text: str
-    _tiers: dict[int, list[int]] = field(default_factory=dict)
+    _places: dict[str, Sequence[int]] = field(default_factory=dict)
 
-    def tier(self, index: int) -> list[int]:
-        if index not in self._tiers:
-            if index == 0:
-                found = sentence_ends(self.text)
-            elif index in (1, 2):
-                pattern = (_CLAUSE_END, _GAP)[index - 1]
-                found = [match.end() for match in pattern.finditer(self.text)]
-            else:
-                found = list(range(1, len(self.text)))
-            self._tiers[index] = found
-        return self._tiers[index]
+    def of(self, kind: Boundary | Literal["clause"]) -> Sequence[int]:
+        if kind not in self._places:
+            self._places[kind] = (
+                [match.end() for match in _CLAUSE_END.finditer(self.text)]
+                if kind == "clause"
+                else places(self.text, kind)
+            )
+        return self._places[kind]
 
-    def last_sentence_end(self, limit: int) -> int:
-        """The largest sentence end at or before `limit`; 0 where there is none."""
-        ends = self.tier(0)
+    def last(self, kind: Boundary, limit: int) -> int:
+        """The largest place of a kind at or before `limit`; 0 where there is none."""
+        ends = self.of(kind)
         index = bisect.bisect_right(ends, limit)
         return ends[index - 1] if index else 0
 
-    def next_sentence_end(self, after: int) -> int | None:
-        ends = self.tier(0)
-        index = bisect.bisect_right(ends, after)
-        return ends[index] if index < len(ends) else None
-
-    def near(self, position: int, limit: int) -> Iterable[list[int]]:
-        """Per tier, the up to two positions in (0, limit) that lie around `position`."""
-        for index in range(4):
-            ends = self.tier(index)
+    def near(
+        self, position: int, limit: int, kind: Boundary = "sentence"
+    ) -> Iterable[Sequence[int]]:
+        """Per kind, from the given one on, the up to two places in (0, limit) around `position`."""
+        weaker: tuple[Boundary | Literal["clause"], ...] = ("clause", "word", "character")
+        own = () if kind in weaker else (kind,)
+        for each in (*own, *(weaker[weaker.index(kind) :] if kind in weaker else weaker)):
+            ends = self.of(each)
             at = bisect.bisect_left(ends, position)
             yield [end for end in ends[max(at - 1, 0) : at + 1] if 0 < end < limit]
 

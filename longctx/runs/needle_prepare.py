@@ -30,6 +30,7 @@ from longctx.eval.texts import haystack as haystacks
 from longctx.eval.texts import prose
 from longctx.eval.texts.files import Reading
 from longctx.eval.texts.haystack import Haystack
+from longctx.eval.texts.text import boundary_of
 from longctx.models.base import Model
 from longctx.models.source import SIMULATED, tokenizer_sha256
 from longctx.options.needle import NeedleOptions, refuse_local
@@ -77,6 +78,8 @@ class PreparedNeedle:
             found["language"] = config.language
         if config.options:
             found["options"] = dict(config.options)
+        if self.sweep.identity.boundary != "sentence":
+            found["boundary"] = self.sweep.identity.boundary
         return found
 
     def describe(self) -> NeedleRunJson:
@@ -220,6 +223,7 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
         haystack_sha256=haystack.sha256,
         tokenizer_sha256=tokenizer_sha256(model.tokenizer),
         template_sha256=chat.sha256(config.system),
+        boundary="sentence" if options.haystack is None else boundary_of(haystack.text),
     )
     builder = PromptBuilder(haystack, chat, allow_repeat=config.allow_repeat)
     sweep = Sweep(

@@ -46,6 +46,9 @@ def print_banner(err: Console, prepared: PreparedNeedle) -> None:
     )
     for note in haystack.sources.notes():
         say(err, f"  {note}")
+    boundary = prepared.sweep.identity.boundary
+    if boundary != "sentence":
+        say(err, f"  the text is not in sentences: needles stand at the end of a {boundary}")
     for line in model.banner():
         say(err, f"  {line}")
     config = prepared.options.config

@@ -103,6 +103,20 @@ def test_a_text_that_is_not_utf8_is_read_again_as_it_was(tiny_model: Path, tmp_p
     assert invoke(*moved, "--encoding", "latin-1").exit_code == 0
 
 
+def test_a_list_is_a_haystack_and_its_recipe_says_how(tmp_path: Path) -> None:
+    (tmp_path / "list.md").write_text("".join(f"- window garden {n}\n" for n in range(900)))
+    arguments = ["needle", "sim:perfect", "--lengths", "256,1K", "--depths", "0,50"]
+    arguments += ["--haystack", str(tmp_path / "list.md"), "--repeats", "1"]
+    told = invoke(*arguments, "--output", str(tmp_path / "run"))
+    assert told.exit_code == 0
+    assert "the text is not in sentences: needles stand at the end of a line" in told.stderr
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["boundary"] == "line"
+    for row, record in enumerate(records.read(tmp_path / "run" / "results.jsonl"), start=1):
+        assert (record["status"], record["recipe"]["boundary"]) == ("ok", "line")
+        assert invoke("reconstruct", str(tmp_path / "run"), "--row", str(row)).exit_code == 0
+
+
 def test_how_texts_are_read_is_for_texts() -> None:
     prose = "generated prose is read from no file: give"
     refused(f"--encoding cp1252: {prose} --haystack", "needle", "--encoding", "cp1252")

@@ -122,4 +122,4 @@ def test_other_closing_quotes() -> None:
 def test_arabic_marks() -> None:
     text = "أين السفينة؟ كانت هنا، ثم رحلت."
     assert [text[:end][-1] for end in sentence_ends(text)] == ["؟", "."]
-    assert [text[:end][-1] for end in Boundaries(text).tier(1)] == ["،"]
+    assert [text[:end][-1] for end in Boundaries(text).of("clause")] == ["،"]
