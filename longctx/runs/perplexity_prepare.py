@@ -27,6 +27,7 @@ from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRunJson
 from longctx.eval.texts import corpus
 from longctx.eval.texts.files import Reading
 from longctx.models import dtypes
+from longctx.models.checks import check_model
 from longctx.models.logprobs import moving_rope, peak_bytes
 from longctx.models.plain import matmul_rate
 from longctx.models.schemes import (
@@ -204,6 +205,7 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     model_config = load_config(source)
     schemes = settle_schemes(options, model_config, config.longest)
     tokenizer = load_tokenizer(source)
+    check_model(source, model_config, tokenizer, options.original_length)
     device_map = settle_device_map(options.device_map)
     device = device_of(device_map)
     chosen = dtypes.choose(options.dtype, source, model_config, device, options.output)
