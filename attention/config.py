@@ -363,6 +363,7 @@ def _factor(
         sources["factor"] = "argument"
         return float(factor)
     if method == "yarn" and rope["rope_type"] == "yarn" and rope.get("factor") is not None:
+        _check_factor(rope["factor"])
         sources["factor"] = "rope_parameters"
         return float(rope["factor"])
     if request_length is None:

@@ -29,6 +29,7 @@ from longctx.eval.scoring import Match
 from longctx.eval.spec import PromptSpec
 from longctx.eval.tasks.qa import TooFewError
 from longctx.eval.texts.haystack import Haystack, Slice, TokenMap
+from longctx.eval.texts.text import BOUNDARIES, Boundary
 
 # How far the nearest sentence end may lie from the depth asked for: 1.5 % of 4K, 0.2 % of 32K.
 # Where a sentence is longer than that, the needle goes between clauses or words.
@@ -128,7 +129,7 @@ class PromptBuilder:
         hay = self._map.slice(offset, wanted + _MARGIN_TOKENS)
         if len(hay.token_ends) < wanted:
             # Where tokens are uneven (Chinese before English) the start was a bad guess.
-            offset = self._map.last_start(wanted + _MARGIN_TOKENS, offset)
+            offset = self._map.last_start(wanted + _MARGIN_TOKENS, offset, recipe.boundary)
             hay = self._map.slice(offset, wanted + _MARGIN_TOKENS)
         if len(hay.token_ends) < wanted and not all_there_is:
             raise UserError(
@@ -148,7 +149,7 @@ class PromptBuilder:
 
     def _offset(self, recipe: PromptSpec, wanted: int) -> int:
         rng = seeded("offset", recipe.seed, recipe.length, recipe.repeat)
-        return self._map.start_for(wanted + _MARGIN_TOKENS, rng.random())
+        return self._map.start_for(wanted + _MARGIN_TOKENS, rng.random(), recipe.boundary)
 
     def _encode(self, recipe: PromptSpec, sample: Sample, text: Filled) -> FilledConversation:
         head = sample.introduction + sample.before
@@ -162,23 +163,30 @@ class PromptBuilder:
 
     def _with(self, recipe: PromptSpec, sample: Sample, hay: Slice, cut: int) -> FilledConversation:
         """The prompt with the first `cut` characters of the slice and its statements in them."""
-        placed = [(_place(hay, cut, one.depth), one) for one in sample.statements]
+        placed = [(_place(hay, cut, one.depth, recipe.boundary), one) for one in sample.statements]
         placed.sort(key=lambda pair: (pair[0], pair[1].depth))
         return self._encode(recipe, sample, weave(hay.text[:cut], placed))
 
     def _fit_sentences(
         self, recipe: PromptSpec, sample: Sample, hay: Slice, wanted: int, budget: int
     ) -> FilledConversation:
-        """Cut at the last sentence end that fits: what is left over is less than a sentence."""
-        cut = hay.boundaries.last_sentence_end(hay.character_after(wanted + _MARGIN_TOKENS // 8))
-        while cut:
-            body = self._with(recipe, sample, hay, cut)
-            if len(body.encoded.ids) <= budget:
-                return body
-            cut = hay.boundaries.last_sentence_end(cut - 1)
+        """Cut at the last sentence end that fits: what is left over is less than a sentence.
+
+        Where not one fits, at the last line end, gap between words or character that does.
+        """
+        for kind in BOUNDARIES[BOUNDARIES.index(recipe.boundary) :]:
+            limit = hay.character_after(wanted + _MARGIN_TOKENS // 8)
+            while cut := hay.boundaries.last(kind, limit):
+                body = self._with(recipe, sample, hay, cut)
+                excess = len(body.encoded.ids) - budget
+                if excess <= 0:
+                    return body
+                limit = cut - 1
+                if kind in ("word", "character"):  # many, and each is a prompt to build
+                    limit = min(limit, hay.character_after(hay.tokens_before(cut) - excess))
         raise UserError(
-            f"--lengths {recipe.length}: not one sentence of {self.haystack.id} fits: "
-            "give a larger length, or pass --exact"
+            f"--lengths {recipe.length}: not one character of {self.haystack.id} fits: give a "
+            "larger length"
         )
 
     def _fit_exactly(
@@ -305,7 +313,7 @@ def _measure(fitted: FilledConversation, sample: Sample, budget: int) -> Prompt:
     )
 
 
-def _place(hay: Slice, cut: int, depth: float) -> int:
+def _place(hay: Slice, cut: int, depth: float, kind: Boundary) -> int:
     """The character to insert at: the nearest sentence end, or a weaker border if that is far."""
     total = hay.tokens_before(cut)
     target = depth / 100 * total
@@ -316,7 +324,7 @@ def _place(hay: Slice, cut: int, depth: float) -> int:
     best, best_distance = cut, abs(total - target)
     if target < best_distance:
         best, best_distance = 0, target
-    for candidates in hay.boundaries.near(hay.character_after(round(target)), cut):
+    for candidates in hay.boundaries.near(hay.character_after(round(target)), cut, kind):
         for place in candidates:
             distance = abs(hay.tokens_before(place) - target)
             if distance < best_distance:

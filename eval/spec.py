@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from longctx.eval.needle.needle import LANGUAGE, TASK, WORDING_SHA256
+from longctx.eval.texts.text import Boundary
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,14 @@ class PromptSpec:
     language: str = LANGUAGE
     wording_sha256: str = WORDING_SHA256
     options: dict[str, Any] = field(default_factory=dict)
+    boundary: Boundary = "sentence"
 
     def to_dict(self) -> dict[str, Any]:
-        """Without options where there are none: recipes from before them keep their keys."""
-        fields = asdict(self)
-        return fields if self.options else {k: v for k, v in fields.items() if k != "options"}
+        """Without options where there are none, and without the usual boundary: recipes from
+        before them keep their keys."""
+        found = asdict(self)
+        if not self.options:
+            del found["options"]
+        if self.boundary == "sentence":
+            del found["boundary"]
+        return found

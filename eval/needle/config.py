@@ -1,6 +1,6 @@
 """What a needle sweep is told: every setting with its default, once. The command line reads this.
 
-Also the small languages of its arguments: lengths (`2K,12K`), depths (`10,50,90` or a count).
+Also the small languages of its arguments: lengths (`2K,12K`), depths (`10,50,90`, or a count).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from longctx.eval.needle.needle import DEFAULT_ANSWER_PREFIX, LANGUAGE, TASK
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2}
 _LONGEST = 1 << 30
+# As many depths as people ask for by a bare number; 25 or 50 are places in percent.
+_MOST_BARE, _MOST_DEPTHS = 21, 1001
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,22 @@ def parse_lengths(text: str, flag: str = "--lengths") -> tuple[int, ...]:
 
 
 def parse_depths(text: str, flag: str = "--depths") -> tuple[float, ...]:
-    """`0,25,50` or `50%` are depths; one bare number is a count of evenly spaced ones."""
-    if re.fullmatch(r"\s*\d+\s*", text):
-        count = float(text)
-        if not 1 <= count <= 1001:
-            raise UserError(f"{flag} {text}: one number is a count from 1 to 1001 (else: 50%)")
+    """`0,25,50` or `50%` are depths; `5` and `n=41` are counts of evenly spaced ones.
+
+    A bare number that is more likely a depth is neither.
+    """
+    if match := re.fullmatch(r"\s*(n=)?(\d+)\s*", text):
+        count = float(match[2])
+        if not match[1] and _MOST_BARE < count <= 100:
+            shown = f"{count:g}"
+            raise UserError(
+                f"{flag} {shown}: one depth, or {shown} of them? Write {shown}% for the depth, "
+                f"n={shown} for that many evenly spaced"
+            )
+        if not 1 <= count <= _MOST_DEPTHS:
+            raise UserError(
+                f"{flag} {text}: one number is a count from 1 to {_MOST_DEPTHS} (else: 50%)"
+            )
         if count == 1:
             return (50.0,)
         return tuple(round(100 * index / (count - 1), 3) for index in range(int(count)))

@@ -16,6 +16,7 @@ from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.runfolder.records import SCHEMA
 from longctx.eval.spec import PromptSpec
 from longctx.eval.tasks import wording_sha256
+from longctx.eval.texts.text import Boundary
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class NeedleIdentity:
     haystack_sha256: str
     tokenizer_sha256: str
     template_sha256: str
+    boundary: Boundary = "sentence"
 
     def recipe(self, config: NeedleConfig, cell: Cell) -> PromptSpec:
         return PromptSpec(
@@ -55,6 +57,7 @@ class NeedleIdentity:
             language=config.language,
             wording_sha256=wording_sha256(config.task, config.language, config.options),
             options=dict(config.options),
+            boundary=self.boundary,
         )
 
     def key(self, recipe: PromptSpec, scheme: Mapping[str, Any]) -> str:

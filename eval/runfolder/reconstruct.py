@@ -25,6 +25,7 @@ from longctx.eval.spec import PromptSpec
 from longctx.eval.tasks import wording_sha256
 from longctx.eval.texts import haystack as haystacks
 from longctx.eval.texts import prose
+from longctx.eval.texts.files import Reading
 from longctx.eval.texts.haystack import Haystack
 
 
@@ -49,7 +50,7 @@ def read_row(path: Path, number: int) -> ResultLine:
     record = found[number - 1]
     stored: Any = record.get("recipe")
     names = {field.name for field in fields(PromptSpec)}
-    if not isinstance(stored, Mapping) or {*stored, "options"} != names:
+    if not isinstance(stored, Mapping) or {*stored, "options", "boundary"} != names:
         raise UserError(
             f"--row {number}: its record holds no recipe that this version reads: use the version "
             f"that wrote it ({run['sessions'][-1].get('versions', {}).get('longctx', 'unknown')})"
@@ -57,14 +58,16 @@ def read_row(path: Path, number: int) -> ResultLine:
     return ResultLine(run, record, PromptSpec(**stored))
 
 
-def find_haystack(row: ResultLine, pattern: str | None) -> Haystack:
+def find_haystack(row: ResultLine, pattern: str | None, encoding: str | None = None) -> Haystack:
     """The text of the run: from `pattern`, or from where run.json says that it was."""
     about, wanted = row.run["haystack"], row.recipe.haystack_sha256
     if pattern is not None:
-        found = haystacks.load(pattern)
+        found = haystacks.load(pattern, Reading(encoding=encoding))
     elif about["files"]:
         files = [Path(name) for name in about["files"]]
-        found = haystacks.of_files(files, about["id"], f"haystack {about['id']}")
+        reading = Reading("haystack", encoding, strict=True)
+        known = {} if encoding else about.get("encodings", {})
+        found = haystacks.of_files(files, about["id"], f"haystack {about['id']}", reading, known)
     else:
         rebuilt = prose.rebuild(about["id"], max(row.run["grid"]["lengths"]))
         if rebuilt is None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 
 from longctx.eval.scoring import Match, Status
+from longctx.eval.texts.text import Boundary
 
 REQUIRED: Final = object()
 
@@ -49,6 +50,7 @@ Task = Annotated[str, Name("TASK")]
 Number = Annotated[str, Name("NUMBER")]
 Package = Annotated[str, Name("PACKAGE")]
 Option = Annotated[str, Name("OPTION")]
+FileName = Annotated[str, Name("FILE")]
 
 States = dict[State, int]
 
@@ -114,6 +116,10 @@ class PassScheme(SchemeJson):
     ]
 
 
+_BOUNDARY = "what needles and cuts stand at the end of: line, word, character"
+_NO_SENTENCES = "where the text is not in sentences"
+
+
 class RecipeJson(TypedDict):
     """What a prompt is a function of: equal recipes give equal bytes."""
 
@@ -135,6 +141,7 @@ class RecipeJson(TypedDict):
     options: NotRequired[
         Annotated[dict[Option, Any], Field("of the task, by name", when="where a task has any")]
     ]
+    boundary: NotRequired[Annotated[Boundary, Field(_BOUNDARY, when=_NO_SENTENCES)]]
 
 
 class RecordText(TypedDict):
@@ -389,13 +396,28 @@ class RunModel(TypedDict):
     fingerprint: Annotated[str, Field("hash of its weights, or its address")]
 
 
-class RunText(TypedDict):
+class RunFiles(TypedDict):
+    """What a text was read from."""
+
+    files: Annotated[list[str], Field("where it came from; none: it was generated")]
+    encodings: NotRequired[
+        Annotated[
+            dict[FileName, str], Field("what a file was read as", when="for files not in UTF-8")
+        ]
+    ]
+    skipped: NotRequired[
+        Annotated[
+            dict[FileName, str], Field("why a file could not be read", when="where one could not")
+        ]
+    ]
+
+
+class RunText(RunFiles):
     """The text of a run."""
 
     id: Annotated[str, Field("its name")]
     sha256: Annotated[str, Field("its hash")]
     tokens: Annotated[int, Field("by the model's tokenizer", "tokens")]
-    files: Annotated[list[str], Field("where it came from; none: it was generated")]
 
 
 class NeedleGrid(TypedDict):
@@ -438,6 +460,7 @@ class NeedleSettings(Settings):
     options: NotRequired[
         Annotated[dict[Option, Any], Field("of the task, by name", when="where a task has any")]
     ]
+    boundary: NotRequired[Annotated[Boundary, Field("as in recipes", when=_NO_SENTENCES)]]
 
 
 class Stopping(TypedDict):
@@ -511,10 +534,8 @@ class Texts(TypedDict):
     documents: Annotated[list[RunDocument], Field("in order")]
 
 
-class RunTexts(Texts):
+class RunTexts(Texts, RunFiles):
     """The documents of a run."""
-
-    files: Annotated[list[str], Field("where they came from; none: they were generated")]
 
 
 class PerplexityRunJson(RunJson):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from longctx.errors import UserError
 from longctx.eval.texts import prose
-from longctx.eval.texts.haystack import find, read
+from longctx.eval.texts.files import ReadFiles, Reading, find, read
 
 # Token ids of a text, and the characters (start, end) that each stands for.
 Encode = Callable[[str], tuple[list[int], list[tuple[int, int]]]]
@@ -42,14 +42,14 @@ class Corpus:
 
     id: str
     documents: tuple[Document, ...]
-    files: tuple[str, ...] = ()
+    sources: ReadFiles = field(default_factory=lambda: ReadFiles([]))
     left_out: int = 0
 
     def describe(self) -> dict[str, Any]:
         """What run.json says of it."""
         return {
             "id": self.id,
-            "files": list(self.files),
+            **self.sources.describe(),
             "left_out": self.left_out,
             "documents": [
                 {"id": document.id, "sha256": document.sha256, "bytes": sum(document.bytes)}
@@ -64,10 +64,14 @@ class _Text(NamedTuple):
     bytes: list[int]
 
 
-def load(pattern: str, tokens: int, count: int, encode: Encode) -> Corpus:
+def load(
+    pattern: str, tokens: int, count: int, encode: Encode, reading: Reading | None = None
+) -> Corpus:
     """At most `count` documents of `tokens` tokens from a file, a directory or a glob."""
-    found = find(pattern, "--text")
-    texts = [_encoded(file.name, read(file, "--text").strip(), encode) for file in found.files]
+    reading = reading or Reading("--text")
+    found = find(pattern, reading.flag)
+    sources = read(found.files, reading)
+    texts = [_encoded(file.name, text.strip(), encode) for file, text in sources.texts]
     longest = max(len(text.ids) for text in texts)
     if longest < tokens:
         which = "it has" if len(texts) == 1 else "its longest file has"
@@ -85,7 +89,7 @@ def load(pattern: str, tokens: int, count: int, encode: Encode) -> Corpus:
     return Corpus(
         found.name,
         tuple(documents),
-        tuple(str(file) for file in found.files),
+        sources,
         sum(len(text.ids) < tokens for text in texts),
     )
 

@@ -1,17 +1,23 @@
-"""Text as bytes and as sentences: decoding files, and the places where one may cut or insert.
+"""Text as sentences, lines and words: the places where one may cut or insert.
 
-Knows nothing of tokens or of files' meaning. Everything downstream hashes and tokenises what
-`decode` returns, so it settles encodings, line ends and Unicode form once.
+Knows nothing of tokens or files. Everything downstream hashes and tokenises what `settle` returns,
+so it settles line ends and Unicode form once.
 """
 
 from __future__ import annotations
 
 import bisect
-import codecs
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+Boundary = Literal["sentence", "line", "word", "character"]
+BOUNDARIES: tuple[Boundary, ...] = ("sentence", "line", "word", "character")
+# Of pieces in which a needle's place can be chosen; legal prose has sentences of 500 characters.
+_LONGEST_PIECE = 1000
 
 # Closing quotes and brackets stay with the sentence that they close.
 _CLOSERS = "\"'”’»)\\]」』）】"
@@ -25,6 +31,7 @@ _END = rf"[.!?؟।…]+(?:[{_CLOSERS}“«]|[ \u00a0\u202f]»)*(?=\s|$)"
 _WIDE_END = rf"[。！？…]++[{_CLOSERS}]*+(?!と|って)"
 _SENTENCE_END = re.compile(rf"{_END}|{_WIDE_END}|(?<=\S)(?=\n\s*\n)|{_THAI_PHRASE_END}")
 _CLAUSE_END = re.compile(rf"[,;:—،؛][{_CLOSERS}]*(?=\s|$)|—|[，；：、]")
+_LINE_END = re.compile(r"(?<=\S)(?=[^\S\n]*(?:\n|$))")
 _GAP = re.compile(r"(?<=\S)(?=\s)")
 # "Mr. Knightley" and "J. Smith" are not ends of sentences; nor "Sra. García", "z. B.", "т. е.",
 # "А. С. Пушкин", "د. محمد". Thai has the full stop in abbreviations alone.
@@ -40,60 +47,10 @@ _SHARED, _MARKS = "\"'“”‘’«»()…—·", 8
 _WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u3040-\u30ff\U00020000-\U0003ffff]")
 
 
-class UndecodableError(ValueError):
-    """The bytes are no text in any encoding that is read here; `offset` is the first bad byte."""
-
-    def __init__(self, offset: int) -> None:
-        super().__init__(f"neither UTF-8, UTF-16 with a mark, nor GB18030: bad byte at {offset}")
-        self.offset = offset
-
-
-def decode(data: bytes) -> str:
-    """Bytes to text as `settle` leaves it.
-
-    Raises:
-        UndecodableError: says where.
-    """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding, text = "utf-16", _strict(data, "utf-16")
-    else:
-        try:
-            encoding = "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
-            text = data.decode(encoding)
-        except UnicodeDecodeError as not_utf8:
-            # The offset of the UTF-8 failure is the useful one: GB18030 accepts almost any bytes
-            # and fails far behind, so a decode that leaves control characters is refused too.
-            try:
-                encoding, text = "gb18030", data.decode("gb18030")
-            except UnicodeDecodeError:
-                raise UndecodableError(not_utf8.start) from None
-            if not _plausible_chinese(text):
-                raise UndecodableError(not_utf8.start) from None
-    nul = text.find("\x00")
-    if nul >= 0:
-        raise UndecodableError(len(text[:nul].encode(encoding)))
-    return settle(text)
-
-
 def settle(text: str) -> str:
     """`\\n` line ends and Unicode's composed form (NFC)."""
     # Qwen's tokenizer gives \r\n other tokens than \n.
     return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def _strict(data: bytes, encoding: str) -> str:
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UndecodableError(error.start) from None
-
-
-def _plausible_chinese(text: str) -> bool:
-    other = [char for char in text if ord(char) > 127]
-    wide = sum(1 for char in other if _WIDE.match(char))
-    control = sum(1 for char in text if unicodedata.category(char) in ("Cc", "Co", "Cn"))
-    printable_controls = text.count("\n") + text.count("\r") + text.count("\t")
-    return wide * 2 >= len(other) and control <= printable_controls
 
 
 def is_wide(char: str) -> bool:
@@ -114,40 +71,59 @@ def sentence_ends(text: str) -> list[int]:
     return ends
 
 
+def places(text: str, kind: Boundary) -> Sequence[int]:
+    """Character positions behind which one may cut or insert, ascending."""
+    if kind == "sentence":
+        return sentence_ends(text)
+    if kind == "character":
+        return range(1, len(text) + 1)
+    pattern = _LINE_END if kind == "line" else _GAP
+    return [match.end() for match in pattern.finditer(text)]
+
+
+def boundary_of(text: str) -> Boundary:
+    """The first kind that parts most of a text into pieces of reasonable size.
+
+    Lists, logs and tables have no sentences, minified code has no lines, and some have no words.
+    """
+    for kind in BOUNDARIES[:-1]:
+        ends = [0, *places(text, kind), len(text)]
+        sizes = (end - start for start, end in pairwise(ends))
+        if 2 * sum(size for size in sizes if size > _LONGEST_PIECE) <= len(text):
+            return kind
+    return BOUNDARIES[-1]
+
+
 @dataclass
 class Boundaries:
-    """Where a text may be cut, in tiers: sentences, then clauses, then gaps, then anywhere."""
+    """Where a text may be cut, by kind, from the one that it has to weaker ones."""
 
     text: str
-    _tiers: dict[int, list[int]] = field(default_factory=dict)
+    _places: dict[str, Sequence[int]] = field(default_factory=dict)
 
-    def tier(self, index: int) -> list[int]:
-        if index not in self._tiers:
-            if index == 0:
-                found = sentence_ends(self.text)
-            elif index in (1, 2):
-                pattern = (_CLAUSE_END, _GAP)[index - 1]
-                found = [match.end() for match in pattern.finditer(self.text)]
-            else:
-                found = list(range(1, len(self.text)))
-            self._tiers[index] = found
-        return self._tiers[index]
+    def of(self, kind: Boundary | Literal["clause"]) -> Sequence[int]:
+        if kind not in self._places:
+            self._places[kind] = (
+                [match.end() for match in _CLAUSE_END.finditer(self.text)]
+                if kind == "clause"
+                else places(self.text, kind)
+            )
+        return self._places[kind]
 
-    def last_sentence_end(self, limit: int) -> int:
-        """The largest sentence end at or before `limit`; 0 where there is none."""
-        ends = self.tier(0)
+    def last(self, kind: Boundary, limit: int) -> int:
+        """The largest place of a kind at or before `limit`; 0 where there is none."""
+        ends = self.of(kind)
         index = bisect.bisect_right(ends, limit)
         return ends[index - 1] if index else 0
 
-    def next_sentence_end(self, after: int) -> int | None:
-        ends = self.tier(0)
-        index = bisect.bisect_right(ends, after)
-        return ends[index] if index < len(ends) else None
-
-    def near(self, position: int, limit: int) -> Iterable[list[int]]:
-        """Per tier, the up to two positions in (0, limit) that lie around `position`."""
-        for index in range(4):
-            ends = self.tier(index)
+    def near(
+        self, position: int, limit: int, kind: Boundary = "sentence"
+    ) -> Iterable[Sequence[int]]:
+        """Per kind, from the given one on, the up to two places in (0, limit) around `position`."""
+        weaker: tuple[Boundary | Literal["clause"], ...] = ("clause", "word", "character")
+        own = () if kind in weaker else (kind,)
+        for each in (*own, *(weaker[weaker.index(kind) :] if kind in weaker else weaker)):
+            ends = self.of(each)
             at = bisect.bisect_left(ends, position)
             yield [end for end in ends[max(at - 1, 0) : at + 1] if 0 < end < limit]
 

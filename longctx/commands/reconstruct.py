@@ -22,6 +22,7 @@ class ReconstructOptions:
         str | None, Option("Where the tokenizer is. Default: where the run had it.")
     ] = None
     haystack: Annotated[str | None, Option("Where the text is now. Default: where it was.")] = None
+    encoding: shared.Encoding = None
     json: shared.Json = False
 
 
@@ -30,7 +31,9 @@ def reconstruct(options: ReconstructOptions) -> None:
     """Print the prompt of a record, rebuilt from its recipe and checked against its hash."""
     from longctx.runs import reconstruct as prompts
 
-    told = prompts.reconstruct(options.folder, options.row, options.model, options.haystack)
+    told = prompts.reconstruct(
+        options.folder, options.row, options.model, options.haystack, options.encoding
+    )
     if not told["checked"]:
         print("the record holds no hash of its prompt: not checked", file=sys.stderr)
     if options.json:

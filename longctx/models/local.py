@@ -15,8 +15,10 @@ from longctx.eval import estimate
 from longctx.eval.protocol import Request, Session
 from longctx.models import dtypes
 from longctx.models.base import Loaded, Model
+from longctx.models.checks import check_model
 from longctx.models.plain import matmul_rate, sharing_obstacle
 from longctx.models.schemes import (
+    beyond,
     check_kernel,
     device_of,
     settle_device_map,
@@ -86,6 +88,8 @@ class LocalModel(Model):
 
     def banner(self) -> list[str]:
         lines = [str(scheme) for scheme in self.local_schemes.values()]
+        longest = self.settings.longest
+        lines += [note for each in self.local_schemes.values() if (note := beyond(each, longest))]
         if self.chosen.note is not None:
             lines.insert(0, self.chosen.note)
         if self.name == tiny.EMBEDDED:
@@ -152,6 +156,7 @@ def local_model(settings: LocalSettings) -> LocalModel:
     model_config = load_config(source)
     schemes = settle_schemes(settings, model_config, settings.longest)
     tokenizer = load_tokenizer(source)
+    check_model(source, model_config, tokenizer, settings.original_length)
     device_map = settle_device_map(settings.device_map)
     device = device_of(device_map)
     chosen = dtypes.choose(settings.dtype, source, model_config, device, settings.output)

@@ -82,6 +82,16 @@ def settle_schemes(
     return schemes
 
 
+def beyond(scheme: Scheme, longest: int) -> str | None:
+    """Words on a length that the factor does not reach; None where it does."""
+    if scheme.factor is None or longest <= scheme.factor * scheme.trained_length:
+        return None
+    return (
+        f"{scheme.method}: {longest:,} tokens are beyond factor {scheme.factor:g} x the window of "
+        f"{scheme.trained_length:,}: expect worse answers there, or raise the factor"
+    )
+
+
 def check_kernel(
     name: str, methods: Sequence[str], device: str, dtype: torch.dtype, named: str = "--methods"
 ) -> None:

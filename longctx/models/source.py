@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longctx import tiny
 from longctx.errors import UserError
+from longctx.models import checks
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 _HASH_WHOLE_BELOW = 2 << 30
 _SAMPLES, _SAMPLE_BYTES = 256, 64 << 10
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 # Mistral's repositories hold every weight a second time as consolidated.safetensors.
 _SKIPPED_FILES = ["consolidated*", "original/*", "onnx/*"]
@@ -127,6 +129,8 @@ def load_config(source: Source) -> PretrainedConfig:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    if not source.gguf_file:
+        checks.check_config(source.name, source.directory)
     try:
         with _quiet_transformers():
             config = AutoConfig.from_pretrained(
@@ -134,9 +138,12 @@ def load_config(source: Source) -> PretrainedConfig:
             )
     except Exception as error:
         # transformers answers damage with OSError, ValueError, KeyError or TypeError as it falls.
+        remedy = "restore the file, or download the model again"
+        if source.gguf_file and "not supported" in str(error):
+            remedy = "name a model that generates text, of an architecture that transformers reads"
         raise UserError(
             f"MODEL {source.name}: its configuration cannot be read ({_first_line(error)}): "
-            "restore the file, or download the model again"
+            f"{remedy}"
         ) from error
 
     causal_classes = _flatten(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
@@ -155,6 +162,12 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer; it must be a fast one, because needles are found by character offsets."""
     from transformers import AutoTokenizer
 
+    where = "in the file" if source.gguf_file else "beside the weights"
+    remedy = "put the model's tokenizer.json there"
+    if source.gguf_file:  # nothing beside it is read
+        remedy = "name a GGUF file that holds its tokenizer, or the model's own directory"
+    else:
+        checks.refuse_pointers(source.name, source.directory, *_TOKENIZER_FILES)
     try:
         with _quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(
@@ -163,13 +176,11 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
             usable = bool(tokenizer("a needle", add_special_tokens=False)["input_ids"])
     except Exception as error:
         raise UserError(
-            f"MODEL {source.name}: no usable tokenizer beside the weights ({_first_line(error)}): "
-            "put the model's tokenizer.json there"
+            f"MODEL {source.name}: no usable tokenizer {where} ({_first_line(error)}): {remedy}"
         ) from error
     if not usable:
         raise UserError(
-            f"MODEL {source.name}: no usable tokenizer beside the weights (its vocabulary is "
-            "empty): put the model's tokenizer.json there"
+            f"MODEL {source.name}: no usable tokenizer {where} (its vocabulary is empty): {remedy}"
         )
     if not tokenizer.is_fast:
         raise UserError(
@@ -230,6 +241,7 @@ def load_model(
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, where the library tells no sizes
                 **extra,
             )
     except Exception as error:
@@ -237,6 +249,12 @@ def load_model(
             f"MODEL {source.name}: the weights cannot be loaded with --device-map {device_map} "
             f"({type(error).__name__}: {_first_line(error)}): check files, memory and device"
         ) from error
+    if report["mismatched_keys"]:
+        tensor, held, wanted = min(report["mismatched_keys"])
+        raise UserError(
+            f"MODEL {source.name}: {tensor} is {list(held)} in the weights, {list(wanted)} by "
+            "config.json: take the config.json that belongs to these weights"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         # transformers fills these with random numbers and only warns.

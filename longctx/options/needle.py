@@ -77,8 +77,8 @@ class NeedleOptions:
     depths: Annotated[
         tuple[float, ...] | None,
         Option(
-            "Needle depths in percent (0 is the start), or one number: how many. Default: "
-            f"{_DEPTHS}; embedded model: {len(EMBEDDED_SWEEP.depths)}.",
+            "Needle depths in percent (0 is the start), as 10,50,90 or 50%; or how many, as 11 or "
+            f"n=41. Default: {_DEPTHS}; embedded model: {len(EMBEDDED_SWEEP.depths)}.",
             SWEEP,
             parse_depths,
         ),
@@ -116,6 +116,8 @@ class NeedleOptions:
             _PROMPT,
         ),
     ] = None
+    encoding: shared.Encoding = None
+    strict: shared.Strict = False
     language: Annotated[str, Option("Of needle and generated prose.", _PROMPT)] = LANGUAGE
     needle: Annotated[
         str,

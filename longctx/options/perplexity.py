@@ -10,9 +10,8 @@ from longctx.eval.perplexity.config import BOS, METRICS, Bos, Metric, Perplexity
 from longctx.options import shared
 from longctx.options.declare import Argument, Option
 from longctx.options.engine import EngineSettings
-from longctx.options.shared import EMBEDDED_METHODS, SWEEP, length_words, read_methods, tokens
+from longctx.options.shared import EMBEDDED_METHODS, SWEEP, TEXT, length_words, read_methods, tokens
 
-_TEXT = "Text"
 # What is run where the user names no model.
 EMBEDDED_LENGTHS = (512, 1024, 2048, 4096, 8192)
 
@@ -33,9 +32,11 @@ class PerplexityOptions:
         Option(
             "The text to predict: a file (text, PDF), a directory (also of source code) or a "
             "glob; each file is a document. Default: generated prose.",
-            _TEXT,
+            TEXT,
         ),
     ] = None
+    encoding: shared.Encoding = None
+    strict: shared.Strict = False
     methods: Annotated[
         tuple[str, ...] | None,
         Option(
@@ -85,7 +86,7 @@ class PerplexityOptions:
         Option(
             "At most this many documents of the longest length: the beginning of every text "
             "first, then what follows it.",
-            _TEXT,
+            TEXT,
         ),
     ] = PerplexityConfig.documents
     bos: Annotated[
@@ -93,7 +94,7 @@ class PerplexityOptions:
         Option(
             f"{', '.join(BOS)}: whether the beginning-of-sequence token stands before every "
             "window; auto: as the tokenizer does.",
-            _TEXT,
+            TEXT,
         ),
     ] = PerplexityConfig.bos
     seed: Annotated[int, Option("Varies generated prose and resampling.", SWEEP)] = (

@@ -9,9 +9,11 @@ from typing import Annotated, Protocol
 from longctx.errors import UserError
 from longctx.eval.format import show_length
 from longctx.eval.needle.config import parse_lengths, parse_methods
+from longctx.eval.texts.encoding import check_encoding
 from longctx.options.declare import Option
 
 SWEEP, SCHEME, MACHINE = "Sweep", "Position scheme", "Model and machine"
+TEXT = "Text"
 AUTO = "auto"  # of dtype and device map: a rule decides
 # What the embedded model is run under where no method is named: enough to see what each does.
 EMBEDDED_METHODS = ("none", "yarn", "dca", "yarn+dca")
@@ -74,6 +76,19 @@ Dtype = Annotated[str, Option("auto, float32, bfloat16 or float16.", MACHINE)]
 DeviceMap = Annotated[str, Option("auto, cpu, cuda, or what accelerate takes.", MACHINE)]
 PrefillChunk = Annotated[int, Option("Tokens per forward pass.", MACHINE, tokens, show_length)]
 Palette = Annotated[str, Option("Colours of the map: default or classic.", MACHINE)]
+Encoding = Annotated[
+    str | None,
+    Option(
+        "Of text files that are not UTF-8, as cp1252 or shift_jis. Default: recognised where it "
+        "is beyond doubt, else an error that names what it may be.",
+        TEXT,
+        check_encoding,
+    ),
+]
+Strict = Annotated[
+    bool,
+    Option("End at a file that cannot be read; else it is skipped and listed.", TEXT),
+]
 DryRun = Annotated[bool, Option("Say what would be done; load no weights.")]
 Json = Annotated[bool, Option("One JSON object as the last line of stdout.")]
 

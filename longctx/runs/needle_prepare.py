@@ -28,7 +28,9 @@ from longctx.eval.runfolder.folder import describe_run, read_run
 from longctx.eval.runfolder.schema import NeedleRecord, NeedleRunJson
 from longctx.eval.texts import haystack as haystacks
 from longctx.eval.texts import prose
+from longctx.eval.texts.files import Reading
 from longctx.eval.texts.haystack import Haystack
+from longctx.eval.texts.text import boundary_of
 from longctx.models.base import Model
 from longctx.models.source import SIMULATED, tokenizer_sha256
 from longctx.options.needle import NeedleOptions, refuse_local
@@ -76,6 +78,8 @@ class PreparedNeedle:
             found["language"] = config.language
         if config.options:
             found["options"] = dict(config.options)
+        if self.sweep.identity.boundary != "sentence":
+            found["boundary"] = self.sweep.identity.boundary
         return found
 
     def describe(self) -> NeedleRunJson:
@@ -95,7 +99,7 @@ class PreparedNeedle:
                 "id": haystack.id,
                 "sha256": haystack.sha256,
                 "tokens": self.sweep.builder.haystack_tokens,
-                "files": list(haystack.files),
+                **haystack.sources.describe(),
             },
             trained_length=model.trained_length,
             session={
@@ -178,9 +182,11 @@ def _haystack(options: NeedleOptions) -> Haystack:
         assert options.qa is not None  # settle_task
         files = options.qa.split(",")
         file = files[-1] if config.task == "qa_2" else files[0]
-        return haystacks.of_files([Path(file)], Path(file).name, f"--qa {file}", "--qa")
+        reading = Reading("--qa", options.encoding)
+        return haystacks.of_files([Path(file)], Path(file).name, f"--qa {file}", reading)
     if options.haystack is not None:
-        return haystacks.load(options.haystack)
+        reading = Reading("--haystack", options.encoding, options.strict)
+        return haystacks.load(options.haystack, reading)
     if config.language not in prose.LANGUAGES:
         raise UserError(
             f"--language {config.language}: text is generated in {', '.join(prose.LANGUAGES)} "
@@ -217,6 +223,7 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
         haystack_sha256=haystack.sha256,
         tokenizer_sha256=tokenizer_sha256(model.tokenizer),
         template_sha256=chat.sha256(config.system),
+        boundary="sentence" if options.haystack is None else boundary_of(haystack.text),
     )
     builder = PromptBuilder(haystack, chat, allow_repeat=config.allow_repeat)
     sweep = Sweep(

@@ -28,6 +28,7 @@ from longctx.eval.runfolder.folder import LockedFolder
 from longctx.eval.runfolder.records import PERPLEXITY, RecordFile
 from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRunJson, PerplexitySummary
 from longctx.models import source
+from longctx.models.schemes import beyond
 from longctx.models.served import Asking, sessions_for
 from longctx.options.perplexity import PerplexityOptions
 from longctx.plots import perplexity as picture
@@ -156,6 +157,8 @@ def _print_banner(err: Console, prepared: PreparedPerplexity) -> None:
     )
     if prepared.chosen.note is not None:
         say(err, f"  {prepared.chosen.note}")
+    for note in texts.sources.notes():
+        say(err, f"  {note}")
     if texts.left_out:
         say(err, f"  {texts.left_out} text(s) shorter than that are left out")
     say(err, f"  metric {config.metric} · {prepared.bos_words}")
@@ -163,6 +166,8 @@ def _print_banner(err: Console, prepared: PreparedPerplexity) -> None:
         own = scheme.method in prepared.measurement.by_length
         passes = "a pass for every length" if own or config.metric == "window" else "one pass"
         say(err, f"  {scheme} · {passes}")
+        if far := beyond(scheme, config.longest):
+            say(err, f"  {far}")
 
 
 def _print_results(

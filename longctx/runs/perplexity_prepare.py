@@ -25,7 +25,9 @@ from longctx.eval.perplexity.passes import TASK, Measurement, PassIdentity, toke
 from longctx.eval.runfolder.folder import describe
 from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRunJson
 from longctx.eval.texts import corpus
+from longctx.eval.texts.files import Reading
 from longctx.models import dtypes
+from longctx.models.checks import check_model
 from longctx.models.logprobs import moving_rope, peak_bytes
 from longctx.models.plain import matmul_rate
 from longctx.models.schemes import (
@@ -203,6 +205,7 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     model_config = load_config(source)
     schemes = settle_schemes(options, model_config, config.longest)
     tokenizer = load_tokenizer(source)
+    check_model(source, model_config, tokenizer, options.original_length)
     device_map = settle_device_map(options.device_map)
     device = device_of(device_map)
     chosen = dtypes.choose(options.dtype, source, model_config, device, options.output)
@@ -213,7 +216,13 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     texts = (
         corpus.generate(tokens, config.documents, config.seed, encode)
         if options.text is None
-        else corpus.load(options.text, tokens, config.documents, encode)
+        else corpus.load(
+            options.text,
+            tokens,
+            config.documents,
+            encode,
+            Reading("--text", options.encoding, options.strict),
+        )
     )
     moving = moving_rope(model_config) is not None
     plain = {method: without_length(scheme) for method, scheme in schemes.items()}

@@ -11,14 +11,17 @@ from longctx.models.source import load_tokenizer, locate, tokenizer_sha256
 from longctx.tiny import EMBEDDED
 
 
-def reconstruct(folder: Path, row: int, model: str | None, haystack: str | None) -> dict[str, Any]:
+def reconstruct(
+    folder: Path, row: int, model: str | None, haystack: str | None, encoding: str | None = None
+) -> dict[str, Any]:
     """Recipe, token ids and text of a line of results.jsonl; `checked` where it holds a hash.
 
     Args:
         model, haystack: where tokenizer and text are now; None: where the run had them.
+        encoding: of the text; None: what the run found.
     """
     found = prompts.read_row(folder, row)
-    text = prompts.find_haystack(found, haystack)
+    text = prompts.find_haystack(found, haystack, encoding)
     source = locate(model or _tokenizer_of(found.run), weights=False)
     tokenizer = load_tokenizer(source)
     prompt = prompts.rebuild(found, text, tokenizer, tokenizer_sha256(tokenizer))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from longctx.runs.needle_prepare import PreparedNeedle
 
 _FAILURES_SHOWN = 5
+_DEPTHS_SHOWN = 11
 
 
 def say(console: Console, line: str) -> None:
@@ -44,11 +45,26 @@ def print_banner(err: Console, prepared: PreparedNeedle) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for note in haystack.sources.notes():
+        say(err, f"  {note}")
+    boundary = prepared.sweep.identity.boundary
+    if boundary != "sentence":
+        say(err, f"  the text is not in sentences: needles stand at the end of a {boundary}")
     for line in model.banner():
         say(err, f"  {line}")
     config = prepared.options.config
+    say(err, f"  {_depth_words(config.depths)}")
     if config.adaptive:
         say(err, f"  {stopping_rule(config.repeats, config.budget_minutes)['rule']}")
+
+
+def _depth_words(depths: Sequence[float | None]) -> str:
+    if depths == (None,):
+        return "evidence all over the text: no depth"
+    shown = [show_depth(depth) for depth in depths]
+    if len(shown) > _DEPTHS_SHOWN:
+        shown = [*shown[:3], "…", shown[-1]]
+    return f"{len(depths)} depth{'s' if len(depths) > 1 else ''}: {', '.join(shown)}"
 
 
 def proof_words(proof: Mapping[str, Any]) -> str:

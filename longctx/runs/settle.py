@@ -38,6 +38,8 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
     sweep = preset or (EMBEDDED_SWEEP if embedded or simulated else NeedleConfig())
     tasks = said.tasks or (preset.tasks if preset else (TASK,))
     task_options = _task_options(said)
+    if said.haystack is None and said.qa is None:
+        _refuse_reading(said, "--haystack")
     _check_use(tasks, {**task_options, "qa": said.qa, "haystack": said.haystack})
     return replace(
         said,
@@ -63,6 +65,8 @@ def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
     Raises:
         UserError: a number that makes no sense.
     """
+    if said.text is None:
+        _refuse_reading(said, "--text")
     embedded = said.model in ("", EMBEDDED)
     usual = EMBEDDED_LENGTHS if embedded else PerplexityConfig.lengths
     names = ("metric", "stride", "window", "documents", "bos", "seed", "limit")
@@ -72,6 +76,16 @@ def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
         methods=EMBEDDED_METHODS if embedded and said.methods is None else said.methods,
         config=PerplexityConfig(lengths=said.lengths or usual, **_same(said, *names)),
     )
+
+
+def _refuse_reading(said: NeedleOptions | PerplexityOptions, flag: str) -> None:
+    """
+    Raises:
+        UserError: it is said how texts are read, and none is.
+    """
+    for given in (said.encoding and f"--encoding {said.encoding}", said.strict and "--strict"):
+        if given:
+            raise UserError(f"{given}: generated prose is read from no file: give {flag}")
 
 
 def _task_options(said: NeedleOptions) -> dict[str, Any]:

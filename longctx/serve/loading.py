@@ -19,7 +19,9 @@ from longctx.engine.engine import DCA_CONTEXT_FACTOR, default_context
 from longctx.errors import UserError
 from longctx.eval.format import show_length
 from longctx.models import dtypes, qwen2
+from longctx.models.checks import check_model
 from longctx.models.schemes import (
+    beyond,
     check_kernel,
     device_of,
     settle_device_map,
@@ -161,6 +163,7 @@ def prepare(settings: ServeSettings) -> PreparedServer:
             "(chat_template.jinja or tokenizer_config.json), or take it out to serve completions "
             "only"
         )
+    check_model(source, config, tokenizer, settings.original_length)
     device_map = settle_device_map(settings.device_map)
     device = device_of(device_map)
     chosen = dtypes.choose(settings.dtype, source, config, device)
@@ -174,6 +177,7 @@ def banner(prepared: PreparedServer, loaded: Loaded, url: str) -> list[str]:
     engine, scheme, settings = loaded.engine, prepared.scheme, prepared.settings
     what = f"{prepared.name} ({prepared.config.model_type}, {prepared.about()['dtype']}"
     what += f", trained on {show_length(scheme.trained_length)})"
+    far = beyond(scheme, engine.max_context)
     if settings.model == tiny.EMBEDDED:
         what += ", the model that comes with the package: name another to serve it"
     stats = engine.stats()
@@ -187,7 +191,7 @@ def banner(prepared: PreparedServer, loaded: Loaded, url: str) -> list[str]:
         f"  memory   {stats.kv_budget_bytes / 2**30:.2f} GiB of keys and values in "
         f"{dtypes.name_of(engine.kv_dtype)}: "
         f"{engine.fitting_tokens:,} tokens of all requests together",
-        *(f"  note     {note}" for note in loaded.notes),
+        *(f"  note     {note}" for note in (*loaded.notes, *([far] if far else []))),
         f"  API      {url}/v1{'  (key needed)' if settings.api_key else ''}",
     ]
     if not settings.on_loopback and not settings.api_key:

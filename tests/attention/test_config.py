@@ -3,6 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+from typing import Any
+
 import pytest
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
@@ -109,6 +111,14 @@ def yarn_config(**more):
 def test_yarn_takes_the_configs_factor_or_the_argument() -> None:
     assert resolve(yarn_config(), "yarn").factor == 4.0
     assert resolve(yarn_config(), "yarn", factor=2).factor == 2.0
+
+
+@pytest.mark.parametrize("factor", [0.5, "4.0"])
+def test_the_configs_factor_is_checked_as_the_argument_is(factor: Any) -> None:
+    config = yarn_config()
+    config.rope_parameters["factor"] = factor
+    with pytest.raises(ValueError, match="must be a finite number of at least 1"):
+        resolve(config, "yarn")
 
 
 @pytest.mark.parametrize("method", ["pi", "ntk", "dca", "yarn+dca", "yarn-freqs+dca"])

@@ -50,7 +50,7 @@ def asked(output: Path) -> list[tuple[int, float, int]]:
 
 @pytest.mark.parametrize("window", [512, 600])
 def test_a_window_is_the_diagonal_exactly(window: int, tmp_path: Path) -> None:
-    told = run(f"sim:window={window}", tmp_path, "--depths", "41", "--repeats", "1")
+    told = run(f"sim:window={window}", tmp_path, "--depths", "n=41", "--repeats", "1")
     results = summary.load(tmp_path)
     for record in results.records:
         frontier = 100 * (1 - window / record["length"])

@@ -77,6 +77,54 @@ def test_a_prompt_comes_back_byte_for_byte(run: Path, row: int, chatml: Any) -> 
     assert (told["key"], told["recipe"]) == (record["key"], record["recipe"])
 
 
+def test_a_text_that_is_not_utf8_is_read_again_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
+    lines = needle_fakes.english(20_000).replace("e", "é").encode("latin-1")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "book.txt").write_bytes(lines)
+    (tmp_path / "bad" / "torn.txt").write_bytes("山".encode()[:2] + "山川".encode() * 9)
+    folder = str(tmp_path / "run")
+    arguments = ["needle", str(tiny_model), "--methods", "none", "--lengths", "256"]
+    arguments += ["--depths", "50%", "--repeats", "1", "--output", folder]
+    arguments += ["--haystack", str(tmp_path / "bad")]
+    refused("may be .*cp1252", *arguments)
+    refused(r"torn\.txt: not cp1252", *arguments, "--encoding", "cp1252", "--strict")
+    told = invoke(*arguments, "--encoding", "cp1252")
+    assert told.exit_code == 0
+    assert "read as cp1252: book.txt" in told.stderr
+    assert "skipped 1 of 2 files (--strict ends the run):" in told.stderr
+    haystack = json.loads((tmp_path / "run" / "run.json").read_text())["haystack"]
+    assert haystack["files"] == [str(tmp_path / "bad" / "book.txt")]
+    assert haystack["encodings"] == {haystack["files"][0]: "cp1252"}
+    assert list(haystack["skipped"]) == [str(tmp_path / "bad" / "torn.txt")]
+    assert invoke("reconstruct", folder, "--row", "1").exit_code == 0
+    refused("has changed", "reconstruct", folder, "--row", "1", "--encoding", "mac_roman")
+    moved = ["reconstruct", folder, "--row", "1", "--haystack", haystack["files"][0]]
+    refused("may be .*cp1252", *moved)
+    assert invoke(*moved, "--encoding", "latin-1").exit_code == 0
+
+
+def test_a_list_is_a_haystack_and_its_recipe_says_how(tmp_path: Path) -> None:
+    (tmp_path / "list.md").write_text("".join(f"- window garden {n}\n" for n in range(900)))
+    arguments = ["needle", "sim:perfect", "--lengths", "256,1K", "--depths", "0,50"]
+    arguments += ["--haystack", str(tmp_path / "list.md"), "--repeats", "1"]
+    told = invoke(*arguments, "--output", str(tmp_path / "run"))
+    assert told.exit_code == 0
+    assert "the text is not in sentences: needles stand at the end of a line" in told.stderr
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["boundary"] == "line"
+    for row, record in enumerate(records.read(tmp_path / "run" / "results.jsonl"), start=1):
+        assert (record["status"], record["recipe"]["boundary"]) == ("ok", "line")
+        assert invoke("reconstruct", str(tmp_path / "run"), "--row", str(row)).exit_code == 0
+
+
+def test_how_texts_are_read_is_for_texts() -> None:
+    prose = "generated prose is read from no file: give"
+    refused(f"--encoding cp1252: {prose} --haystack", "needle", "--encoding", "cp1252")
+    refused(f"--strict: {prose} --haystack", "needle", "--strict")
+    refused(f"--encoding cp1252: {prose} --text", "perplexity", "--encoding", "cp1252")
+    refused("--encoding klingon: no encoding", "perplexity", "--encoding", "klingon")
+
+
 def test_generated_prose_is_rebuilt_from_its_name(tiny_model: Path, tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     arguments = ["--methods", "none", "--lengths", "256", "--depths", "50%", "--repeats", "1"]

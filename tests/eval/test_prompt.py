@@ -14,7 +14,7 @@ from longctx.eval.needle.grid import Cell
 from longctx.eval.prompt import DEPTH_TOLERANCE_TOKENS, Prompt, PromptBuilder
 from longctx.eval.spec import PromptSpec
 from longctx.eval.texts.haystack import Haystack
-from longctx.eval.texts.text import sentence_ends
+from longctx.eval.texts.text import boundary_of, sentence_ends
 
 ANSWER = 32
 
@@ -189,11 +189,15 @@ def test_a_length_without_room(chatml: Any, book: Haystack) -> None:
         builder(chatml, book).build(recipe(length=64))
 
 
-def test_text_without_sentences_asks_for_exact(chatml: Any) -> None:
-    endless = Haystack.from_text("word " * 5000)
-    with pytest.raises(UserError, match="--exact"):
-        builder(chatml, endless).build(recipe())
-    assert builder(chatml, endless).build(recipe(exact=True)).slack == 0
+def test_too_little_room_for_one_character(chatml: Any) -> None:
+    wide = Haystack.from_text("𠮷" * 5000)  # four tokens each
+    said = set()
+    for length in range(170, 200):
+        try:
+            builder(chatml, wide).build(recipe(length=length, boundary="character"))
+        except UserError as error:
+            said.add(str(error).partition(": ")[2])
+    assert "not one character of text fits: give a larger length" in said
 
 
 def test_keys_change_with_what_they_stand_for(
@@ -218,3 +222,61 @@ def test_keys_change_with_what_they_stand_for(
     }
     assert len(keys) == 13
     assert needle_fakes.make_sweep(chatml, book, repeats=9, limit=1).key(cell) == sweep.key(cell)
+
+
+# -- texts without sentences ----------------------------------------------------------------------
+
+WORDS = [
+    *("window", "garden", "whisper", "captain", "letter", "bridge"),
+    *("orchard", "stone", "silver", "river", "thunder"),
+]
+PLAIN = {
+    "list": ("line", "".join(f"- {a} {b} {c}\n" for a in WORDS for b in WORDS for c in WORDS)),
+    "log": ("line", "".join(f"2026-01-02 10:{n % 60:02} INFO job={n} ok\n" for n in range(900))),
+    "csv": ("line", "".join(f"{n},{WORDS[n % 11]},{n * 7919 % 1000}\n" for n in range(1800))),
+    "transcript": ("line", "".join(f"A: well {WORDS[n % 11]} you know\n" for n in range(1800))),
+    "code": ("line", "".join(f"x{n} = f(x{n - 1})\n" for n in range(1, 1400))),
+    "one line": ("word", " ".join(f"{WORDS[n % 11]} {n}" for n in range(4000))),
+    "numbers": ("word", " ".join(str(n * 7919 % 10007) for n in range(4000))),
+    "no gaps": ("character", "".join(f"{WORDS[n % 11]}{n}" for n in range(4000))),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("length", [300, 1500])
+def test_a_text_without_sentences_is_a_haystack(chatml: Any, name: str, length: int) -> None:
+    boundary, text = PLAIN[name]
+    assert boundary_of(text) == boundary
+    haystack = Haystack.from_text(text, name)
+    built = builder(chatml, haystack)
+    for depth in (0.0, 30.0, 100.0):
+        one = recipe(length=length, depth=depth, boundary=boundary)
+        prompt = built.build(one)
+        assert prompt.ids == built.build(replace(one)).ids
+        assert len(prompt.ids) + ANSWER + prompt.slack == length
+        assert 0 <= prompt.slack <= 40
+        assert prompt.depth_actual is not None and abs(prompt.depth_actual - depth) < 12
+        before, _, behind = body_of(prompt).partition(prompt.sample.statements[0].text)
+        assert before.strip() in text and behind.strip() in text
+        if boundary == "line":
+            assert not before or f"{before.rstrip(' ')}\n" in text
+            assert not behind or behind.startswith("\n") or not before
+        elif boundary == "word":
+            assert all(part in text.split() for part in (before + behind).split())
+
+
+def test_a_sentence_longer_than_the_prompt_is_cut_at_a_word(chatml: Any) -> None:
+    text = "A short one. " * 300 + PLAIN["one line"][1][:3000] + ". Another. " * 300
+    assert boundary_of(text) == "sentence"
+    long = Haystack.from_text("word " * 400 + "end. " + "Then it ended. " * 2000)
+    assert boundary_of(long.text) == "sentence"
+    built = builder(chatml, long)
+    for repeat in range(12):
+        prompt = built.build(recipe(length=300, repeat=repeat))
+        assert prompt.slack <= 20
+
+
+def test_prose_is_in_sentences_and_recipes_do_not_say_so(book: Haystack) -> None:
+    assert boundary_of(book.text) == boundary_of(needle_fakes.CHINESE) == "sentence"
+    assert "boundary" not in recipe().to_dict()
+    assert recipe(boundary="line").to_dict()["boundary"] == "line"

@@ -26,12 +26,27 @@ def test_depths() -> None:
     assert parse_depths("3") == (0.0, 50.0, 100.0)
     assert parse_depths("11")[1] == 10.0
     assert parse_depths("1") == (50.0,)
+    assert len(parse_depths("21")) == 21 and parse_depths("n=50") == parse_depths(" n=50 ")
+    assert parse_depths("n=41")[1] == 2.5 and parse_depths("n=5")[1] == 25.0
     assert parse_depths("50%") == parse_depths("50,") == (50.0,)
 
 
 @pytest.mark.parametrize("text", ["0", "101,5", "x", "-5,5", "1002", ","])
 def test_bad_depths(text: str) -> None:
     with pytest.raises(UserError, match="--depths"):
+        parse_depths(text)
+
+
+@pytest.mark.parametrize("text", ["22", "50", "100"])
+def test_a_number_that_looks_like_a_depth_asks_which_it_is(text: str) -> None:
+    meant = f"--depths {text}: one depth, or {text} of them.*{text}% for the depth, n={text} for"
+    with pytest.raises(UserError, match=meant):
+        parse_depths(text)
+
+
+@pytest.mark.parametrize("text", ["0", "n=0", "n=1002", "500000"])
+def test_a_count_has_bounds(text: str) -> None:
+    with pytest.raises(UserError, match=f"--depths {text}: one number is a count from 1 to 1001"):
         parse_depths(text)
 
 

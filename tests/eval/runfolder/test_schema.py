@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from longctx import cli
 from longctx.eval.needle import summary
 from longctx.eval.runfolder import fields, records, schema
+from longctx.eval.texts import prose
 from longctx.runs import needle, perplexity
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -68,15 +69,29 @@ def test_the_page_is_made_from_the_types() -> None:
         assert f"## {file}" in PAGE and f"`{file}`" in PAGE
 
 
+def files(directory: Path, flag: str) -> tuple[str, ...]:
+    """A file in UTF-8, one that is not, and one that is none."""
+    directory.mkdir()
+    text = prose.haystack(4096).text
+    text = text.replace(".", "").replace("?", "").replace("!", "").replace("\n\n", "\n")
+    (directory / "a.txt").write_text(text, encoding="utf-8")
+    (directory / "b.txt").write_bytes(text.replace("e", "é").encode("cp1252", "ignore"))
+    (directory / "c.txt").write_bytes(b"\x81")
+    return flag, str(directory), "--encoding", "cp1252"
+
+
 def test_a_needle_run_writes_what_the_page_says(tmp_path: Path) -> None:
     cell = ("--depths", "50,", "--repeats", "1", "--lengths")
     arms = ("--methods", "yarn+dca,none")  # the control is the first one's
     command("needle", *arms, *cell, "256", "--output", tmp_path / "embedded")
     window = ("needle", "sim:window=512", "--adaptive", "--language", "es")
     command(*window, *cell, "1K", "--output", tmp_path / "sim")
+    book = tmp_path / "book"
+    perfect = ("needle", "sim:perfect", *files(book, "--haystack"))
+    command(*perfect, *cell, "1K", "--output", tmp_path / "files")
     several = ("needle", "sim:perfect", "--tasks", "vt,uuid_chain", "--hops", "2")
     command(*several, *cell, "1K", "--output", tmp_path / "tasks")
-    runs = [tmp_path / name for name in ("embedded", "sim", "tasks/uuid_chain")]
+    runs = [tmp_path / name for name in ("embedded", "sim", "files", "tasks/uuid_chain")]
 
     # A verdict of other rules, and a cell that failed.
     for name in ("results.jsonl", "controls.jsonl"):
@@ -102,7 +117,8 @@ def test_a_needle_run_writes_what_the_page_says(tmp_path: Path) -> None:
 def test_a_perplexity_run_writes_what_the_page_says(tmp_path: Path) -> None:
     output = tmp_path / "run"
     words = ("perplexity", "embedded", "--lengths", "64,128", "--documents", "1")
-    command(*words, "--methods", "none,yarn+dca", "--metric", "position", "--output", output)
+    words += (*files(tmp_path / "book", "--text"), "--metric", "position", "--output", output)
+    command(*words, "--methods", "none,yarn+dca")
     failed = next(
         record for record in contents(output / "perplexity.jsonl") if record["tokens"] == 64
     ) | {"status": "error", "nll": None, "error": "RuntimeError: broken"}

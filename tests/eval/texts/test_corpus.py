@@ -27,7 +27,7 @@ def test_beginnings_come_first_and_short_texts_are_left_out(tmp_path: Path) -> N
     found = corpus.load(pattern, 4, 3, by_character)
     assert [bytes(d.ids) for d in found.documents] == [b"abcd", b"nopq", b"efgh"]
     assert [d.id for d in found.documents] == ["a.txt", "c.txt", "a.txt from token 4"]
-    assert (found.left_out, len(found.files)) == (1, 3)
+    assert (found.left_out, len(found.sources.files)) == (1, 3)
     everything = corpus.load(pattern, 4, 99, by_character).documents
     assert [bytes(d.ids) for d in everything] == [b"abcd", b"nopq", b"efgh", b"rstu"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from longctx.chat.encoder import ChatEncoder
 from longctx.errors import UserError
+from longctx.eval.texts.files import Reading
 from longctx.eval.texts.haystack import Haystack, TokenMap, load
 
 
@@ -42,7 +43,8 @@ def test_a_glob(tmp_path: Path) -> None:
     [
         ("missing.txt", None, "no such file"),
         ("empty.txt", b" \n", "no text"),
-        ("bad.txt", b"caf\xe9 \xff\xfe", "bad byte at 3"),
+        ("bad.txt", bytes([128, 255, 0, 129, 141, 254, 1]), "bad byte at 0"),
+        ("latin.txt", b"caf\xe9", r"may be cp1252 \("),
     ],
 )
 def test_bad_files_are_named(
@@ -91,10 +93,62 @@ def test_a_directory_of_source_code(tmp_path: Path) -> None:
     ]
 
 
-def test_a_code_file_in_no_known_encoding_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_bytes(b"# caf\xe9 \xff\xfe")
-    with pytest.raises(UserError, match=r"a\.py: .*bad byte at 5: save it as UTF-8"):
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """Three files, one of them in Latin-1."""
+    for name, text in (("a.py", b"a = 1"), ("bad.py", b"# caf\xe9\n"), ("c.py", b"c = 3")):
+        (tmp_path / name).write_bytes(text)
+    return tmp_path
+
+
+def test_what_cannot_be_read_is_skipped_and_told(code: Path) -> None:
+    haystack = load(str(code))
+    assert haystack.text == "a = 1\n\nc = 3"
+    assert [Path(file).name for file in haystack.files] == ["a.py", "c.py"]
+    (file,) = haystack.sources.skipped
+    assert Path(file).name == "bad.py"
+    first, second = haystack.sources.notes()
+    assert first == "skipped 1 of 3 files (--strict ends the run):"
+    assert "bad.py: not UTF-8; it may be cp1252" in second
+    assert haystack.sources.describe()["skipped"].keys() == {file}
+
+
+def test_strict_ends_at_what_cannot_be_read(code: Path) -> None:
+    with pytest.raises(UserError, match=r"^--text .*bad\.py: not UTF-8.*--encoding") as caught:
+        load(str(code), Reading("--text", strict=True))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_named_encoding_is_of_what_is_not_utf8(code: Path) -> None:
+    (code / "c.py").write_text("# née", encoding="utf-8")
+    haystack = load(str(code), Reading(encoding="latin-1", strict=True))
+    assert haystack.text == "a = 1\n\n# café\n\n# née"
+    assert {Path(file).name: name for file, name in haystack.sources.encodings.items()} == {
+        "bad.py": "latin-1"
+    }
+    assert haystack.sources.notes() == ["read as latin-1: bad.py"]
+
+
+def test_a_folder_of_nothing_readable_names_the_first(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match=r"a\.txt: .*\(1 more of 2 files cannot be read\)$"):
         load(str(tmp_path))
+
+
+def test_long_lists_of_files_are_cut(tmp_path: Path) -> None:
+    for index in range(12):
+        (tmp_path / f"{index:02}.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "good.txt").write_text("good")
+    notes = load(str(tmp_path)).sources.notes()
+    assert (len(notes), notes[-1]) == (10, "  and 4 more: run.json lists them")
+    (note,) = load(str(tmp_path / "*.txt"), Reading(encoding="cp1252")).sources.notes()
+    assert note.endswith("07.txt and 4 more")
+
+
+def test_a_code_file_with_a_mark_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_bytes("a = 1".encode("utf-16"))
+    assert load(str(tmp_path)).text == "a = 1"
 
 
 def test_pdf_files_are_read_whatever_their_name(tmp_path: Path) -> None:
@@ -103,7 +157,7 @@ def test_pdf_files_are_read_whatever_their_name(tmp_path: Path) -> None:
     assert load(str(tmp_path)).text == "One page.\n\nAnother.\n\nA paper."
     (tmp_path / "no.pdf").write_bytes(b"no pdf")
     with pytest.raises(UserError, match=r"--haystack .*no\.pdf: cannot be read as PDF"):
-        load(str(tmp_path))
+        load(str(tmp_path), Reading(strict=True))
 
 
 def test_the_map_counts_as_the_tokenizer_does(tokenizer: Any, book: Haystack) -> None:

@@ -1,58 +1,17 @@
-"""Bytes to text, and where sentences end."""
+"""Where sentences end, and what stands between them."""
 
 from __future__ import annotations
 
-import codecs
 import itertools
-import random
 from itertools import pairwise
 
 import pytest
 
-from longctx.eval.texts.text import Boundaries, UndecodableError, decode, join, sentence_ends
-
-
-def test_utf8_with_and_without_a_mark() -> None:
-    assert decode("née".encode()) == decode(codecs.BOM_UTF8 + "née".encode()) == "née"
-
-
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf16_needs_its_mark(encoding: str) -> None:
-    mark = codecs.BOM_UTF16_LE if encoding.endswith("le") else codecs.BOM_UTF16_BE
-    assert decode(mark + "山高".encode(encoding)) == "山高"
-
-
-def test_gb18030_is_recognised() -> None:
-    text = "山不在高，有仙则名。水不在深，有龙则灵。"
-    assert decode(text.encode("gb18030")) == text
-
-
-def test_latin1_is_no_chinese() -> None:
-    with pytest.raises(UndecodableError, match="bad byte at 2"):
-        decode("née à Genève".encode("latin-1")[1:].replace(b"\xe9", b"ab\xe9", 1)[0:40])
-
-
-def test_random_bytes_are_no_text() -> None:
-    with pytest.raises(UndecodableError):
-        decode(random.Random(0).randbytes(4000))
-
-
-def test_nul_is_no_text() -> None:
-    with pytest.raises(UndecodableError, match="bad byte at 1"):
-        decode(b"a\x00b")
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_nul_is_found_in_bytes(encoding: str) -> None:
-    before = "山不在高，有仙则名。\r\n" * 3
-    data = f"{before}\x00".encode(encoding)
-    with pytest.raises(UndecodableError) as caught:
-        decode(data)
-    assert caught.value.offset == len(before.encode(encoding))
+from longctx.eval.texts.text import Boundaries, join, sentence_ends, settle
 
 
 def test_line_ends_and_composition_are_settled() -> None:
-    assert decode("a\r\nb\rc e\u0301".encode()) == "a\nb\nc \u00e9"
+    assert settle("a\r\nb\rc e\u0301") == "a\nb\nc \u00e9"
 
 
 def parts(text: str) -> list[str]:
@@ -163,4 +122,4 @@ def test_other_closing_quotes() -> None:
 def test_arabic_marks() -> None:
     text = "أين السفينة؟ كانت هنا، ثم رحلت."
     assert [text[:end][-1] for end in sentence_ends(text)] == ["؟", "."]
-    assert [text[:end][-1] for end in Boundaries(text).tier(1)] == ["،"]
+    assert [text[:end][-1] for end in Boundaries(text).of("clause")] == ["،"]
