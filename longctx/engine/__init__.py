@@ -11,6 +11,7 @@ from longctx.engine.errors import (
     ContextLengthError,
     EngineClosedError,
     InsufficientMemoryError,
+    NonFiniteLogitsError,
     QueueFullError,
 )
 from longctx.engine.handle import Answer, Generation
@@ -39,6 +40,7 @@ __all__ = [
     "Finished",
     "Generation",
     "InsufficientMemoryError",
+    "NonFiniteLogitsError",
     "Progress",
     "QueueFullError",
     "Sampling",

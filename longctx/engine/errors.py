@@ -59,5 +59,15 @@ class ConstraintError(UserError):
     """An output constraint that cannot be compiled, or that no token can satisfy."""
 
 
+class NonFiniteLogitsError(RuntimeError):
+    """The model computed NaN or infinities: there is no next token, and no probability."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's logits are not finite (NaN or infinite): try another dtype (bfloat16 or "
+            "float32 where float16 overflows), and `longctx doctor` on this machine"
+        )
+
+
 class EngineClosedError(RuntimeError):
     """The engine was closed before the request was done."""

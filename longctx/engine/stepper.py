@@ -8,6 +8,7 @@ Shape legend: L tokens of one sequence, R rows whose logits are wanted, V vocabu
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import torch
 
 from longctx.engine import sampling
 from longctx.engine.batch_attention import RowInput
-from longctx.engine.errors import EngineClosedError
+from longctx.engine.errors import EngineClosedError, NonFiniteLogitsError
 from longctx.engine.request import Delta, Event, Failed, Finished, FinishReason, Progress
 from longctx.engine.runner import Runner
 from longctx.engine.scheduler import Chunk, Scheduler
@@ -214,7 +215,11 @@ class Stepper:
         logits_LV = logits_LV[: len(targets), : self._known_tokens]
         logprobs_LV = torch.log_softmax(logits_LV.double(), dim=-1)
         index_L1 = torch.tensor(targets, device=logits_LV.device).view(-1, 1)
-        sequence.prompt_logprobs.extend(logprobs_LV.gather(1, index_L1)[:, 0].tolist())
+        found = logprobs_LV.gather(1, index_L1)[:, 0].tolist()
+        # -inf is what a token has that cannot come; one NaN or infinity makes NaN of all its row.
+        if any(math.isnan(logprob) for logprob in found):
+            raise NonFiniteLogitsError
+        sequence.prompt_logprobs.extend(found)
         sequence.prompt_likeliest.extend(logits_LV.argmax(-1).tolist())
 
     def _progress(self, sequence: RequestState) -> None:
@@ -237,7 +242,11 @@ class Stepper:
 
     def fail(self, sequence: RequestState, error: Exception) -> None:
         """The end by an error: nothing of it is kept."""
-        if not isinstance(error, UserError | EngineClosedError):
+        if isinstance(error, NonFiniteLogitsError):
+            _log.error("a request of %d prompt tokens failed: %s", sequence.prompt_length, error)
+            if sequence.cached:  # what it went on from may be what is wrong
+                self._scheduler.prefixes.clear()
+        elif not isinstance(error, UserError | EngineClosedError):
             _log.error(
                 "a request of %d prompt tokens failed", sequence.prompt_length, exc_info=error
             )

@@ -16,10 +16,13 @@ from longctx.engine import (
     ContextLengthError,
     EngineClosedError,
     InsufficientMemoryError,
+    NonFiniteLogitsError,
     QueueFullError,
 )
 from longctx.errors import UserError
 
+# Of a defect: the one code whose cause is in the log alone.
+INTERNAL = "internal_error"
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -111,10 +114,14 @@ def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.
         return overloaded(message, "queue_full", wait_s)
     if isinstance(error, ConstraintError):
         return ApiError(400, str(error), code="invalid_json_schema", param=param)
+    if isinstance(error, NonFiniteLogitsError):
+        message = (
+            "The model computed no answer: its logits are not finite (NaN or infinite). Shorten or "
+            "change the prompt, or have the server started with another --dtype."
+        )
+        return ApiError(500, message, code="logits_not_finite")
     if isinstance(error, EngineClosedError):
         return unavailable("The server is shutting down.", "shutting_down")
     if isinstance(error, UserError):
         return ApiError(400, str(error), code="invalid_value", param=param)
-    return ApiError(
-        500, "The request failed in the server; its log says why.", code="internal_error"
-    )
+    return ApiError(500, "The request failed in the server; its log says why.", code=INTERNAL)
