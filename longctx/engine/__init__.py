@@ -9,6 +9,7 @@ from longctx.engine.engine import Engine, Stats
 from longctx.engine.errors import (
     ConstraintError,
     ContextLengthError,
+    EngineBrokenError,
     EngineClosedError,
     InsufficientMemoryError,
     NonFiniteLogitsError,
@@ -33,6 +34,7 @@ __all__ = [
     "ContextLengthError",
     "Delta",
     "Engine",
+    "EngineBrokenError",
     "EngineClosedError",
     "EngineRequest",
     "Event",

@@ -69,5 +69,16 @@ class NonFiniteLogitsError(RuntimeError):
         )
 
 
+class EngineBrokenError(RuntimeError):
+    """The device fails whatever it is asked: a new process may do better, this one will not."""
+
+    def __init__(self, cause: Exception) -> None:
+        words = " ".join(str(cause).split())[:300]
+        super().__init__(
+            f"the device fails every step ({type(cause).__name__}: {words}): start the program "
+            "anew, and see `longctx doctor` where that does not help"
+        )
+
+
 class EngineClosedError(RuntimeError):
     """The engine was closed before the request was done."""

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from longctx.engine import (
     ConstraintError,
     ContextLengthError,
+    EngineBrokenError,
     EngineClosedError,
     InsufficientMemoryError,
     NonFiniteLogitsError,
@@ -70,6 +71,11 @@ def unavailable(message: str, code: str, wait_s: int = 5) -> ApiError:
     return ApiError(503, message, code=code, headers={"Retry-After": str(wait_s)})
 
 
+def broken() -> ApiError:
+    """For as long as the process still answers."""
+    return unavailable("The server's device fails, so that it ends: ask again.", "device_failed")
+
+
 def of_conversation(error: UserError) -> ApiError:
     """What is wrong with messages or tools; the message begins with the field."""
     param = str(error).split(":", 1)[0].split(".")[0].split("[")[0]
@@ -120,6 +126,8 @@ def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.
             "change the prompt, or have the server started with another --dtype."
         )
         return ApiError(500, message, code="logits_not_finite")
+    if isinstance(error, EngineBrokenError):
+        return broken()
     if isinstance(error, EngineClosedError):
         return unavailable("The server is shutting down.", "shutting_down")
     if isinstance(error, UserError):

@@ -15,7 +15,7 @@ from longctx import tiny
 from longctx.attention import Scheme, default_method
 from longctx.chat import template
 from longctx.engine import Engine
-from longctx.engine.engine import DCA_CONTEXT_FACTOR, default_context
+from longctx.engine.rules import DCA_CONTEXT_FACTOR, default_context
 from longctx.errors import UserError
 from longctx.eval.format import show_length
 from longctx.models import dtypes, qwen2

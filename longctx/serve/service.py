@@ -17,7 +17,7 @@ from typing import Any
 from longctx.chat.renderer import ChatRenderer
 from longctx.engine import Engine, EngineRequest, Sampling, Stats
 from longctx.errors import UserError
-from longctx.serve.errors import ApiError, unavailable
+from longctx.serve.errors import ApiError, broken, unavailable
 from longctx.serve.jobs import Job, Registry, Submitted
 from longctx.serve.metrics import Metrics
 from longctx.serve.proofs import Proofs
@@ -119,6 +119,8 @@ class Service:
             return "draining"
         if self.failure is not None:
             return "failed"
+        if self.broken is not None:
+            return "broken"
         return "loading" if self._found is None else "ready"
 
     def ready(self) -> Loaded:
@@ -129,7 +131,23 @@ class Service:
             raise unavailable("The model could not be loaded.", "model_failed", 60)
         if self._found is None:
             raise unavailable("The model is being loaded.", "model_loading")
+        if self.broken is not None:
+            raise broken()
+        if (seconds := self.stalled_s) is not None:
+            message = f"No step of the model has ended for {seconds:.0f} s."
+            raise unavailable(message, "device_stalled", 60)
         return self._found
+
+    @property
+    def broken(self) -> Exception | None:
+        """Why the engine will answer nothing any more, where that is so."""
+        return None if self._found is None else self._found.engine.broken
+
+    @property
+    def stalled_s(self) -> float | None:
+        """Since when no step has ended though one was asked, where that is too long."""
+        seconds = 0.0 if self._found is None else self._found.engine.stalled_s
+        return seconds if seconds > self.settings.stalled_after else None
 
     # -- what routes need -------------------------------------------------------------------------
 

@@ -147,6 +147,7 @@ class ServeSettings:
     ] = 64 << 20
 
     keep_alive: float = 15.0  # seconds
+    stalled_after: float = 600.0  # seconds without the end of a step; the slowest take one or two
     limits: Limits = Limits()  # frozen
 
     def __post_init__(self) -> None:
