@@ -23,6 +23,8 @@ import uvicorn
 
 from longctx.engine import EngineBrokenError
 from longctx.serve.app import create_app
+from longctx.serve.connections import Connections, descriptors
+from longctx.serve.listen import WAITING
 from longctx.serve.service import Loaded, Service
 
 # Of a process whose device failed; the system's "try again" (EX_TEMPFAIL).
@@ -30,6 +32,8 @@ DEVICE_FAILED = 75
 # What the end may take once nothing is waited for any more.
 _END_SECONDS = 1.8
 _TOLD_SECONDS = 0.5
+# Connections taken at once: where descriptors run out, asyncio complains of each.
+_ACCEPTED = 16
 _log = logging.getLogger("longctx.serve")
 
 
@@ -38,10 +42,18 @@ class Server(uvicorn.Server):
 
     Args:
         owns_process: end the process, where the server alone does not end in time.
+        most_connections: at once; None: what the limit of descriptors allows.
     """
 
-    def __init__(self, service: Service, *, owns_process: bool = False) -> None:
+    def __init__(
+        self,
+        service: Service,
+        *,
+        owns_process: bool = False,
+        most_connections: int | None = None,
+    ) -> None:
         settings = service.settings
+        self.connections = Connections(most_connections or descriptors(), settings.deadlines)
         config = uvicorn.Config(
             create_app(service),
             host=settings.host,
@@ -52,6 +64,9 @@ class Server(uvicorn.Server):
             server_header=False,
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=65536,
+            http=self.connections.protocol(),
+            ws="none",
+            backlog=_ACCEPTED,
         )
         super().__init__(config)
         self._service = service
@@ -60,8 +75,16 @@ class Server(uvicorn.Server):
         self._owns_process = owns_process
         self._broken = self._stalled = False
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(WAITING)
+        asyncio.get_running_loop().set_exception_handler(self.connections.unhandled)
+
     async def on_tick(self, counter: int) -> bool:
         self._watch()
+        if counter % 10 == 0:
+            self.connections.sweep(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
     def _watch(self) -> None:

@@ -55,6 +55,16 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Deadlines:
+    """Seconds that a connection may wait. A body has longer the more of it has come."""
+
+    head: float = 20.0
+    silence: float = 30.0  # in the middle of a body
+    slowest: float = 1000.0  # bytes of a body a second, from then on
+    taking: float = 60.0  # of an answer's next byte
+
+
+@dataclass(frozen=True)
 class ServeSettings:
     """A server's options, and what is not asked. None stands where a rule decides."""
 
@@ -149,6 +159,7 @@ class ServeSettings:
     keep_alive: float = 15.0  # seconds
     stalled_after: float = 600.0  # seconds without the end of a step; the slowest take one or two
     limits: Limits = Limits()  # frozen
+    deadlines: Deadlines = Deadlines()  # frozen
 
     def __post_init__(self) -> None:
         lower = tuple(name.lower() for name in self.allowed_hosts)

@@ -52,6 +52,7 @@ class SseResponse(Response):
         self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["events"] = True  # a comment may be put between them
         gone = asyncio.ensure_future(disconnected(receive))
         start: Message = {
             "type": "http.response.start",
