@@ -77,6 +77,7 @@ class ChatRenderer:
         tools: list[dict[str, Any]] | None = None,
         tool_choice: ToolChoice = None,
         add_generation_prompt: bool = True,
+        check: Callable[[list[str]], None] | None = None,
     ) -> list[int]:
         """Token ids of the prompt.
 
@@ -85,6 +86,7 @@ class ChatRenderer:
         message and `tool_call_id` reach the model where the template prints them. White space is
         trimmed where the template trims it. With `tool_choice` "none" the model is told of no
         tools; with "required" or a function's name the ids end with the prefix of `forced_call`.
+        `check` is called with the texts that are tokenised, before they are.
 
         Raises:
             UserError: what the template refuses, leaves out or reads into (a text that holds
@@ -94,7 +96,10 @@ class ChatRenderer:
         forced = self.forced_call(tools, tool_choice)
         offered = None if tool_choice == "none" else tools or None
         ids: list[int] = []
-        for run in self._runs(normalise(messages), offered, add_generation_prompt):
+        runs = self._runs(normalise(messages), offered, add_generation_prompt)
+        if check is not None:
+            check([run.text for run in runs])
+        for run in runs:
             if run.kind == "template":
                 ids += self._encoder.template(run.text)
             else:

@@ -76,6 +76,23 @@ def broken() -> ApiError:
     return unavailable("The server's device fails, so that it ends: ask again.", "device_failed")
 
 
+def too_long(limit: int, prompt: int, answer: int, param: str, *, exact: bool = True) -> ApiError:
+    """Where `exact` is not, the prompt has so many tokens or more: it was not tokenised."""
+    least = "" if exact else "at least "
+    return ApiError(
+        400,
+        f"This model's maximum context length is {limit} tokens. The request asks for "
+        f"{least}{prompt + answer} ({least}{prompt} in the prompt, {answer} for the "
+        "answer): shorten the prompt or lower max_tokens.",
+        code="context_length_exceeded",
+        param=param,
+        max_context=limit,
+        prompt_tokens=prompt,
+        max_tokens=answer,
+        **({} if exact else {"at_least": True}),
+    )
+
+
 def of_conversation(error: UserError) -> ApiError:
     """What is wrong with messages or tools; the message begins with the field."""
     param = str(error).split(":", 1)[0].split(".")[0].split("[")[0]
@@ -93,17 +110,7 @@ def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ContextLengthError):
-        return ApiError(
-            400,
-            f"This model's maximum context length is {error.limit} tokens. The request asks for "
-            f"{error.asked} ({error.prompt_tokens} in the prompt, {error.max_new_tokens} for the "
-            "answer): shorten the prompt or lower max_tokens.",
-            code="context_length_exceeded",
-            param=param,
-            max_context=error.limit,
-            prompt_tokens=error.prompt_tokens,
-            max_tokens=error.max_new_tokens,
-        )
+        return too_long(error.limit, error.prompt_tokens, error.max_new_tokens, param)
     if isinstance(error, InsufficientMemoryError):
         return ApiError(
             400,

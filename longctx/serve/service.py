@@ -10,14 +10,15 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from longctx.chat.renderer import ChatRenderer
 from longctx.engine import Engine, EngineRequest, Sampling, Stats
 from longctx.errors import UserError
-from longctx.serve.errors import ApiError, broken, unavailable
+from longctx.serve.bounds import LengthBound
+from longctx.serve.errors import ApiError, broken, too_long, unavailable
 from longctx.serve.jobs import Job, Registry, Submitted
 from longctx.serve.metrics import Metrics
 from longctx.serve.proofs import Proofs
@@ -68,6 +69,7 @@ class Service:
         self._found: Loaded | None = None
         self._renderer: ChatRenderer | UserError | None = None
         self._text: TokenText | None = None
+        self._bound: LengthBound | None = None
         self._defaults = Sampling()
 
     # -- life -------------------------------------------------------------------------------------
@@ -98,6 +100,7 @@ class Service:
         except UserError as error:  # a base model: completions are served all the same
             self._renderer = error
         self._text = TokenText(found.tokenizer)
+        self._bound = LengthBound(found.tokenizer)
         self._defaults = defaults_of(found.generation_config)
         # What is there now stays. Looking through it again, whenever a large body makes many
         # objects, would hold up every thread.
@@ -253,6 +256,17 @@ class Service:
             raise too_many("messages", len(messages), most)
         if tools:
             self.check_schema(tools, "tools")
+
+    def check_length(self, texts: Iterable[str], max_tokens: int | None, param: str) -> None:
+        """Before a prompt is tokenised: refuse what cannot fit, whatever its tokens are.
+
+        Raises: ApiError.
+        """
+        assert self._bound is not None
+        prompt = sum(map(self._bound.tokens, texts))
+        answer = 1 if max_tokens is None else max_tokens
+        if prompt + answer > self.engine.max_context:
+            raise too_long(self.engine.max_context, prompt, answer, param, exact=False)
 
     def check_schema(self, schema: Any, param: str) -> None:
         size, most = len(json.dumps(schema)), self.settings.limits.max_schema
