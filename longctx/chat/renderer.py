@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from longctx.chat import template
 from longctx.chat.messages import Marked, Text, functions_of, mark_messages, mark_tools, normalise
+from longctx.chat.process import TemplateLimitError, TemplateProcess
 from longctx.chat.tools import OPEN
 from longctx.errors import UserError
 
@@ -61,13 +62,17 @@ class ChatRenderer:
     the same time. Dates and thinking are as `longctx.chat.template` sets them.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, process: TemplateProcess | None = None) -> None:
+        """
+        Args:
+            process: renders, where the template is not to be trusted with this one.
+        """
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
                 "messages: this model's tokenizer has no chat template: use /v1/completions, or "
                 "serve an instruct model"
             )
-        self._tokenizer = tokenizer
+        self._tokenizer, self._process = tokenizer, process
         self._encoder = template.Encoder(tokenizer)
 
     def encode(
@@ -171,12 +176,16 @@ class ChatRenderer:
         add_generation_prompt: bool,
     ) -> str:
         try:
+            if self._process is not None:
+                return self._process.render(messages, tools, add_generation_prompt)
             return template.render(
                 self._tokenizer,
                 messages,
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
             )
+        except TemplateLimitError:
+            raise
         except Exception as error:
             # Templates raise what they like: jinja2 errors, or their own words about roles.
             raise UserError(

@@ -196,8 +196,11 @@ class Connection(H11Protocol):
         if late == "answer not taken":
             self.transport.abort()
             return
-        begun = self._received or self._phase is not h11.IDLE
-        if begun and not (self.cycle and self.cycle.response_started):
+        begun = self._received > 0
+        if self._phase is not h11.IDLE:
+            cycle: Any = self.cycle
+            begun = not cycle.response_started
+        if begun:
             message = "The request did not come in time: send it faster."
             self.transport.write(_raw(ApiError(408, message, code="request_timeout")))
         self.transport.close()
@@ -205,7 +208,7 @@ class Connection(H11Protocol):
     @property
     def _answering(self) -> bool:
         """A whole request is there, and its answer is not."""
-        cycle = self.cycle
+        cycle: Any = self.cycle  # uvicorn declares no None
         return cycle is not None and not cycle.response_complete and not cycle.more_body
 
     def _note(self, now: float) -> None:

@@ -79,6 +79,7 @@ def broken() -> ApiError:
 def too_long(limit: int, prompt: int, answer: int, param: str, *, exact: bool = True) -> ApiError:
     """Where `exact` is not, the prompt has so many tokens or more: it was not tokenised."""
     least = "" if exact else "at least "
+    more: dict[str, Any] = {} if exact else {"at_least": True}
     return ApiError(
         400,
         f"This model's maximum context length is {limit} tokens. The request asks for "
@@ -89,7 +90,7 @@ def too_long(limit: int, prompt: int, answer: int, param: str, *, exact: bool = 
         max_context=limit,
         prompt_tokens=prompt,
         max_tokens=answer,
-        **({} if exact else {"at_least": True}),
+        **more,
     )
 
 

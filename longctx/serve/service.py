@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from longctx.chat.process import TemplateProcess
 from longctx.chat.renderer import ChatRenderer
 from longctx.engine import Engine, EngineRequest, Sampling, Stats
 from longctx.errors import UserError
@@ -67,6 +68,7 @@ class Service:
         self.loaded = threading.Event()  # set when loading ended, well or not
         self._load = load
         self._found: Loaded | None = None
+        self._templates: TemplateProcess | None = None
         self._renderer: ChatRenderer | UserError | None = None
         self._text: TokenText | None = None
         self._bound: LengthBound | None = None
@@ -96,7 +98,10 @@ class Service:
 
     def _take(self, found: Loaded) -> None:
         try:
-            self._renderer = ChatRenderer(found.tokenizer)
+            if getattr(found.tokenizer, "chat_template", None):
+                self._templates = TemplateProcess(found.tokenizer, self.settings.templates)
+                self._templates.warm()
+            self._renderer = ChatRenderer(found.tokenizer, self._templates)
         except UserError as error:  # a base model: completions are served all the same
             self._renderer = error
         self._text = TokenText(found.tokenizer)
@@ -113,6 +118,8 @@ class Service:
     def close(self) -> None:
         """Give the model back; what still runs fails with a 503."""
         self.proofs.close()
+        if self._templates is not None:
+            self._templates.close()
         if self._found is not None:
             self._found.engine.close()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from longctx.chat.process import LIMITS, TemplateLimits
 from longctx.errors import UserError
 from longctx.options import shared
 from longctx.options.declare import Argument, Option
@@ -160,6 +161,7 @@ class ServeSettings:
     stalled_after: float = 600.0  # seconds without the end of a step; the slowest take one or two
     limits: Limits = Limits()  # frozen
     deadlines: Deadlines = Deadlines()  # frozen
+    templates: TemplateLimits = LIMITS
 
     def __post_init__(self) -> None:
         lower = tuple(name.lower() for name in self.allowed_hosts)
