@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from longctx.chat import template
 from longctx.chat.messages import Marked, Text, functions_of, mark_messages, mark_tools, normalise
+from longctx.chat.process import TemplateLimitError, TemplateProcess
 from longctx.chat.tools import OPEN
 from longctx.errors import UserError
 
@@ -61,13 +62,17 @@ class ChatRenderer:
     the same time. Dates and thinking are as `longctx.chat.template` sets them.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, process: TemplateProcess | None = None) -> None:
+        """
+        Args:
+            process: renders, where the template is not to be trusted with this one.
+        """
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
                 "messages: this model's tokenizer has no chat template: use /v1/completions, or "
                 "serve an instruct model"
             )
-        self._tokenizer = tokenizer
+        self._tokenizer, self._process = tokenizer, process
         self._encoder = template.Encoder(tokenizer)
 
     def encode(
@@ -77,6 +82,7 @@ class ChatRenderer:
         tools: list[dict[str, Any]] | None = None,
         tool_choice: ToolChoice = None,
         add_generation_prompt: bool = True,
+        check: Callable[[list[str]], None] | None = None,
     ) -> list[int]:
         """Token ids of the prompt.
 
@@ -85,6 +91,7 @@ class ChatRenderer:
         message and `tool_call_id` reach the model where the template prints them. White space is
         trimmed where the template trims it. With `tool_choice` "none" the model is told of no
         tools; with "required" or a function's name the ids end with the prefix of `forced_call`.
+        `check` is called with the texts that are tokenised, before they are.
 
         Raises:
             UserError: what the template refuses, leaves out or reads into (a text that holds
@@ -94,7 +101,10 @@ class ChatRenderer:
         forced = self.forced_call(tools, tool_choice)
         offered = None if tool_choice == "none" else tools or None
         ids: list[int] = []
-        for run in self._runs(normalise(messages), offered, add_generation_prompt):
+        runs = self._runs(normalise(messages), offered, add_generation_prompt)
+        if check is not None:
+            check([run.text for run in runs])
+        for run in runs:
             if run.kind == "template":
                 ids += self._encoder.template(run.text)
             else:
@@ -166,12 +176,16 @@ class ChatRenderer:
         add_generation_prompt: bool,
     ) -> str:
         try:
+            if self._process is not None:
+                return self._process.render(messages, tools, add_generation_prompt)
             return template.render(
                 self._tokenizer,
                 messages,
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
             )
+        except TemplateLimitError:
+            raise
         except Exception as error:
             # Templates raise what they like: jinja2 errors, or their own words about roles.
             raise UserError(

@@ -9,7 +9,7 @@ is encoded with its special tokens. Knows no roles, no tools and no task.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -87,20 +87,37 @@ def render(
     add_generation_prompt: bool = True,
 ) -> str:
     """The template's text. It raises what it likes: jinja2's errors, or its own words on roles."""
-    text: str = tokenizer.apply_chat_template(
-        list(messages),
-        tools=None if tools is None else list(tools),
-        tokenize=False,
-        add_generation_prompt=add_generation_prompt,
-        **SETTINGS,
-    )
+    text: str = tokenizer.apply_chat_template(**arguments(messages, tools, add_generation_prompt))
     return text
 
 
-def syntax_error(tokenizer: Any) -> str | None:
+def arguments(
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]] | None,
+    add_generation_prompt: bool,
+) -> dict[str, Any]:
+    """Of apply_chat_template, wherever it is called."""
+    return {
+        "conversation": list(messages),
+        "tools": None if tools is None else list(tools),
+        "tokenize": False,
+        "add_generation_prompt": add_generation_prompt,
+        **SETTINGS,
+    }
+
+
+def syntax_error(
+    tokenizer: Any, rendered: Callable[[list[dict[str, Any]], Any], str] | None = None
+) -> str | None:
     """Where and why the tokenizer's template cannot be parsed; None where it can, or is not there.
 
     What it refuses when it is rendered is its own business: there may be other conversations.
+
+    Args:
+        rendered: renders messages and tools, and raises SyntaxProblem; here, where it is not given.
+
+    Raises:
+        UserError: of `rendered`.
     """
     from jinja2 import TemplateSyntaxError
 
@@ -111,12 +128,23 @@ def syntax_error(tokenizer: Any) -> str | None:
     named = [None, [_NO_TOOL]] if isinstance(found, dict) else [None]  # one with tools, one without
     for tools in named:
         try:
-            render(tokenizer, hello, tools=tools)
+            if rendered is None:
+                render(tokenizer, hello, tools=tools)
+            else:
+                rendered(hello, tools)
         except TemplateSyntaxError as error:
             return f"line {error.lineno}: {' '.join(str(error.message).split())}"
+        except SyntaxProblem as error:
+            return str(error)
+        except UserError:
+            raise
         except Exception:
             continue
     return None
+
+
+class SyntaxProblem(Exception):
+    """Where and why a template cannot be parsed."""
 
 
 class Encoder:

@@ -10,20 +10,20 @@ from longctx.serve.settings import ServeSettings
 
 
 @command
-def serve(settings: ServeSettings) -> None:
+def serve(settings: ServeSettings) -> int | None:
     """Serve a model to OpenAI clients, long prompts included."""
-    run(settings)
+    return run(settings)
 
 
-def run(settings: ServeSettings) -> None:
+def run(settings: ServeSettings) -> int | None:
     """Serve until a signal; stderr says at once what is loaded, and the banner that it answers."""
     from longctx.serve.listen import listening_socket
 
     with listening_socket(settings) as bound:
-        _serve(settings, bound)
+        return _serve(settings, bound)
 
 
-def _serve(settings: ServeSettings, bound: socket.socket) -> None:
+def _serve(settings: ServeSettings, bound: socket.socket) -> int | None:
     from longctx.serve import loading, logs
     from longctx.serve.run import serve as serve_until_signal
     from longctx.serve.service import Loaded, Service
@@ -39,4 +39,4 @@ def _serve(settings: ServeSettings, bound: socket.socket) -> None:
     def tell_loading(url: str) -> None:
         print(f"loading {prepared.name}, for {url}", file=sys.stderr, flush=True)
 
-    serve_until_signal(service, bound, tell, tell_loading)
+    return serve_until_signal(service, bound, tell, tell_loading)

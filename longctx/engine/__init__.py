@@ -9,8 +9,10 @@ from longctx.engine.engine import Engine, Stats
 from longctx.engine.errors import (
     ConstraintError,
     ContextLengthError,
+    EngineBrokenError,
     EngineClosedError,
     InsufficientMemoryError,
+    NonFiniteLogitsError,
     QueueFullError,
 )
 from longctx.engine.handle import Answer, Generation
@@ -32,6 +34,7 @@ __all__ = [
     "ContextLengthError",
     "Delta",
     "Engine",
+    "EngineBrokenError",
     "EngineClosedError",
     "EngineRequest",
     "Event",
@@ -39,6 +42,7 @@ __all__ = [
     "Finished",
     "Generation",
     "InsufficientMemoryError",
+    "NonFiniteLogitsError",
     "Progress",
     "QueueFullError",
     "Sampling",

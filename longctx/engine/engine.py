@@ -18,21 +18,21 @@ from typing import Any
 import torch
 
 from longctx.attention import Scheme, resolve
-from longctx.attention.config import rope_parameters
 from longctx.attention.hf.model import check_model
 from longctx.engine import sampling
 from longctx.engine.constraint import Constraint, JsonConstraints
 from longctx.engine.detokenize import Detokenizer
 from longctx.engine.errors import (
-    ContextLengthError,
+    EngineBrokenError,
     EngineClosedError,
-    InsufficientMemoryError,
     QueueFullError,
 )
 from longctx.engine.handle import Generation
+from longctx.engine.health import Health
 from longctx.engine.kv import KvPool
 from longctx.engine.memory import default_kv_budget
 from longctx.engine.request import EngineRequest, Event
+from longctx.engine.rules import check, default_context, eos_ids
 from longctx.engine.runner import Runner
 from longctx.engine.scheduler import MAX_SCORED, Scheduler
 from longctx.engine.sequence import RequestState
@@ -41,9 +41,6 @@ from longctx.errors import UserError
 from longctx.options.engine import EngineSettings
 
 _log = logging.getLogger(__name__)
-
-# Dual Chunk Attention has no limit of its own; answers beyond this were not published.
-DCA_CONTEXT_FACTOR = 4
 
 
 @dataclass(frozen=True)
@@ -143,8 +140,9 @@ class Engine:
         self._max_waiting = max_waiting
         known_tokens = self._runner.vocabulary if tokenizer is None else len(tokenizer)
         self._stepper = Stepper(
-            self._runner, self._scheduler, _eos_ids(model, tokenizer), known_tokens
+            self._runner, self._scheduler, eos_ids(model, tokenizer), known_tokens
         )
+        self._health = Health(self._runner.probe)
         self._json: JsonConstraints | None = None
         self._json_lock = threading.Lock()
         self._wake = threading.Condition()  # guards the three below
@@ -187,6 +185,20 @@ class Engine:
         return self._runner.vocabulary
 
     @property
+    def broken(self) -> Exception | None:
+        """Why no step will succeed any more, where that is so."""
+        return self._health.broken
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds that something has been asked for, and no step has ended."""
+        return self._health.waited_s if self._busy else 0.0
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._inbox or self._scheduler.running or self._scheduler.waiting)
+
+    @property
     def started(self) -> bool:
         """Whether a background thread serves."""
         return self._thread is not None
@@ -206,8 +218,12 @@ class Engine:
             QueueFullError: max_waiting requests are waiting.
             ConstraintError: its schema cannot be compiled, or llguidance is missing.
             EngineClosedError: close() was called.
+            EngineBrokenError: the device fails every step.
         """
-        self._check(request)
+        if self.broken is not None:
+            raise EngineBrokenError(self.broken)
+        pool = self._scheduler.pool
+        check(request, self.max_context, pool, self._runner.vocabulary, self.tokenizer)
         constraint = self._constraint(request)
         bucket = self._runner.bucket(request.request_length or len(request.prompt_ids))
         handle = Generation(lambda: self._cancel(sequence), listener)
@@ -230,6 +246,8 @@ class Engine:
                 raise EngineClosedError("the engine is closed: make a new one")
             if len(self._inbox) + len(self._scheduler.waiting) >= self._max_waiting:
                 raise QueueFullError(self._max_waiting)
+            if not self._busy:
+                self._health.asked()
             self._inbox.append(sequence)
             self._wake.notify_all()
         return handle
@@ -290,9 +308,9 @@ class Engine:
                     return
             try:
                 worked = self.step()
-            except Exception as error:  # a defect of the engine: it costs what is in flight
-                _log.exception("a step of the engine failed")
-                self._fail_all(error)
+            except BaseException as error:  # a defect (a library's panic is no Exception): it
+                _log.exception("a step of the engine failed")  # costs what is in flight
+                self._fail_all(error if isinstance(error, Exception) else RuntimeError(str(error)))
                 worked = True
             with self._wake:
                 if worked or self._inbox:
@@ -306,7 +324,20 @@ class Engine:
         with self._wake:
             self._scheduler.waiting.extend(self._inbox)
             self._inbox.clear()
-        return self._stepper.step()
+        before = self._stepper.counts.steps
+        failure: BaseException | None = None
+        try:
+            worked = self._stepper.step()
+            failure = self._stepper.failure
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if failure is not None or self._stepper.counts.steps > before:
+                self._health.stepped(failure)
+            if self.broken is not None:
+                self._fail_all(EngineBrokenError(self.broken))
+        return worked
 
     def _fail_all(self, error: Exception) -> None:
         with self._wake:
@@ -321,24 +352,6 @@ class Engine:
             self._wake.notify_all()
 
     # -- checks and helpers -----------------------------------------------------------------------
-
-    def _check(self, request: EngineRequest) -> None:
-        asked = len(request.prompt_ids) + request.max_new_tokens
-        if asked > self.max_context:
-            raise ContextLengthError(
-                self.max_context, len(request.prompt_ids), request.max_new_tokens
-            )
-        pool = self._scheduler.pool
-        if asked * pool.bytes_per_token > pool.budget_bytes:
-            raise InsufficientMemoryError(asked, pool.bytes_per_token, pool.budget_bytes)
-        low, high = min(request.prompt_ids), max(request.prompt_ids)
-        if low < 0 or high >= self._runner.vocabulary:
-            raise UserError(
-                f"prompt_ids hold {low if low < 0 else high}: ids of this model are 0 to "
-                f"{self._runner.vocabulary - 1}"
-            )
-        if request.stop and self.tokenizer is None:
-            raise UserError("stop needs text, and the engine has no tokenizer: use stop_ids")
 
     def _constraint(self, request: EngineRequest) -> Constraint | None:
         if request.json_schema is None:
@@ -357,25 +370,3 @@ class Engine:
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
-
-
-def default_context(scheme: Scheme, config: Any) -> int:
-    """Tokens of prompt and answer that the scheme is good for."""
-    factor, rope = scheme.factor, rope_parameters(config)
-    if scheme.method == "none" and rope["rope_type"] == "yarn":  # stays active
-        factor = rope.get("factor")
-    if factor is not None:
-        return int(scheme.trained_length * factor)
-    if scheme.chunk_size is not None:
-        return scheme.trained_length * DCA_CONTEXT_FACTOR
-    return scheme.trained_length
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends an answer: the generation config lists more than the tokenizer."""
-    found: set[int] = set()
-    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
-        ids = getattr(holder, "eos_token_id", None)
-        if ids is not None:
-            found.update([ids] if isinstance(ids, int) else ids)
-    return frozenset(found)

@@ -59,5 +59,26 @@ class ConstraintError(UserError):
     """An output constraint that cannot be compiled, or that no token can satisfy."""
 
 
+class NonFiniteLogitsError(RuntimeError):
+    """The model computed NaN or infinities: there is no next token, and no probability."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's logits are not finite (NaN or infinite): try another dtype (bfloat16 or "
+            "float32 where float16 overflows), and `longctx doctor` on this machine"
+        )
+
+
+class EngineBrokenError(RuntimeError):
+    """The device fails whatever it is asked: a new process may do better, this one will not."""
+
+    def __init__(self, cause: Exception) -> None:
+        words = " ".join(str(cause).split())[:300]
+        super().__init__(
+            f"the device fails every step ({type(cause).__name__}: {words}): start the program "
+            "anew, and see `longctx doctor` where that does not help"
+        )
+
+
 class EngineClosedError(RuntimeError):
     """The engine was closed before the request was done."""

@@ -23,6 +23,7 @@ from longctx.attention.hf.patch import SchemePatch, owner
 from longctx.attention.rope import temperature_bucket
 from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch
+from longctx.engine.errors import NonFiniteLogitsError
 from longctx.engine.kv import KvPool, Segment
 from longctx.engine.packed import PackedLinears
 from longctx.errors import UserError
@@ -168,6 +169,16 @@ class Runner:
             config.num_hidden_layers = whole
         states: torch.Tensor = out.last_hidden_state[0]
         return states
+
+    def probe(self) -> None:
+        """Compute one token.
+
+        Raises:
+            Exception: what the device complains of.
+            NonFiniteLogitsError: it gives no numbers.
+        """
+        if not bool(self.hidden([0]).isfinite().all()):
+            raise NonFiniteLogitsError
 
     # -- one step -------------------------------------------------------------------------------
 

@@ -14,7 +14,11 @@ from typing import NamedTuple
 import torch
 
 from longctx.engine.constraint import Constraint
+from longctx.engine.errors import NonFiniteLogitsError
 from longctx.engine.request import Sampling, TokenLogprob
+
+# Stands for a token where there is none: what is read back tells both in one transfer.
+_NO_TOKEN = -1
 
 
 class Drawn(NamedTuple):
@@ -83,7 +87,8 @@ class RowSampler:
 
 
 def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn | Exception]:
-    """The next token of every row; an exception where a row's own rules failed.
+    """The next token of every row; an exception where a row's own rules failed, or
+    where its logits are not finite.
 
     Args:
         logits_RV: float32, with -inf where the tokenizer has no token. Overwritten.
@@ -91,6 +96,7 @@ def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn 
     failures: dict[int, Exception] = {}
     wanted = [row for row, sampler in enumerate(samplers) if sampler.top_logprobs is not None]
     logprobs_RV = torch.log_softmax(logits_RV[wanted], -1) if wanted else logits_RV[:0]
+    finite_R = finite_rows(logits_RV)
     for row, sampler in enumerate(samplers):
         if sampler.adjusts:
             try:
@@ -104,12 +110,24 @@ def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn 
         probs_RV = filtered(logits_RV[random], settings)
         noise_RV = torch.stack([samplers[row].noise(logits_RV.shape[1]) for row in random])
         tokens_R[random] = (probs_RV / noise_RV.to(probs_RV.device)).argmax(-1)
-    tokens = tokens_R.tolist()
+    tokens = tokens_R.where(finite_R, _NO_TOKEN).tolist()
+    failures |= {
+        row: NonFiniteLogitsError() for row, token in enumerate(tokens) if token == _NO_TOKEN
+    }
     reports = {
         row: _report(logprobs_V, tokens[row], samplers[row].top_logprobs or 0)
         for row, logprobs_V in zip(wanted, logprobs_RV, strict=True)
+        if row not in failures
     }
     return [failures.get(row) or Drawn(token, reports.get(row)) for row, token in enumerate(tokens)]
+
+
+def finite_rows(logits_RV: torch.Tensor) -> torch.Tensor:
+    """Rows that can be drawn from: no NaN and no +inf in them, and one that is more than -inf.
+
+    The largest tells all three: a NaN is larger than everything to `amax`.
+    """
+    return logits_RV.amax(-1).isfinite()
 
 
 def filtered(logits_RV: torch.Tensor, settings: Sequence[Sampling]) -> torch.Tensor:

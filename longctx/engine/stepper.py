@@ -8,6 +8,7 @@ Shape legend: L tokens of one sequence, R rows whose logits are wanted, V vocabu
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import torch
 
 from longctx.engine import sampling
 from longctx.engine.batch_attention import RowInput
-from longctx.engine.errors import EngineClosedError
+from longctx.engine.errors import EngineBrokenError, EngineClosedError, NonFiniteLogitsError
 from longctx.engine.request import Delta, Event, Failed, Finished, FinishReason, Progress
 from longctx.engine.runner import Runner
 from longctx.engine.scheduler import Chunk, Scheduler
@@ -43,12 +44,16 @@ class Stepper:
     Args:
         eos_ids: tokens that end every answer, but for requests that ignore them.
         known_tokens: the tokenizer's size; logits behind it stand for no token.
+
+    Attributes:
+        failure: of the last step, where nobody in it got anything.
     """
 
     def __init__(
         self, runner: Runner, scheduler: Scheduler, eos_ids: frozenset[int], known_tokens: int
     ) -> None:
         self.counts = Counts()
+        self.failure: Exception | None = None
         self._runner = runner
         self._scheduler = scheduler
         self._eos_ids = eos_ids
@@ -57,6 +62,7 @@ class Stepper:
     @torch.inference_mode()
     def step(self) -> bool:
         """One forward over what is due; False where there is nothing to do."""
+        self.failure = None
         self._end_cancelled()
         for sequence in self._scheduler.admit():
             self._progress(sequence)
@@ -87,6 +93,7 @@ class Stepper:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         elif len(batch) == 1:
+            self.failure = failure
             self.fail(batch[0].sequence, failure)
             return []
         _log.warning("a step over %d requests failed, repeating them one by one", len(batch))
@@ -95,7 +102,9 @@ class Stepper:
             try:
                 done.append(([chunk], self._forward([chunk])))
             except Exception as error:
+                failure = error
                 self.fail(chunk.sequence, error)
+        self.failure = None if done else failure
         return done
 
     def _forward(self, batch: list[Chunk]) -> torch.Tensor:
@@ -154,6 +163,9 @@ class Stepper:
         if not drawing:
             return
         drawn = self._draw(logits_RV, drawn_rows, drawing)
+        lost = [each for each in drawn if isinstance(each, NonFiniteLogitsError)]
+        if len(lost) == len(batch):
+            self.failure = lost[0]
         for sequence, result in zip(drawing, drawn, strict=True):
             try:
                 if isinstance(result, Exception):
@@ -214,7 +226,11 @@ class Stepper:
         logits_LV = logits_LV[: len(targets), : self._known_tokens]
         logprobs_LV = torch.log_softmax(logits_LV.double(), dim=-1)
         index_L1 = torch.tensor(targets, device=logits_LV.device).view(-1, 1)
-        sequence.prompt_logprobs.extend(logprobs_LV.gather(1, index_L1)[:, 0].tolist())
+        found = logprobs_LV.gather(1, index_L1)[:, 0].tolist()
+        # -inf is what a token has that cannot come; one NaN or infinity makes NaN of all its row.
+        if any(math.isnan(logprob) for logprob in found):
+            raise NonFiniteLogitsError
+        sequence.prompt_logprobs.extend(found)
         sequence.prompt_likeliest.extend(logits_LV.argmax(-1).tolist())
 
     def _progress(self, sequence: RequestState) -> None:
@@ -237,7 +253,11 @@ class Stepper:
 
     def fail(self, sequence: RequestState, error: Exception) -> None:
         """The end by an error: nothing of it is kept."""
-        if not isinstance(error, UserError | EngineClosedError):
+        if isinstance(error, NonFiniteLogitsError):
+            _log.error("a request of %d prompt tokens failed: %s", sequence.prompt_length, error)
+            if sequence.cached:  # what it went on from may be what is wrong
+                self._scheduler.prefixes.clear()
+        elif not isinstance(error, UserError | EngineClosedError | EngineBrokenError):
             _log.error(
                 "a request of %d prompt tokens failed", sequence.prompt_length, exc_info=error
             )

@@ -19,6 +19,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from longctx.attention.hf.cache import cache_argument
+from longctx.engine import NonFiniteLogitsError
 from longctx.errors import UserError
 
 # 512 x 152K float32 logits are 300 MB; a whole text's would be tens of GB.
@@ -52,7 +53,10 @@ def token_logprobs(
         for rows, ids in zip(logits_LV.split(_ROWS), wanted.split(_ROWS), strict=True):
             logprobs = torch.log_softmax(rows.double(), dim=-1)
             found.append(logprobs.gather(1, ids[:, None])[:, 0].cpu())
-    return torch.cat(found).numpy()
+    logprobs_L = torch.cat(found).numpy()
+    if np.isnan(logprobs_L).any():  # as every row with a NaN or an infinity has become
+        raise NonFiniteLogitsError
+    return logprobs_L
 
 
 def peak_bytes(

@@ -21,6 +21,8 @@ from transformers.cache_utils import DynamicLayer
 
 from longctx.attention import DCA_METHODS, Handle, Scheme, extend
 from longctx.attention.hf.cache import cache_argument
+from longctx.engine import NonFiniteLogitsError
+from longctx.engine.sampling import finite_rows
 from longctx.errors import UserError
 from longctx.eval.protocol import Completion, Request, Session
 from longctx.models.logprobs import moving_rope, token_logprobs
@@ -140,7 +142,11 @@ class PlainSession(Session):
 
     def _next(self, block: torch.Tensor, cache: DynamicCache) -> int:
         out = self._forward(block, cache, logits_to_keep=1)
-        return int(out.logits[0, -1].argmax())
+        logits_1V = out.logits[0, -1:]
+        drawn_1 = logits_1V.argmax(-1).where(finite_rows(logits_1V), -1)  # in one transfer
+        if (token := int(drawn_1)) < 0:
+            raise NonFiniteLogitsError
+        return token
 
     def _forward(self, block: torch.Tensor, cache: DynamicCache, **more: Any) -> Any:
         return self._model(block, **{self._cache_argument: cache}, use_cache=True, **more)

@@ -19,12 +19,19 @@ import torch
 
 from longctx.attention import Scheme
 from longctx.engine import Engine, EngineRequest
-from longctx.engine.errors import ContextLengthError
+from longctx.engine.errors import ContextLengthError, EngineBrokenError
 from longctx.engine.handle import Answer, Generation
 from longctx.engine.memory import default_kv_budget
 from longctx.engine.runner import Runner
 from longctx.errors import UserError
-from longctx.eval.protocol import Completion, ContextOverflowError, Outcome, Request, Session
+from longctx.eval.protocol import (
+    Completion,
+    ContextOverflowError,
+    Outcome,
+    Request,
+    Session,
+    TargetLostError,
+)
 from longctx.models.plain import DEFAULT_PREFILL_CHUNK, PlainSession, input_device
 from longctx.models.proof import HiddenStates, UnprovenMethodError, prove, states_of
 
@@ -111,6 +118,8 @@ class ServedSession(Session):
                     flying.append((request, self._submit(request)))
                 except ContextLengthError as error:
                     yield request, ContextOverflowError(str(error))
+                except EngineBrokenError as error:
+                    yield request, TargetLostError(str(error))
                 except Exception as error:
                     yield request, error
             if flying:
@@ -120,6 +129,8 @@ class ServedSession(Session):
             for request, handle in done:
                 try:
                     yield request, self._completion(handle.result(timeout=0))
+                except EngineBrokenError as error:
+                    yield request, TargetLostError(str(error))
                 except Exception as error:
                     yield request, error
 

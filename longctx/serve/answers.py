@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from longctx.engine import ConstraintError, EngineRequest, Finished, Progress, Usage
-from longctx.serve.errors import ApiError, from_engine
+from longctx.serve.errors import INTERNAL, ApiError, from_engine
 from longctx.serve.jobs import Heard, Job, Submitted
 from longctx.serve.schema import Body, Generate, parse
 from longctx.serve.service import Service
@@ -180,4 +180,4 @@ def _account(request: Request, service: Service, job: Job) -> None:
 def _told(error: Exception, service: Service, param: str) -> Exception:
     """Bugs go on as they are, to be logged with their traceback."""
     told: ApiError = from_engine(error, param=param, wait_s=service.registry.wait_s())
-    return error if told.status == 500 else told
+    return error if told.code == INTERNAL else told

@@ -42,10 +42,18 @@ async def chat(request: Request, service: Service) -> Response:
     renderer = service.renderer
     schema = service.schema_of(body.response_format)
 
+    most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+
     def render() -> tuple[list[int], ForcedCall | None]:
         choice = body.tool_choice
         forced = renderer.forced_call(body.tools, choice)
-        return renderer.encode(body.messages, tools=body.tools, tool_choice=choice), forced
+        ids = renderer.encode(
+            body.messages,
+            tools=body.tools,
+            tool_choice=choice,
+            check=lambda texts: service.check_length(texts, most, "messages"),
+        )
+        return ids, forced
 
     try:
         ids, forced = await service.workers.run(request.state.size, render)
@@ -78,7 +86,6 @@ async def chat(request: Request, service: Service) -> Response:
     # A forced call is one by its schema.
     single = parse_tools and forced is None and body.parallel_tool_calls is False
     one_call = (CLOSE,) if single else ()
-    most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
     def requests() -> list[EngineRequest]:
         return [

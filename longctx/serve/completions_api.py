@@ -43,7 +43,7 @@ async def completions(request: Request, service: Service) -> Response:
     if n * _count(body.prompt) > most:  # before they are tokenised
         raise too_many("n", n * _count(body.prompt), most)
     size, run = request.state.size, service.workers.run
-    prompts = await run(size, _encode, service.tokenizer, body)
+    prompts = await run(size, _encode, service, body)
     if not prompts or not all(prompts):
         raise ApiError(
             400, "prompt is empty: give at least one token.", code="invalid_value",
@@ -87,11 +87,14 @@ def _count(prompt: str | list[Any]) -> int:
     return 1 if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else len(prompt)
 
 
-def _encode(tokenizer: Any, body: CompletionRequest) -> list[list[int]]:
-    prompt = body.prompt
+def _encode(service: Service, body: CompletionRequest) -> list[list[int]]:
+    prompt, tokenizer = body.prompt, service.tokenizer
     texts = [prompt] if isinstance(prompt, str) else prompt
     if texts and isinstance(texts[0], int):
         return [list(texts)]
+    for one in texts:
+        if isinstance(one, str):
+            service.check_length([one], body.max_tokens, "prompt")
     return [
         tokenizer(one, return_attention_mask=False, verbose=False)["input_ids"]
         if isinstance(one, str)

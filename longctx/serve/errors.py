@@ -14,12 +14,16 @@ from starlette.responses import JSONResponse
 from longctx.engine import (
     ConstraintError,
     ContextLengthError,
+    EngineBrokenError,
     EngineClosedError,
     InsufficientMemoryError,
+    NonFiniteLogitsError,
     QueueFullError,
 )
 from longctx.errors import UserError
 
+# Of a defect: the one code whose cause is in the log alone.
+INTERNAL = "internal_error"
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -67,6 +71,29 @@ def unavailable(message: str, code: str, wait_s: int = 5) -> ApiError:
     return ApiError(503, message, code=code, headers={"Retry-After": str(wait_s)})
 
 
+def broken() -> ApiError:
+    """For as long as the process still answers."""
+    return unavailable("The server's device fails, so that it ends: ask again.", "device_failed")
+
+
+def too_long(limit: int, prompt: int, answer: int, param: str, *, exact: bool = True) -> ApiError:
+    """Where `exact` is not, the prompt has so many tokens or more: it was not tokenised."""
+    least = "" if exact else "at least "
+    more: dict[str, Any] = {} if exact else {"at_least": True}
+    return ApiError(
+        400,
+        f"This model's maximum context length is {limit} tokens. The request asks for "
+        f"{least}{prompt + answer} ({least}{prompt} in the prompt, {answer} for the "
+        "answer): shorten the prompt or lower max_tokens.",
+        code="context_length_exceeded",
+        param=param,
+        max_context=limit,
+        prompt_tokens=prompt,
+        max_tokens=answer,
+        **more,
+    )
+
+
 def of_conversation(error: UserError) -> ApiError:
     """What is wrong with messages or tools; the message begins with the field."""
     param = str(error).split(":", 1)[0].split(".")[0].split("[")[0]
@@ -84,17 +111,7 @@ def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ContextLengthError):
-        return ApiError(
-            400,
-            f"This model's maximum context length is {error.limit} tokens. The request asks for "
-            f"{error.asked} ({error.prompt_tokens} in the prompt, {error.max_new_tokens} for the "
-            "answer): shorten the prompt or lower max_tokens.",
-            code="context_length_exceeded",
-            param=param,
-            max_context=error.limit,
-            prompt_tokens=error.prompt_tokens,
-            max_tokens=error.max_new_tokens,
-        )
+        return too_long(error.limit, error.prompt_tokens, error.max_new_tokens, param)
     if isinstance(error, InsufficientMemoryError):
         return ApiError(
             400,
@@ -111,10 +128,16 @@ def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.
         return overloaded(message, "queue_full", wait_s)
     if isinstance(error, ConstraintError):
         return ApiError(400, str(error), code="invalid_json_schema", param=param)
+    if isinstance(error, NonFiniteLogitsError):
+        message = (
+            "The model computed no answer: its logits are not finite (NaN or infinite). Shorten or "
+            "change the prompt, or have the server started with another --dtype."
+        )
+        return ApiError(500, message, code="logits_not_finite")
+    if isinstance(error, EngineBrokenError):
+        return broken()
     if isinstance(error, EngineClosedError):
         return unavailable("The server is shutting down.", "shutting_down")
     if isinstance(error, UserError):
         return ApiError(400, str(error), code="invalid_value", param=param)
-    return ApiError(
-        500, "The request failed in the server; its log says why.", code="internal_error"
-    )
+    return ApiError(500, "The request failed in the server; its log says why.", code=INTERNAL)

@@ -10,7 +10,7 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from longctx.serve.errors import ApiError
+from longctx.serve.errors import INTERNAL, ApiError
 
 _log = logging.getLogger("longctx.serve")
 
@@ -42,7 +42,7 @@ class Faults:
             )  # fmt: skip
             if not begun:
                 text = "The request failed in the server; its log says why."
-                response = ApiError(500, text, code="internal_error").response()
+                response = ApiError(500, text, code=INTERNAL).response()
                 await response(scope, receive, send)
             elif not ended:
                 raise  # half an answer: the connection must break, or it would look whole

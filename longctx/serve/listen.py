@@ -7,6 +7,9 @@ import socket
 from longctx.errors import UserError
 from longctx.serve.settings import ServeSettings
 
+# Clients that the system keeps until they are taken.
+WAITING = 2048
+
 
 def listening_socket(settings: ServeSettings) -> socket.socket:
     """Bound now, so that a port in use is one line and not a traceback. Clients may connect: they
@@ -20,7 +23,7 @@ def listening_socket(settings: ServeSettings) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((settings.host, settings.port))
-        found.listen(2048)
+        found.listen(WAITING)
     except OSError as error:
         found.close()
         raise UserError(

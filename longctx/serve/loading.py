@@ -14,8 +14,9 @@ from typing import Any
 from longctx import tiny
 from longctx.attention import Scheme, default_method
 from longctx.chat import template
+from longctx.chat.process import TemplateLimitError, TemplateProcess
 from longctx.engine import Engine
-from longctx.engine.engine import DCA_CONTEXT_FACTOR, default_context
+from longctx.engine.rules import DCA_CONTEXT_FACTOR, default_context
 from longctx.errors import UserError
 from longctx.eval.format import show_length
 from longctx.models import dtypes, qwen2
@@ -157,9 +158,9 @@ def prepare(settings: ServeSettings) -> PreparedServer:
         wanted = default_context(settle(options, config, longest)[method], config)
     scheme = settle(options, config, wanted)[method]
     tokenizer = load_tokenizer(source)
-    if wrong := template.syntax_error(tokenizer):
+    if wrong := _wrong_template(tokenizer, settings):
         raise UserError(
-            f"MODEL {settings.model}: its chat template does not parse ({wrong}): correct it "
+            f"MODEL {settings.model}: its chat template {wrong}: correct it "
             "(chat_template.jinja or tokenizer_config.json), or take it out to serve completions "
             "only"
         )
@@ -170,6 +171,18 @@ def prepare(settings: ServeSettings) -> PreparedServer:
     kept = dtypes.named(settings.kv_dtype, "--kv-dtype") or chosen.dtype
     check_kernel(settings.kernel, [method], device, kept, named=_METHOD_FLAG)
     return PreparedServer(settings, source, config, tokenizer, chosen, device_map, scheme, wanted)
+
+
+def _wrong_template(tokenizer: Any, settings: ServeSettings) -> str | None:
+    """Ours is known; another one may not even come to an end."""
+    if settings.model == tiny.EMBEDDED or not getattr(tokenizer, "chat_template", None):
+        return None
+    with TemplateProcess(tokenizer, settings.templates) as process:
+        try:
+            problem = template.syntax_error(tokenizer, process.render)
+            return None if problem is None else f"does not parse ({problem})"
+        except TemplateLimitError as error:
+            return error.what
 
 
 def banner(prepared: PreparedServer, loaded: Loaded, url: str) -> list[str]:

@@ -6,8 +6,13 @@ import datetime
 import json
 import logging
 import sys
+import threading
+from collections.abc import Callable
 
 from longctx.serve.settings import LogFormat
+
+_SHOWN = 5  # of one kind in a minute
+_KINDS = 64  # that are counted, a timer each
 
 
 class _Formatter(logging.Formatter):
@@ -41,13 +46,52 @@ def _plain(value: object) -> str:
     return text if text.isprintable() and " " not in text and '"' not in text else json.dumps(text)
 
 
+class Repeats(logging.Filter):
+    """Warnings of one kind: the first few of a minute, then how many more there were.
+
+    Args:
+        told: gets the line that counts them, at the minute's end.
+    """
+
+    def __init__(self, told: Callable[[logging.LogRecord], None], seconds: float = 60.0) -> None:
+        super().__init__()
+        self._told, self._seconds = told, seconds
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[str, int, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:  # a line a request: each is of another one
+            return True
+        key = (record.name, record.levelno, str(record.msg))
+        with self._lock:
+            if key not in self._seen and len(self._seen) >= _KINDS:
+                return True
+            count = self._seen[key] = self._seen.get(key, 0) + 1
+        if count == 1:
+            timer = threading.Timer(self._seconds, self._end, (key,))
+            timer.daemon = True
+            timer.start()
+        return count <= _SHOWN
+
+    def _end(self, key: tuple[str, int, str]) -> None:
+        with self._lock:
+            more = self._seen.pop(key) - _SHOWN
+        if more > 0:
+            name, level, message = key
+            text = f"{more} more lines like this were left out: {message}"
+            record = logging.LogRecord(name, level, "", 0, text, None, None)
+            self._told(record)
+
+
 def configure(form: LogFormat) -> None:
     """Send the server's log, and uvicorn's and the engine's warnings, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(form))
+    handler.addFilter(Repeats(handler.emit))
     for name, level in (
         ("longctx", logging.INFO),
         ("uvicorn", logging.WARNING),
+        ("asyncio", logging.WARNING),
     ):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

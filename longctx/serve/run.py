@@ -2,12 +2,15 @@
 
 SIGTERM or SIGINT: no new requests (503, and /ready says so), what runs is finished, then the end; a
 second signal, or --drain-timeout, ends what runs within a step, with the same 503. A thread that
-does not come to its end in time, in a step or in a library, ends with the process.
+does not come to its end in time, in a step or in a library, ends with the process. A device that
+fails every step ends the server too: nothing but a new process can help.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import socket
 import sys
@@ -18,11 +21,20 @@ from types import FrameType
 
 import uvicorn
 
+from longctx.engine import EngineBrokenError
 from longctx.serve.app import create_app
+from longctx.serve.connections import Connections, descriptors
+from longctx.serve.listen import WAITING
 from longctx.serve.service import Loaded, Service
 
+# Of a process whose device failed; the system's "try again" (EX_TEMPFAIL).
+DEVICE_FAILED = 75
 # What the end may take once nothing is waited for any more.
 _END_SECONDS = 1.8
+_TOLD_SECONDS = 0.5
+# Connections taken at once: where descriptors run out, asyncio complains of each.
+_ACCEPTED = 16
+_log = logging.getLogger("longctx.serve")
 
 
 class Server(uvicorn.Server):
@@ -30,10 +42,18 @@ class Server(uvicorn.Server):
 
     Args:
         owns_process: end the process, where the server alone does not end in time.
+        most_connections: at once; None: what the limit of descriptors allows.
     """
 
-    def __init__(self, service: Service, *, owns_process: bool = False) -> None:
+    def __init__(
+        self,
+        service: Service,
+        *,
+        owns_process: bool = False,
+        most_connections: int | None = None,
+    ) -> None:
         settings = service.settings
+        self.connections = Connections(most_connections or descriptors(), settings.deadlines)
         config = uvicorn.Config(
             create_app(service),
             host=settings.host,
@@ -44,20 +64,59 @@ class Server(uvicorn.Server):
             server_header=False,
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=65536,
+            http=self.connections.protocol(),
+            ws="none",
+            backlog=_ACCEPTED,
         )
         super().__init__(config)
         self._service = service
         self._drain: asyncio.Task[None] | None = None
         self._hurried = False
         self._owns_process = owns_process
+        self._broken = self._stalled = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(WAITING)
+        asyncio.get_running_loop().set_exception_handler(self.connections.unhandled)
+
+    async def on_tick(self, counter: int) -> bool:
+        self._watch()
+        if counter % 10 == 0:
+            self.connections.sweep(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    def _watch(self) -> None:
+        """Ten times a second: whether the device still computes."""
+        service = self._service
+        if service.broken is not None and not self._broken:
+            self._broken = True
+            _log.error("%s; exit code %d", EngineBrokenError(service.broken), DEVICE_FAILED)
+            self._end_within(_END_SECONDS, DEVICE_FAILED)
+            # Clients are told, and whoever asks /ready, before the end.
+            asyncio.get_running_loop().call_later(_TOLD_SECONDS, self._exit)
+        stalled = service.stalled_s
+        if (stalled is not None) != self._stalled:
+            self._stalled = stalled is not None
+            if stalled is not None:
+                _log.error("no step has ended for %.0f s: not ready until one does", stalled)
+            else:
+                _log.warning("a step has ended: ready again")
+
+    def _exit(self) -> None:
+        self.should_exit = True
+
+    def _end_within(self, seconds: float, code: int) -> None:
+        if self._owns_process:
+            last = threading.Timer(seconds, _end_process, (code,))
+            last.daemon = True
+            last.start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         drains = self._service.state == "ready"
-        if self._owns_process:
-            drain = self._service.settings.drain_timeout if drains else 0.0
-            last = threading.Timer(drain + _END_SECONDS, _end_process)
-            last.daemon = True
-            last.start()
+        drain = self._service.settings.drain_timeout if drains else 0.0
+        self._end_within(drain + _END_SECONDS, 1)
         if drains:
             self._service.draining = True
             # Signals arrive in the thread of the loop.
@@ -78,14 +137,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _end_process() -> None:
+def _end_process(code: int) -> None:
     """Python's own end waits for threads."""
     print(
         "error: the server did not end by itself in time, and was ended: what still ran is lost",
         file=sys.stderr,
         flush=True,
     )
-    os._exit(1)
+    os._exit(code)
 
 
 def serve(
@@ -93,8 +152,8 @@ def serve(
     bound: socket.socket,
     on_ready: Callable[[Loaded, str], None],
     on_bound: Callable[[str], None] = lambda url: None,
-) -> None:
-    """Serve until a signal.
+) -> int | None:
+    """Serve until a signal; the exit code, where it is not 0.
 
     Args:
         bound: what it listens on, closed at the end.
@@ -120,6 +179,11 @@ def serve(
         server.run(sockets=[bound])
     finally:
         bound.close()
-        service.close()
+        # What is broken may fail once more, and it is the process's end.
+        with contextlib.suppress(Exception) if service.broken else contextlib.nullcontext():
+            service.close()
+    if service.broken is not None:
+        return DEVICE_FAILED
     if service.failure is not None:
         raise service.failure
+    return None

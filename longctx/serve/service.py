@@ -10,14 +10,16 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from longctx.chat.process import TemplateProcess
 from longctx.chat.renderer import ChatRenderer
 from longctx.engine import Engine, EngineRequest, Sampling, Stats
 from longctx.errors import UserError
-from longctx.serve.errors import ApiError, unavailable
+from longctx.serve.bounds import LengthBound
+from longctx.serve.errors import ApiError, broken, too_long, unavailable
 from longctx.serve.jobs import Job, Registry, Submitted
 from longctx.serve.metrics import Metrics
 from longctx.serve.proofs import Proofs
@@ -66,8 +68,10 @@ class Service:
         self.loaded = threading.Event()  # set when loading ended, well or not
         self._load = load
         self._found: Loaded | None = None
+        self._templates: TemplateProcess | None = None
         self._renderer: ChatRenderer | UserError | None = None
         self._text: TokenText | None = None
+        self._bound: LengthBound | None = None
         self._defaults = Sampling()
 
     # -- life -------------------------------------------------------------------------------------
@@ -94,10 +98,14 @@ class Service:
 
     def _take(self, found: Loaded) -> None:
         try:
-            self._renderer = ChatRenderer(found.tokenizer)
+            if getattr(found.tokenizer, "chat_template", None):
+                self._templates = TemplateProcess(found.tokenizer, self.settings.templates)
+                self._templates.warm()
+            self._renderer = ChatRenderer(found.tokenizer, self._templates)
         except UserError as error:  # a base model: completions are served all the same
             self._renderer = error
         self._text = TokenText(found.tokenizer)
+        self._bound = LengthBound(found.tokenizer)
         self._defaults = defaults_of(found.generation_config)
         # What is there now stays. Looking through it again, whenever a large body makes many
         # objects, would hold up every thread.
@@ -110,6 +118,8 @@ class Service:
     def close(self) -> None:
         """Give the model back; what still runs fails with a 503."""
         self.proofs.close()
+        if self._templates is not None:
+            self._templates.close()
         if self._found is not None:
             self._found.engine.close()
 
@@ -119,6 +129,8 @@ class Service:
             return "draining"
         if self.failure is not None:
             return "failed"
+        if self.broken is not None:
+            return "broken"
         return "loading" if self._found is None else "ready"
 
     def ready(self) -> Loaded:
@@ -129,7 +141,23 @@ class Service:
             raise unavailable("The model could not be loaded.", "model_failed", 60)
         if self._found is None:
             raise unavailable("The model is being loaded.", "model_loading")
+        if self.broken is not None:
+            raise broken()
+        if (seconds := self.stalled_s) is not None:
+            message = f"No step of the model has ended for {seconds:.0f} s."
+            raise unavailable(message, "device_stalled", 60)
         return self._found
+
+    @property
+    def broken(self) -> Exception | None:
+        """Why the engine will answer nothing any more, where that is so."""
+        return None if self._found is None else self._found.engine.broken
+
+    @property
+    def stalled_s(self) -> float | None:
+        """Since when no step has ended though one was asked, where that is too long."""
+        seconds = 0.0 if self._found is None else self._found.engine.stalled_s
+        return seconds if seconds > self.settings.stalled_after else None
 
     # -- what routes need -------------------------------------------------------------------------
 
@@ -235,6 +263,17 @@ class Service:
             raise too_many("messages", len(messages), most)
         if tools:
             self.check_schema(tools, "tools")
+
+    def check_length(self, texts: Iterable[str], max_tokens: int | None, param: str) -> None:
+        """Before a prompt is tokenised: refuse what cannot fit, whatever its tokens are.
+
+        Raises: ApiError.
+        """
+        assert self._bound is not None
+        prompt = sum(map(self._bound.tokens, texts))
+        answer = 1 if max_tokens is None else max_tokens
+        if prompt + answer > self.engine.max_context:
+            raise too_long(self.engine.max_context, prompt, answer, param, exact=False)
 
     def check_schema(self, schema: Any, param: str) -> None:
         size, most = len(json.dumps(schema)), self.settings.limits.max_schema

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from longctx.chat.process import LIMITS, TemplateLimits
 from longctx.errors import UserError
 from longctx.options import shared
 from longctx.options.declare import Argument, Option
@@ -52,6 +53,16 @@ class Limits:
     schema_seconds: float = 5.0  # of compiling one
     schema_memory: int = 256 << 20
     max_messages: int = 4096
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds that a connection may wait. A body has longer the more of it has come."""
+
+    head: float = 20.0
+    silence: float = 30.0  # in the middle of a body
+    slowest: float = 1000.0  # bytes of a body a second, from then on
+    taking: float = 60.0  # of an answer's next byte
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,10 @@ class ServeSettings:
     ] = 64 << 20
 
     keep_alive: float = 15.0  # seconds
+    stalled_after: float = 600.0  # seconds without the end of a step; the slowest take one or two
     limits: Limits = Limits()  # frozen
+    deadlines: Deadlines = Deadlines()  # frozen
+    templates: TemplateLimits = LIMITS
 
     def __post_init__(self) -> None:
         lower = tuple(name.lower() for name in self.allowed_hosts)

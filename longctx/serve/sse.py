@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from longctx.serve.errors import from_engine
+from longctx.serve.errors import INTERNAL, from_engine
 
 T = TypeVar("T")
 DONE = "[DONE]"
@@ -52,6 +52,7 @@ class SseResponse(Response):
         self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["events"] = True  # a comment may be put between them
         gone = asyncio.ensure_future(disconnected(receive))
         start: Message = {
             "type": "http.response.start",
@@ -90,7 +91,7 @@ class SseResponse(Response):
                 except Exception as error:
                     told = from_engine(error)
                     await _write(send, _data(told.body) + _data(DONE), more=False)
-                    if told.status == 500:
+                    if told.code == INTERNAL:
                         raise  # a defect, to be logged
                     return
                 await _write(send, _data(value))

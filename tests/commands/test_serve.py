@@ -28,6 +28,7 @@ from serve_helpers import json_bytes, long_text
 from typer.testing import CliRunner
 
 from longctx import tiny
+from longctx.chat.process import TemplateLimits
 from longctx.cli import app
 from longctx.commands import serve
 from longctx.errors import UserError
@@ -417,3 +418,12 @@ def test_a_template_that_refuses_a_conversation_is_served(tmp_path: Path) -> Non
     template = "{{ raise_exception('a system message is needed') }}"
     (tmp_path / "chat_template.jinja").write_text(template)
     assert prepare(ServeSettings(str(tmp_path))).tokenizer.chat_template == template
+
+
+def test_a_template_without_an_end_is_refused_at_start(tmp_path: Path) -> None:
+    shutil.copytree(tiny.WEIGHTS, tmp_path, dirs_exist_ok=True)
+    template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (tmp_path / "chat_template.jinja").write_text(template)
+    settings = ServeSettings(str(tmp_path), templates=TemplateLimits(seconds=1.0))
+    with pytest.raises(UserError, match=r"its chat template does not come to an end within 1 s"):
+        prepare(settings)

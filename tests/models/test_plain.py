@@ -16,6 +16,7 @@ from transformers import DynamicCache, LlamaConfig, Qwen2Config, Qwen2ForCausalL
 from longctx.attention import DCA_METHODS, METHODS, resolve
 from longctx.attention.hf import extend
 from longctx.attention.rope import temperature
+from longctx.engine import NonFiniteLogitsError
 from longctx.errors import UserError
 from longctx.eval.protocol import Request
 from longctx.models import plain
@@ -126,6 +127,18 @@ def test_log_probabilities(model: Any) -> None:
     expected = torch.log_softmax(logits, -1)[torch.arange(699), torch.tensor(prompt[1:])]
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_computes_no_numbers_fails(value: float) -> None:
+    broken = build()
+    with session_of(broken, "none") as session:
+        with torch.no_grad():
+            broken.lm_head.weight[5] = value
+        with pytest.raises(NonFiniteLogitsError, match="are not finite"):
+            session.generate(Request([1, 5, 9], 4, 3))
+        with pytest.raises(NonFiniteLogitsError, match="are not finite"):
+            session.logprobs([1, 5, 9], request_length=3)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])

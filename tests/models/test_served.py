@@ -12,6 +12,7 @@ import torch
 from engine_helpers import CHUNKS, expected, prompt_of, scheme_of
 
 from longctx.attention import METHODS, active, extend
+from longctx.engine import NonFiniteLogitsError
 from longctx.eval.protocol import Completion, ContextOverflowError, Request
 from longctx.models import served
 from longctx.models.plain import PlainSession
@@ -119,6 +120,18 @@ def test_a_failed_request_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> Non
         found = {id(request): outcome for request, outcome in session.answers(requests)}
     assert [type(found[id(request)]) for request in requests[:2]] == [Completion] * 2
     assert isinstance(found[id(requests[2])], ContextOverflowError)
+
+
+def test_a_model_that_computes_no_numbers_gives_errors_and_no_answers() -> None:
+    """A score of zero would be a finding about its memory."""
+    model = tiny_models.build()
+    with session_of(model, "none") as session:
+        with torch.no_grad():
+            model.model.norm.weight.fill_(float("nan"))
+        ((_, outcome),) = session.answers([Request(prompt_of(30), 3, 30)])
+        assert isinstance(outcome, NonFiniteLogitsError)
+        with pytest.raises(NonFiniteLogitsError):
+            session.logprobs(prompt_of(30), request_length=30)
 
 
 def test_requests_are_taken_as_they_can_begin(monkeypatch: pytest.MonkeyPatch) -> None:

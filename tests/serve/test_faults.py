@@ -240,7 +240,8 @@ def test_health_answers_while_a_million_tokens_are_tokenised(server: Served) -> 
     text = long_text(20_000) * 55
     assert len(text) > 4_000_000
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        asked = pool.submit(server.call, CHAT, body(messages=[{"role": "user", "content": text}]))
+        messages = [{"role": "user", "content": text}]
+        asked = pool.submit(server.call, "/tokenize", {"messages": messages})
         slowest, count = 0.0, 0
         while not asked.done():
             began = time.perf_counter()
@@ -249,8 +250,7 @@ def test_health_answers_while_a_million_tokens_are_tokenised(server: Served) -> 
             count += 1
             time.sleep(0.005)
         status, _, value = asked.result()
-    assert (status, value["error"]["code"]) == (400, "context_length_exceeded")
-    assert value["error"]["prompt_tokens"] > 900_000
+    assert status == 200 and value["count"] > 900_000
     assert count > 5
     # Client and server share this process and its lock; from a process of its own 84 ms was seen.
     assert slowest < 0.5

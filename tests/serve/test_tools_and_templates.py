@@ -15,7 +15,9 @@ from typing import Any
 import openai
 import pytest
 from serve_fakes import QWEN25
-from serve_helpers import Served, served
+from serve_helpers import CHAT, Served, body, served, wait_for
+
+from longctx.chat.process import TemplateLimits
 
 WEATHER = {
     "type": "function",
@@ -184,3 +186,28 @@ def test_a_model_without_a_template_serves_completions_only() -> None:
             assert answer.choices[0].text
             with pytest.raises(openai.BadRequestError):
                 client.chat.completions.create(model="embedded", messages=ASK)  # type: ignore[arg-type]
+
+
+def test_a_template_that_comes_to_no_end_costs_one_request() -> None:
+    """The others are answered meanwhile, and the next conversation is as well."""
+
+    def looping(load: Any) -> Any:
+        found = load()
+        loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        own = found.tokenizer.chat_template
+        found.tokenizer.chat_template = (
+            "{% if messages[0].content == 'loop' %}" + loop + "{% elif messages[0].content == "
+            "'huge' %}{{ 'x' * 10 ** 9 }}{% endif %}" + own
+        )
+        return found
+
+    limits = TemplateLimits(seconds=2.0, memory=128 << 20)
+    with served(looping, templates=limits) as server:
+        wait_for(lambda: server.call("/ready")[0] == 200)
+        for text, words in (("loop", "does not come to an end"), ("huge", "more memory")):
+            sent = body(messages=[{"role": "user", "content": text}])
+            status, error = server.error(CHAT, sent)
+            assert (status, error["code"], error["param"]) == (400, "invalid_value", "messages")
+            assert words in error["message"]
+            assert server.call("/v1/completions", {"prompt": "a", "max_tokens": 1})[0] == 200
+            assert server.call(CHAT, body())[0] == 200

@@ -88,18 +88,21 @@ def json_bytes(body: Any) -> bytes:
 
 
 @contextmanager
-def served(load: Callable[..., Any] | None = None, **options: Any) -> Iterator[Served]:
+def served(
+    load: Callable[..., Any] | None = None, most_connections: int | None = None, **options: Any
+) -> Iterator[Served]:
     """A server with the given settings.
 
     Args:
         load: instead of the embedded model's loader; gets it.
+        most_connections: at once.
     """
     settings = ServeSettings(tiny.EMBEDDED, port=0, **{"kv_budget": 1 << 28, **options})
     prepared = prepare(settings)
     make = prepared.load if load is None else (lambda: load(prepared.load))
     service = Service(settings, prepared.name, make, about=prepared.about())
     bound = listening_socket(settings)
-    server = Server(service)
+    server = Server(service, most_connections=most_connections)
     thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
     service.start()
     thread.start()
