@@ -188,4 +188,4 @@ class Kit:
         source = torch.zeros(size, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
         copy = self.medians_ms({"copy": [lambda: target.copy_(source)]}, 1.0)["copy"]
-        return Ceilings(2 * side**3 / matmul / 1e9, 2 * size / copy / 1e6)
+        return Ceilings(round(2 * side**3 / matmul / 1e9, 4), round(2 * size / copy / 1e6, 2))
