@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-
 from typing import Any
 
 import pytest
