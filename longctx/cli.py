@@ -69,7 +69,7 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes one line on stderr and exit code 2."""
+    """Run the command line; a UserError becomes one line on stderr and its exit code."""
     for stream in (sys.stdout, sys.stderr):
         # A map's blocks are in no Windows code page: a run must not end on its last line.
         if isinstance(stream, io.TextIOWrapper):
@@ -78,7 +78,7 @@ def main() -> None:
         app(prog_name="longctx")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import longctx
 from longctx import cli
 from longctx.doctor import info
-from longctx.errors import UserError
+from longctx.errors import StoppedError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
@@ -72,6 +72,19 @@ def test_user_error_is_one_line_and_code_2(
     captured = capsys.readouterr()
     assert captured.err == "error: --length 7 is too short: give at least 8\n"
     assert captured.out == ""
+
+
+def test_a_stopped_run_is_one_line_and_code_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(**_: object) -> None:
+        raise StoppedError("runs/x: the disk is full")
+
+    monkeypatch.setattr(cli, "app", stop)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 3
+    assert capsys.readouterr().err == "error: runs/x: the disk is full\n"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

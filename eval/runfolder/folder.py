@@ -11,12 +11,13 @@ methods); everything else must stay, or the folder would mix what cannot be comp
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ import filelock
 import psutil
 
 import longctx
-from longctx.errors import UserError
+from longctx.errors import StoppedError, UserError, disk_full
 from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.runfolder.records import (
     CONTROL,
@@ -35,6 +36,7 @@ from longctx.eval.runfolder.records import (
     Kind,
     R,
     RecordFile,
+    age_of,
     write_atomically,
 )
 from longctx.eval.runfolder.schema import (
@@ -52,6 +54,27 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "accelerate", "flas
 
 
 RunT = TypeVar("RunT", NeedleRunJson, PerplexityRunJson)
+
+
+@contextlib.contextmanager
+def needing_room(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        StoppedError: the disk is full; what is on it stays, and a torn last line is mended.
+    """
+    try:
+        yield
+    except OSError as error:
+        if disk_full(error):
+            raise _stopped(path, error) from error
+        raise
+
+
+def _stopped(path: Path, error: OSError) -> StoppedError:
+    return StoppedError(
+        f"{path}: the disk is full ({error.strerror}): free some space, and the same command goes "
+        "on from here"
+    )
 
 
 class LockedFolder(Generic[RunT]):
@@ -85,11 +108,14 @@ class LockedFolder(Generic[RunT]):
             ) from None
         except OSError as error:
             self._lock.release()
+            if disk_full(error):
+                raise _stopped(self.path, error) from None
             raise UserError(
                 f"--output {self.path}: cannot be written ({error.strerror}): name another folder"
             ) from None
         try:
-            self.open_files()
+            with needing_room(self.path):
+                self.open_files()
         except BaseException:
             self._close()
             raise
@@ -102,12 +128,15 @@ class LockedFolder(Generic[RunT]):
         trace: TracebackType | None,
     ) -> None:
         self._close()
+        if isinstance(error, OSError) and disk_full(error):
+            raise _stopped(self.path, error) from error
 
     def _close(self) -> None:
         for file in self._files:
             file.close()
         self._files.clear()
-        (self.path / LOCK).write_bytes(b"")
+        with contextlib.suppress(OSError):  # it only tells whose the lock was
+            (self.path / LOCK).write_bytes(b"")
         self._lock.release()
 
     def _holder(self) -> str:
@@ -147,8 +176,11 @@ def read_run(path: Path) -> Any:
         return None
     try:
         run = json.loads(file.read_text(encoding="utf-8"))
-        if run["schema"] != SCHEMA:
-            raise ValueError(f"schema {run['schema']!r}, this version reads {SCHEMA}")
+        if (age := age_of(run["schema"])) is not None:
+            raise UserError(
+                f"{file}: written by {age} version (schema {run['schema']}, this one reads "
+                f"{SCHEMA}): use that version, or name another folder"
+            )
         if "task" not in run:
             raise ValueError("no task")
     except (ValueError, KeyError, TypeError) as error:

@@ -145,6 +145,8 @@ def _parse(path: Path, data: bytes, kind: Kind[R]) -> tuple[list[R], int]:
             break
         try:
             records.append(_checked(json.loads(line), kind))
+        except _OtherVersionError as error:
+            raise UserError(f"{path}: line {number} {error}") from None
         except ValueError as error:
             if last:  # no newline behind it: the write did not finish
                 break
@@ -156,11 +158,31 @@ def _parse(path: Path, data: bytes, kind: Kind[R]) -> tuple[list[R], int]:
     return records, good
 
 
+class _OtherVersionError(Exception):
+    """A record that is whole, of a schema that is not read here."""
+
+
+def age_of(schema: Any) -> str | None:
+    """Which version wrote a schema that is not read here; None of the one that is.
+
+    Raises:
+        ValueError: no number of a schema.
+    """
+    if isinstance(schema, bool) or not isinstance(schema, int):
+        raise ValueError(f"schema {schema!r}, this version reads {SCHEMA}")
+    if schema == SCHEMA:
+        return None
+    return "an older" if schema < SCHEMA else "a newer"
+
+
 def _checked(record: Any, kind: Kind[R]) -> R:
     if not isinstance(record, dict):
         raise ValueError("not an object")
-    if record.get("schema") != SCHEMA:
-        raise ValueError(f"schema {record.get('schema')!r}, this version reads {SCHEMA}")
+    if (age := age_of(record.get("schema"))) is not None:
+        raise _OtherVersionError(
+            f"was written by {age} version (schema {record['schema']}, this one reads {SCHEMA}): "
+            "use that version, or name another folder"
+        )
     missing = [name for name in kind.needed if name not in record]
     if missing:
         raise ValueError(f"no {missing[0]}")
@@ -172,11 +194,15 @@ def _checked(record: Any, kind: Kind[R]) -> R:
 def write_atomically(path: Path, text: str) -> None:
     """Old content or new content, never half of it."""
     draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, path)
+    try:
+        with draft.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 

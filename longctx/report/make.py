@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from longctx.errors import UserError
+from longctx.errors import StoppedError, UserError, disk_full
 from longctx.options.declare import Argument, Option
 from longctx.plots.palette import PALETTES
 from longctx.plots.style import ANNOTATE, Style, one_of
@@ -171,6 +171,11 @@ def _curve(options: ReportOptions, found: Report) -> Figure:
 
 
 def _unwritable(output: Path, error: OSError) -> UserError:
+    if disk_full(error):
+        return StoppedError(
+            f"{output}: the disk is full ({error.strerror}): free some space, and the same command "
+            "goes on from here"
+        )
     return UserError(f"--output {output}: cannot be written ({error.strerror}): name another file")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from longctx.errors import UserError
+from longctx.errors import StoppedError, UserError
 from longctx.models.base import Loaded
 from longctx.options.declare import from_mapping
 from longctx.options.needle import NeedleOptions
@@ -66,6 +66,8 @@ def compare(comparison: ComparisonFile, *, dry_run: bool) -> int:
             entry_before, loaded, deadline = job.path, {}, deadline_of(job.options)
         try:
             code = run(job.options, loaded, deadline)
+        except StoppedError:
+            raise
         except UserError as error:
             failed[job.name] = str(error)
             _tell(f"error: {job.path}: {error}")

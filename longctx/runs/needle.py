@@ -175,10 +175,11 @@ def _records_so_far(output: Path) -> dict[str, NeedleRecord]:
 
 def draw(results: NeedleResults, output: Path, palette: str) -> list[Path]:
     """heatmap.png, heatmap.svg and report.html of a run folder."""
-    page = make(
-        ReportOptions((output,), palette=palette), Report([ReportedNeedleRun(output, results)])
-    )
-    return [*heatmap.write(results, output, Style(palette)), page]
+    with folder.needing_room(output):
+        page = make(
+            ReportOptions((output,), palette=palette), Report([ReportedNeedleRun(output, results)])
+        )
+        return [*heatmap.write(results, output, Style(palette)), page]
 
 
 def _exit_code(figures: NeedleSummary, interrupted: bool) -> int:

@@ -16,9 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from longctx.errors import UserError
+from longctx.errors import StoppedError, UserError
 from longctx.eval.needle import ruler_table, summary
-from longctx.eval.runfolder.folder import RUN
+from longctx.eval.runfolder.folder import RUN, needing_room
 from longctx.eval.runfolder.records import write_atomically
 from longctx.eval.runfolder.schema import TasksTable
 from longctx.models.base import Loaded
@@ -49,6 +49,8 @@ def run(options: NeedleOptions) -> int:
         say(err, f"task {name}")
         try:
             code = max(code, needle.run_prepared(one, loaded, deadline))
+        except StoppedError:
+            raise
         except UserError as error:
             if code != needle.CELLS_FAILED:
                 raise
@@ -68,9 +70,10 @@ def run(options: NeedleOptions) -> int:
 def _join(output: Path, options: NeedleOptions, out: Console) -> TasksTable:
     folders = tuple(output / name for name in options.tasks)
     table = ruler_table.table({name: summary.load(output / name) for name in options.tasks})
-    write_atomically(output / "tasks.json", json.dumps(table, indent=2) + "\n")
     text = ruler_table.as_markdown(table)
-    write_atomically(output / "tasks.md", text)
+    with needing_room(output):
+        write_atomically(output / "tasks.json", json.dumps(table, indent=2) + "\n")
+        write_atomically(output / "tasks.md", text)
     page = make(ReportOptions(folders, output=output / "report.html", palette=options.palette))
     out.print(text, highlight=False, markup=False)
     say(out, f"wrote {output}/ with tasks.md, tasks.json and {page.name}")

@@ -63,7 +63,8 @@ def run(options: PerplexityOptions) -> int:
         if folder.read_run(prepared.output) is None:
             return INTERRUPTED  # while loading: there is nothing to show yet
         results, summary = files.write_files(prepared.output)
-    pictures = picture.write(results, prepared.output)
+    with folder.needing_room(prepared.output):
+        pictures = picture.write(results, prepared.output)
     _print_results(out, prepared.output, results, summary, pictures)
     code = INTERRUPTED if interrupted else (PASSES_FAILED if summary["failures"] else DONE)
     _print_json(options, {"output": str(prepared.output), "exit_code": code, **summary})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -261,3 +262,35 @@ def test_a_killed_sweep_loses_nothing_that_was_finished(tmp_path: Path) -> None:
 def test_bad_budgets(flags: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         CliRunner().invoke(cli.app, ["needle", "sim:perfect", *flags], catch_exceptions=False)
+
+
+def test_a_run_that_filled_the_disk_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, written = os.write, 0
+
+    def fills_up(file: int, data: Any) -> int:
+        nonlocal written
+        written += 1
+        if written > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data)
+
+    command = ["needle", "sim:perfect", "--lengths", "512", "--depths", "3", "--repeats", "2"]
+    command += ["--output", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["longctx", *command])
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", fills_up)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    assert stopped.value.code == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == (
+        f"error: {tmp_path / 'run'}: the disk is full (No space left on device): free some space, "
+        "and the same command goes on from here"
+    )
+    before = (tmp_path / "run" / "results.jsonl").read_bytes()
+    assert before.count(b"\n") == 4
+    assert CliRunner().invoke(cli.app, command).exit_code == 0
+    after = (tmp_path / "run" / "results.jsonl").read_bytes()
+    assert after.startswith(before) and after.count(b"\n") == 6

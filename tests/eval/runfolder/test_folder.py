@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +12,18 @@ from typing import Any
 
 import pytest
 
-from longctx.errors import UserError
+from longctx.errors import StoppedError, UserError
 from longctx.eval.needle.config import NeedleConfig
-from longctx.eval.runfolder.folder import LOCK, RUN, RunFolder, describe_run, join_runs, read_run
+from longctx.eval.runfolder.folder import (
+    LOCK,
+    RUN,
+    RunFolder,
+    describe_run,
+    join_runs,
+    needing_room,
+    read_run,
+)
+from longctx.eval.runfolder.records import write_atomically
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -108,7 +119,7 @@ def test_another_scheme_needs_another_folder(tmp_path: Path) -> None:
         join_runs(description(), new, tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 7}', "{}"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "7"}', "{}"])
 def test_a_damaged_run_file(tmp_path: Path, content: str) -> None:
     (tmp_path / RUN).write_text(content)
     with pytest.raises(UserError, match=r"run\.json: damaged"):
@@ -119,3 +130,70 @@ def test_a_run_that_lacks_what_every_reader_needs_is_damaged(tmp_path: Path) -> 
     (tmp_path / "run.json").write_text('{"schema": 1, "created": "now"}')
     with pytest.raises(UserError, match=r"run\.json: damaged \(no task\): restore it"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(("schema", "age"), [(0, "an older"), (7, "a newer")])
+def test_a_run_of_another_version_is_not_damaged(tmp_path: Path, schema: int, age: str) -> None:
+    (tmp_path / RUN).write_text(json.dumps({"schema": schema, "task": "needle"}))
+    words = rf"run\.json: written by {age} version \(schema {schema}, this one reads 1\): use that"
+    with pytest.raises(UserError, match=words):
+        read_run(tmp_path)
+
+
+# -- a full disk ----------------------------------------------------------------------------------
+
+
+def needle_record(key: str) -> Any:
+    base = {"schema": 1, "key": key, "scheme": {"method": "none"}, "length": 1, "depth": 0.0}
+    return {**base, "repeat": 0, "status": "ok", "score": 1.0}
+
+
+def full(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+FULL = (
+    r"the disk is full \(No space left on device\): free some space, and the same command goes on"
+)
+
+
+def test_a_full_disk_stops_a_run_and_tears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    write = os.write
+
+    def ask_two() -> None:
+        with folder:
+            folder.results.append(needle_record("a"))
+            half = lambda file, data: write(file, bytes(data[:9])) and full()  # noqa: E731
+            monkeypatch.setattr(os, "write", half)
+            folder.results.append(needle_record("b"))
+
+    with pytest.raises(StoppedError, match=FULL) as caught:
+        ask_two()
+    assert str(tmp_path) in str(caught.value) and caught.value.exit_code == 3
+    monkeypatch.undo()
+    with RunFolder(tmp_path) as again:  # half a line is cut off, and the lock is free
+        assert set(again.results.records) == {"a"}
+
+
+def test_a_disk_that_is_full_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StoppedError, match=FULL), RunFolder(tmp_path):
+        pass
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(StoppedError, match=FULL), RunFolder(tmp_path):
+        pass
+
+
+def test_a_file_that_did_not_fit_leaves_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoppedError, match=FULL), needing_room(tmp_path):
+        write_atomically(tmp_path / "x.json", "{}")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="other"), needing_room(tmp_path):
+        raise OSError(errno.EIO, "other")
