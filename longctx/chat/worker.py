@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 
-class Words:
+class TemplateWords:
     """What apply_chat_template looks at of a tokenizer."""
 
     def __init__(self, chat_template: Any, special_tokens_map: dict[str, Any]) -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     first = sys.stdin.buffer.readline()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     given = json.loads(first)
-    words = Words(given["chat_template"], given["special_tokens_map"])
+    words = TemplateWords(given["chat_template"], given["special_tokens_map"])
     begun = _address_space()
     _tell(ready=True)
     while True:

@@ -46,7 +46,7 @@ def _plain(value: object) -> str:
     return text if text.isprintable() and " " not in text and '"' not in text else json.dumps(text)
 
 
-class Repeats(logging.Filter):
+class RepeatedLines(logging.Filter):
     """Warnings of one kind: the first few of a minute, then how many more there were.
 
     Args:
@@ -87,7 +87,7 @@ def configure(form: LogFormat) -> None:
     """Send the server's log, and uvicorn's and the engine's warnings, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(form))
-    handler.addFilter(Repeats(handler.emit))
+    handler.addFilter(RepeatedLines(handler.emit))
     for name, level in (
         ("longctx", logging.INFO),
         ("uvicorn", logging.WARNING),

@@ -13,7 +13,7 @@ from engine_helpers import CHUNKS, expected, prompt_of, scheme_of
 
 from longctx.attention import METHODS, active, extend
 from longctx.engine import NonFiniteLogitsError
-from longctx.eval.protocol import Completion, ContextOverflowError, Request
+from longctx.eval.protocol import Completion, ContextOverflowError, Request, TargetLostError
 from longctx.models import served
 from longctx.models.plain import PlainSession
 from longctx.models.proof import UnprovenMethodError
@@ -132,6 +132,20 @@ def test_a_model_that_computes_no_numbers_gives_errors_and_no_answers() -> None:
         assert isinstance(outcome, NonFiniteLogitsError)
         with pytest.raises(NonFiniteLogitsError):
             session.logprobs(prompt_of(30), request_length=30)
+
+
+def test_a_device_that_is_lost_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells are asked again by the next one, in a process whose device answers."""
+
+    def fails(*arguments: Any, **more: Any) -> Any:
+        raise RuntimeError("an illegal memory access")
+
+    with session_of(tiny_models.build(), "none") as session:
+        monkeypatch.setattr(session._engine._runner._base, "forward", fails)
+        asked = [Request(prompt_of(30, n), 3, 30) for n in range(5)]
+        kinds = [type(session.answers([each]).__next__()[1]) for each in asked]
+        monkeypatch.undo()
+    assert kinds == [RuntimeError] * 3 + [TargetLostError] * 2
 
 
 def test_requests_are_taken_as_they_can_begin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from serve_helpers import (
     wait_for,
 )
 
-from longctx.serve.logs import Repeats
+from longctx.serve.logs import RepeatedLines
 from longctx.serve.settings import Deadlines
 
 HALF_A_HEAD = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
@@ -296,7 +296,7 @@ def test_half_a_request_has_no_answer(server: Served, sent: bytes) -> None:
 
 def test_lines_of_one_kind_are_counted() -> None:
     counted: list[logging.LogRecord] = []
-    repeats = Repeats(counted.append, seconds=0.3)
+    repeats = RepeatedLines(counted.append, seconds=0.3)
 
     def passes(level: int, message: str) -> bool:
         return repeats.filter(logging.LogRecord("x", level, "", 0, message, None, None))
