@@ -220,6 +220,16 @@ def shell_lines() -> Iterator[tuple[str, list[str]]]:
                 yield page, shlex.split(line, comments=True)
 
 
+def test_what_has_run_on_a_gpu_is_what_the_results_say() -> None:
+    """Whoever puts a table into docs/results.md says so on the first screen."""
+    results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    section = results.split("\n## On a GPU\n")[1].split("\n## ")[0]
+    (row,) = re.findall(r"^\| GPU \|.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    assert "](docs/results.md#on-a-gpu)" in row
+    assert ("none yet" in row) == section.strip().startswith("Not run yet")
+    assert ("none yet" in row) != ("| --- |" in section)
+
+
 def test_longctx_lines_name_real_commands_and_options() -> None:
     root = typer.main.get_command(app)
     for page, words in shell_lines():

@@ -105,5 +105,7 @@ def _public(package: str, function: str) -> _Attend | None:
         if error.name == package:
             return None
         raise
+    if getattr(module, "__file__", None) is None:  # flash-attn-4 alone shares the name's folder
+        return None
     attend: _Attend = getattr(module, function)
     return attend

@@ -21,6 +21,7 @@ DISTRIBUTIONS = (
     "safetensors",
     "numpy",
     "flash-attn",
+    "flash-attn-4",
     "triton",
     "gguf",
     "vllm",

@@ -18,9 +18,10 @@ from tiny_models import build, kv
 from transformers import DynamicCache
 
 from longctx.attention import extend
-from longctx.attention.kernels import flash_attn
+from longctx.attention.kernels import flash_attn, flash_attn_4
 from longctx.attention.kernels.base import Packed
 from longctx.attention.kernels.flash_attn import FlashAttnKernel
+from longctx.attention.kernels.flash_attn_4 import FlashAttn4Kernel
 from longctx.attention.kernels.reference import ReferenceKernel
 from longctx.attention.kernels.torch_cuda import TorchCudaKernel, flash_ready
 
@@ -35,13 +36,16 @@ def heads(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tor
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder first on sys.path, with flash-attn's modules not imported yet."""
-    for name in ("flash_attn", "flash_attn_interface"):
+    names = ("flash_attn", "flash_attn.cute", "flash_attn_interface")
+    for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    flash_attn._load.cache_clear()
+    for module in (flash_attn, flash_attn_4):
+        module._load.cache_clear()
     yield tmp_path
-    flash_attn._load.cache_clear()
-    for name in ("flash_attn", "flash_attn_interface"):
+    for module in (flash_attn, flash_attn_4):
+        module._load.cache_clear()
+    for name in names:
         sys.modules.pop(name, None)
 
 
@@ -130,6 +134,69 @@ class TestFlashAttnImport:
         if has_version_3 and capability == (9, 0):
             expected = "flash_attn_interface"
         assert attend.func.__module__ == expected  # type: ignore[attr-defined]
+
+
+class TestFlashAttn4:
+    """The package flash-attn-4, with a stand-in that refuses what its interface refuses."""
+
+    kernel = FlashAttn4Kernel(devices=("cpu",))
+    SOURCE = """
+from longctx.attention.kernels.reference import ReferenceKernel
+
+CALLS = []
+
+def flash_attn_func(q, k, v, softmax_scale=None, causal=False, *, return_lse=False):
+    assert return_lse and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+    assert q.dtype == k.dtype == v.dtype and all(x.stride(-1) == 1 for x in (q, k, v))
+    CALLS.append((q.shape[1], k.shape[1], causal))
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out, lse = ReferenceKernel()(q, k, v, causal=causal, scale=softmax_scale)
+    return out.transpose(1, 2), lse
+"""
+
+    @pytest.fixture
+    def package(self, packages: Path) -> Path:
+        folder = packages / "flash_attn" / "cute"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(self.SOURCE)
+        return folder
+
+    @pytest.mark.parametrize("dim", [16, 20, 128])
+    @pytest.mark.parametrize(
+        ("queries", "keys", "causal"), [(5, 9, True), (9, 5, False), (1, 9, True), (3, 0, False)]
+    )
+    def test_calls_and_result(
+        self, package: Path, queries: int, keys: int, causal: bool, dim: int
+    ) -> None:
+        q_BHLD = heads(2, 6, queries, dim, seed=1, dtype=torch.float16)
+        k_BKMD, v_BKMD = (heads(2, 2, keys, dim, seed=n, dtype=torch.float16) for n in (2, 3))
+        assert self.kernel.unavailable(CPU, torch.float16) is None
+        got = self.kernel(q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=0.3)
+        want = ReferenceKernel()(q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=0.3)
+        torch.testing.assert_close(got.out_BHLD, want.out_BHLD)
+        torch.testing.assert_close(got.lse_BHL, want.lse_BHL)
+        calls = sys.modules["flash_attn.cute"].CALLS
+        assert calls == ([(queries, keys, causal)] if keys else [])
+
+    def test_alone_it_is_not_the_other_package(self, package: Path) -> None:
+        reason = FlashAttnKernel(devices=("cpu",)).unavailable(CPU, torch.float16)
+        assert reason == "is not installed"
+
+    def test_refusals(self, packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.kernel.unavailable(CPU, torch.float16) == "is not installed"
+        wide = heads(1, 1, 2, 264, dtype=torch.float16)
+        with pytest.raises(ValueError, match="heads up to 256 wide, not 264"):
+            self.kernel(wide, wide, wide, causal=True, scale=1.0)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+        reason = FlashAttn4Kernel().unavailable(CUDA, torch.float16)
+        assert reason == "is for Hopper and Blackwell, cuda has 8.0"
+
+    def test_broken(self, package: Path) -> None:
+        (package / "__init__.py").write_text("import cutlass_of_another_release")
+        reason = self.kernel.unavailable(CPU, torch.float16)
+        assert reason is not None and reason.startswith("is installed but cannot be imported (")
+        assert "cutlass_of_another_release" in reason
 
 
 class TestTorchCudaCalls:
