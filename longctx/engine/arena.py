@@ -58,6 +58,10 @@ class Arena:
             at, count = first, length + count
         bisect.insort(self._holes, (at, count))
 
+    def drop(self) -> None:
+        """Give the tensors back; they are made again by a next write."""
+        self._layers = [None] * len(self._layers)
+
     def write(
         self, layer: int, slots_T: torch.Tensor, k_KTD: torch.Tensor, v_KTD: torch.Tensor
     ) -> None:

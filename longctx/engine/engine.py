@@ -284,6 +284,8 @@ class Engine:
             self.run_until_idle()
         self._fail_all(EngineClosedError("the engine was closed before the request was done"))
         self._scheduler.prefixes.clear()
+        if self._scheduler.pool.arena:
+            self._scheduler.pool.arena.drop()
         self._runner.close()
 
     def __enter__(self) -> Engine:

@@ -46,7 +46,9 @@ def default_kv_budget(device: torch.device, step: int) -> int:
         UserError: nothing is left.
     """
     if device.type == "cuda":
-        free, share = torch.cuda.mem_get_info(device)[0], CUDA_SHARE
+        # What an engine before this one had is torch's still, and free.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free, share = torch.cuda.mem_get_info(device)[0] + kept, CUDA_SHARE
     else:
         free, share = free_host_bytes(), CPU_SHARE
     budget = int((free - step) * share)

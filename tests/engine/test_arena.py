@@ -109,6 +109,7 @@ def test_a_step_of_any_rows_is_at_most_two_calls_and_changes_no_answer(
         prefixes.clear()
         assert pool.arena is not None and pool.used_bytes == 0
         assert pool.arena.longest == (1 << 24) // pool.bytes_per_token
+    assert not any(pool.arena._layers)  # the next engine finds the memory free
 
 
 def test_requests_wait_for_a_run_of_slots(kernel: PackingReference) -> None:

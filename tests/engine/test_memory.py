@@ -124,6 +124,13 @@ def test_prefix_store_keeps_what_was_used_last() -> None:
     assert len(store) == 2 and common_prefix(a, a[:0]) == 0
 
 
+def test_what_torch_keeps_of_a_gpu_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"mem_get_info": (1000, 9000), "memory_reserved": 5000, "memory_allocated": 2000}
+    for name, answer in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    assert memory.default_kv_budget(torch.device("cuda"), 500) == int((1000 + 3000 - 500) * 0.9)
+
+
 def test_the_default_budget_leaves_room_for_a_step(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
