@@ -139,15 +139,20 @@ def attend_tokens(
         return out_1HND[:, :, _parts_index(tokens, kept, device)]
     lses = [part.lse_BHL for part in partials]
     if count == 1:
-        weights_1HN = torch.cat(lses, dim=2).to(dtype).softmax(-1)
+        weights_1HN = _weights(torch.cat(lses, dim=2).to(dtype))
         return weights_1HN.unsqueeze(2) @ out_1HND
     index = _parts_index(tokens, kept, device)
     nothing_1H1 = lses[0].new_full((1, q_BHLD.shape[1], 1), -torch.inf)
     lse_1HN = torch.cat([*lses, nothing_1H1], dim=2).to(dtype)
-    weights_1HRA = lse_1HN[:, :, index].view(1, -1, count, most).softmax(-1)
+    weights_1HRA = _weights(lse_1HN[:, :, index].view(1, -1, count, most))
     # What stands for no call has weight 0; the last query's number keeps the index inside.
     parts_1HRAD = out_1HND[:, :, index.clamp(max=total - 1)].unflatten(2, (count, most))
     return (weights_1HRA.unsqueeze(3) @ parts_1HRAD).squeeze(3)
+
+
+def _weights(lse: torch.Tensor) -> torch.Tensor:
+    """Of partial results, along the last dimension; they add up to 1."""
+    return lse.softmax(-1)
 
 
 def _expand(tokens: Tokens, kept: dict[Any, Any], q_BHLD: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from longctx.engine.batch_attention import BatchPlan, batch_attention
 from longctx.engine.runner import Runner
 from longctx.errors import UserError
 
-EMPTY = BatchPlan((), (), plan_step([]), get("reference"))
+EMPTY = BatchPlan((), (), plan_step([]), get("reference"), torch.zeros(0, dtype=torch.long))
 
 
 def call(**more: object) -> None:
