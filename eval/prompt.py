@@ -41,6 +41,10 @@ _EXACT_STARTS = 64
 _PROBE_UNITS = 16
 
 
+class TooShortError(UserError):
+    """A length that not even the shortest prompt of the task fits."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """Spans and `question_start` count tokens of `ids`; `depth_actual` is in percent.
@@ -119,7 +123,7 @@ class PromptBuilder:
         bare = len(self._encode(recipe, sample, self._no_text(sample)).encoded.ids)
         wanted = budget - bare  # tokens of haystack, but for merges at its seams
         if wanted < 1:
-            raise UserError(
+            raise TooShortError(
                 f"--lengths {recipe.length}: template, needles, question and answer alone take "
                 f"{bare + recipe.answer_tokens} tokens: give a larger length"
             )
@@ -229,7 +233,7 @@ class PromptBuilder:
         low, best = sample.fewest, of(sample.fewest)
         low_size = least = len(best.encoded.ids)
         if least > budget:
-            raise UserError(
+            raise TooShortError(
                 f"--lengths {recipe.length}: the shortest prompt of {recipe.task} takes "
                 f"{least + recipe.answer_tokens} tokens: give a larger length"
             )

@@ -199,7 +199,13 @@ class Sweep:
         lost: TargetLostError | None = None
         if isinstance(outcome, Completion):
             answer, sample = outcome, prompt.sample
-            verdict = judge(answer.text, sample.expected, answer.finish_reason, sample.match)
+            verdict = judge(
+                answer.text,
+                sample.expected,
+                answer.finish_reason,
+                sample.match,
+                self.config.scorer,
+            )
         elif isinstance(outcome, ContextOverflowError):
             verdict, told = Verdict(None, "overflow"), str(outcome)
         else:
@@ -240,6 +246,7 @@ class Sweep:
             "prompt_sha256": prompt.sha256,
             "recipe": recipe.to_dict(),
             "score": found.verdict.score,
+            "scores": None if found.verdict.scores is None else {**found.verdict.scores},
             "status": found.verdict.status,
             "response": None if answer is None else answer.text,
             "finish_reason": None if answer is None else answer.finish_reason,

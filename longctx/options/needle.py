@@ -91,6 +91,15 @@ class NeedleOptions:
             SWEEP,
         ),
     ] = None
+    samples: Annotated[
+        int | None,
+        Option(
+            "Samples of a task and length, in place of --repeats: each has a text of its own and "
+            "one of the depths in turn, as in RULER (which has 500). Default of ruler-13 and "
+            f"ruler-11: {PRESETS['ruler-13'].samples}.",
+            SWEEP,
+        ),
+    ] = None
     seed: Annotated[int, Option("Varies needle, wording and place in the text.", SWEEP)] = (
         NeedleConfig.seed
     )
@@ -146,6 +155,14 @@ class NeedleOptions:
             _PROMPT,
         ),
     ] = None
+    scorer: Annotated[
+        str,
+        Option(
+            "Whose verdict is the score: whole (references as words of their own, thinking "
+            "stripped), or ruler (RULER's: anywhere in the response). Records keep both.",
+            _PROMPT,
+        ),
+    ] = NeedleConfig.scorer
     exact: Annotated[bool, Option("Exactly the length, cutting mid-sentence.", _PROMPT)] = (
         NeedleConfig.exact
     )
@@ -194,6 +211,8 @@ class NeedleOptions:
     dry_run: shared.DryRun = False
     json: shared.Json = False
 
+    # No option: one of several tasks, which leaves out the lengths that are too short for it.
+    several: bool = False
     # No options: what runs/settle.py makes of them. A task's own are None where it has a default.
     task_options: Mapping[str, Any] = field(default_factory=dict)
     # Its task, language, options and answer budget are settled for each task in needle_prepare.

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rich.console import Console
+
 from longctx.errors import StoppedError, UserError
 from longctx.models.base import Loaded
 from longctx.options.declare import from_mapping
@@ -43,7 +45,13 @@ def jobs_of(comparison: ComparisonFile, *, dry_run: bool) -> list[ComparisonTask
             for task in settled.tasks:
                 name = entry.name if len(settled.tasks) == 1 else f"{entry.name}/{task}"
                 output = comparison.output / name
-                one = replace(settled, tasks=(task,), output=output, dry_run=dry_run)
+                one = replace(
+                    settled,
+                    tasks=(task,),
+                    output=output,
+                    dry_run=dry_run,
+                    several=len(settled.tasks) > 1,
+                )
                 settle_task(one)  # what it lacks is told before the first model runs
                 jobs.append(ComparisonTask(entry.path, name, one))
         except UserError as error:
@@ -86,6 +94,7 @@ def compare(comparison: ComparisonFile, *, dry_run: bool) -> int:
 def _report(output: Path, folders: Sequence[Path]) -> None:
     from longctx.report.collect import collect
     from longctx.report.make import ReportOptions, make
+    from longctx.runs import tasks_files
     from longctx.runs.compare_table import print_table
 
     finished = tuple(folder for folder in folders if (folder / "run.json").exists())
@@ -96,6 +105,10 @@ def _report(output: Path, folders: Sequence[Path]) -> None:
     table = make(ReportOptions(finished, output=output / "report.csv"), found)
     print_table(found, output, sys.stdout)
     print(f"wrote {page} and {table}")
+    if found.tasks:
+        tasks_files.write(output, found.tasks)
+        tasks_files.print_table(Console(file=sys.stdout), found.tasks)
+        print(f"wrote {output}/ with {', '.join(tasks_files.NAMES)}")
 
 
 def _tell(line: str) -> None:

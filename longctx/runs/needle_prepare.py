@@ -23,7 +23,7 @@ from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.grid import Cell, NeedleIdentity
 from longctx.eval.needle.needle import LANGUAGE, TASK
 from longctx.eval.needle.runner import Sweep
-from longctx.eval.prompt import PromptBuilder
+from longctx.eval.prompt import PromptBuilder, TooShortError
 from longctx.eval.runfolder.folder import describe_run, read_run
 from longctx.eval.runfolder.schema import NeedleRecord, NeedleRunJson
 from longctx.eval.texts import haystack as haystacks
@@ -42,12 +42,16 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class PreparedNeedle:
-    """Everything that is known before weights are loaded."""
+    """Everything that is known before weights are loaded.
+
+    `left_out` are lengths that are too short for the task, where it is one of several.
+    """
 
     options: NeedleOptions
     model: Model
     sweep: Sweep
     output: Path
+    left_out: tuple[int, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -65,6 +69,7 @@ class PreparedNeedle:
             "wording_sha256": tasks.wording_sha256(config.task, config.language, config.options),
             "temperature": 0,
             "repetition_penalty": 1,
+            "scorer": config.scorer,
             **self._task_settings(),
         }
 
@@ -78,6 +83,8 @@ class PreparedNeedle:
             found["language"] = config.language
         if config.options:
             found["options"] = dict(config.options)
+        if config.spread:
+            found["spread"] = list(config.depths)
         if self.sweep.identity.boundary != "sentence":
             found["boundary"] = self.sweep.identity.boundary
         return found
@@ -234,6 +241,11 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
         model.temperature_at,
         temperature_of(model.schemes, model.temperature_at),
     )
+    left_out = too_short(sweep) if options.several else ()
+    if left_out:
+        lengths = tuple(length for length in config.lengths if length not in left_out)
+        options = replace(options, config=replace(config, lengths=lengths))
+        sweep = replace(sweep, config=options.config)
     sweep.check_prompts()
 
     output = options.output or _default_output(options, sweep)
@@ -243,7 +255,20 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
             other = replace(sweep, identity=replace(identity, dtype=dtype))
             if (found := _default_output(options, other)).exists():
                 return prepare(replace(options, output=found))
-    return PreparedNeedle(options=options, model=model, sweep=sweep, output=output)
+    return PreparedNeedle(options, model, sweep, output, left_out)
+
+
+def too_short(sweep: Sweep) -> tuple[int, ...]:
+    """The lengths that no prompt of the task fits; none where that is all of them."""
+    lengths = sweep.config.lengths
+    for place, length in enumerate(lengths):
+        cell = Cell(next(iter(sweep.schemes)), length, sweep.config.depths[0], 0)
+        try:
+            sweep.builder.build(sweep.recipe(cell))
+        except TooShortError:
+            continue
+        return lengths[:place]
+    return ()
 
 
 def _settle(options: NeedleOptions) -> NeedleOptions:

@@ -60,9 +60,9 @@ def test_the_scene_of_a_run(folder: Path) -> None:
     none, dca = scene.panels
     assert rows(none) == [
         ["ok", "ok", "0/2", "0/2", "0/2", "ok"],
-        ["ok", "ok", "0/2", "0/2", "0/1/", "/"],
+        ["ok", "ok", "0/2", "0/2", "0/1/", "1/2/"],
         ["ok", "ok", "0/2", "0/2", "1/2", ".x"],
-        ["ok", "ok", "ok", "0/2", "0/1/", "/"],
+        ["ok", "ok", "ok", "0/2", "0.5/2/", "/"],
         ["ok", "ok", "ok", "0/2", "1/2", "."],
         ["ok", "ok", "ok", "ok", "ok", "1/2"],
     ]
@@ -83,7 +83,7 @@ def test_the_scene_of_a_run(folder: Path) -> None:
     assert none.cells[6 + 4].told == "4K at 30%: 0 of 1 found, 1 error"
     assert none.cells[6 + 4].figures == "0/1 +1 error"
     (difference,) = scene.differences
-    assert rows(difference)[1] == ["=", "=", "+2", "+2", "+1", "."]
+    assert rows(difference)[1] == ["=", "=", "+2", "+2", "+1", "="]
     assert rows(difference)[5] == ["=", "=", "=", "=", "=", "="]
     assert [entry.sign for entry in scene.legend] == [
         *("not run", "hatch", "cross", "frontier", "interval", "star")
@@ -144,7 +144,7 @@ def wanted(scene: Scene) -> list[list[str]]:
 
 def test_painters_show_the_same_counts(folder: Path) -> None:
     texts = wanted(scene_of(load(folder), Style()))
-    assert texts[0][:4] == ["0/2", "0/2", "0/2", "0/2"] and len(texts[0]) == 14
+    assert texts[0][:4] == ["0/2", "0/2", "0/2", "0/2"] and len(texts[0]) == 15
     assert text_of_figure(heatmap.figure_of([load(folder)], Style()), 2) == texts
     assert text_of_page(page_of(folder))[:2] == texts
     assert text_of_terminal(folder) == texts
@@ -175,7 +175,7 @@ def test_painters_draw_the_same_frontier_and_marks(folder: Path) -> None:
     lines = terminal(folder, coloured=False).splitlines()[1:7]
     assert [line.count("_") > 0 for line in lines] == [False, False, True, False, True, True]
     assert [line.count("╎") for line in lines] == [0, 0, 0, 1, 1, 1]
-    assert sum(line.count(HATCH) for line in lines) == 2 * 2 + 2 * 3
+    assert sum(line.count(HATCH) for line in lines) == 3 * 2 + 1 * 3
     assert sum(line.count(CROSS) for line in lines) == 1
     assert all("│" in line for line in lines)
 
@@ -208,7 +208,7 @@ def test_a_plain_figure_is_cells_labels_and_one_scale(folder: Path, tmp_path: Pa
         assert (panel.trained, panel.frontier, panel.bars, panel.bracket) == (None, (), (), None)
     # What has a score is a colour; what has none does not pass for one that did not run.
     marked = [cell for cell in scene.panels[0].cells if cell.hatched or cell.crossed]
-    assert [cell.score for cell in marked] == [None] * 3
+    assert [cell.score for cell in marked] == [None] * 2
     figure = heatmap.figure_of([run], Style(kind="plain"))
     assert len(figure.axes) == 3 and not figure.legends  # two maps and the scale
     words = [text.get_text() for axes in figure.axes[:2] for text in axes.texts]
