@@ -41,10 +41,6 @@ _EXACT_STARTS = 64
 _PROBE_UNITS = 16
 
 
-class TooShortError(UserError):
-    """A length that not even the shortest prompt of the task fits."""
-
-
 @dataclass(frozen=True)
 class Prompt:
     """Spans and `question_start` count tokens of `ids`; `depth_actual` is in percent.
@@ -105,6 +101,16 @@ class PromptBuilder:
         budget = recipe.length - recipe.answer_tokens
         return _measure(self._fit(recipe, sample, budget), sample, budget)
 
+    def fits(self, recipe: PromptSpec) -> bool:
+        """Whether the task's shortest prompt does: where it does not, `build` says so.
+        Its words are drawn, so that one sample may fit where another is too long."""
+        sample = tasks.get(recipe.task).sample(recipe, self.haystack)
+        text, least = self._no_text(sample), 1
+        if sample.fill is not None:
+            text, least = sample.fill(sample.fewest, True), 0
+        size = len(self._encode(recipe, sample, text).encoded.ids)
+        return size + least <= recipe.length - recipe.answer_tokens
+
     def build_closed_book(self, recipe: PromptSpec) -> ClosedBook:
         """The same question over the same text without its evidence: the control."""
         sample = tasks.get(recipe.task).sample(recipe, self.haystack).closed_book()
@@ -123,7 +129,7 @@ class PromptBuilder:
         bare = len(self._encode(recipe, sample, self._no_text(sample)).encoded.ids)
         wanted = budget - bare  # tokens of haystack, but for merges at its seams
         if wanted < 1:
-            raise TooShortError(
+            raise UserError(
                 f"--lengths {recipe.length}: template, needles, question and answer alone take "
                 f"{bare + recipe.answer_tokens} tokens: give a larger length"
             )
@@ -233,7 +239,7 @@ class PromptBuilder:
         low, best = sample.fewest, of(sample.fewest)
         low_size = least = len(best.encoded.ids)
         if least > budget:
-            raise TooShortError(
+            raise UserError(
                 f"--lengths {recipe.length}: the shortest prompt of {recipe.task} takes "
                 f"{least + recipe.answer_tokens} tokens: give a larger length"
             )

@@ -108,8 +108,21 @@ class Sweep:
     def check_prompts(self) -> None:
         """Build one prompt of every length, so that bad input is told before anything starts."""
         for length in reversed(self.config.lengths):
-            cell = Cell(next(iter(self.schemes)), length, self.config.depths[0], 0)
-            self.builder.build(self.recipe(cell))
+            self.builder.build(self.recipe(self._sample(length, 0)))
+        shortest = min(self.config.lengths)
+        for repeat in self.too_long_at(shortest):
+            self.builder.build(self.recipe(self._sample(shortest, repeat)))  # which says so
+
+    def _sample(self, length: int, repeat: int) -> Cell:
+        return Cell(next(iter(self.schemes)), length, self.config.depths[0], repeat)
+
+    def too_long_at(self, length: int) -> list[int]:
+        """The repeats whose shortest prompt is longer than that."""
+        return [
+            repeat
+            for repeat in range(self.config.repeats)
+            if not self.builder.fits(self.recipe(self._sample(length, repeat)))
+        ]
 
     def run(
         self,

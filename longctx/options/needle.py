@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from longctx.chat.encoder import TemplateStyle
 from longctx.errors import UserError
+from longctx.eval.gpus import GPUS
 from longctx.eval.needle.config import NeedleConfig, parse_depths, parse_lengths
 from longctx.eval.needle.needle import LANGUAGE, TASK
 from longctx.eval.needle.presets import PRESETS
@@ -187,6 +188,14 @@ class NeedleOptions:
             negated=True,
         ),
     ] = True
+    gpu: Annotated[
+        str | None,
+        Option(
+            f"With --dry-run: what it would take on such a GPU, by its data sheet: "
+            f"{', '.join(GPUS)}.",
+            MACHINE,
+        ),
+    ] = None
     base_url: Annotated[
         str | None,
         Option(
@@ -226,7 +235,7 @@ def refuse_local(options: NeedleOptions, reason: str) -> None:
     """
     local = {
         *("methods", "chunk_size", "local_size", "cap", "factor", "kernel", "dtype", "device_map"),
-        *("prefill_chunk", "prefix_sharing"),
+        *("prefill_chunk", "prefix_sharing", "gpu"),
     }
     for option in options_of(NeedleOptions):
         value = getattr(options, option.field)

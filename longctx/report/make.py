@@ -66,8 +66,8 @@ class ReportOptions:
     kind: Annotated[
         str,
         Option(
-            "Of the map in png and svg: full, or plain (cells and one colour scale alone, "
-            "for papers and slides).",
+            "Of the map in png and svg: full, plain (cells and one colour scale alone, for papers "
+            "and slides), or qwen2 (as figure 1 of the Qwen2 report).",
             name="style",
         ),
     ] = Style.kind
@@ -103,7 +103,7 @@ def make(options: ReportOptions, found: Report | None = None) -> Path:
         )
     if options.style.plain and (form not in _PICTURE_FORMATS or options.picture != "map"):
         raise UserError(
-            "--style plain: a style of the map as a picture: "
+            f"--style {options.kind}: a style of the map as a picture: "
             f"use --format {' or '.join(_PICTURE_FORMATS)} and --picture map"
         )
     if options.table is not None and form not in _TABLE_FORMATS:

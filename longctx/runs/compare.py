@@ -17,6 +17,7 @@ from longctx.errors import StoppedError, UserError
 from longctx.models.base import Loaded
 from longctx.options.declare import from_mapping
 from longctx.options.needle import NeedleOptions
+from longctx.report.published import PublishedRow
 from longctx.runs.compare_file import ComparisonFile
 from longctx.runs.needle_prepare import settle_task
 from longctx.runs.settle import settle_needle
@@ -85,17 +86,18 @@ def compare(comparison: ComparisonFile, *, dry_run: bool) -> int:
         if code != DONE:
             failed[job.name] = "cells failed"
     if not dry_run:
-        _report(comparison.output, [job.options.output for job in jobs if job.options.output])
+        folders = [job.options.output for job in jobs if job.options.output]
+        _report(comparison.output, folders, comparison.published)
     for name, reason in failed.items():
         _tell(f"failed: {name}: {reason}")
     return FAILED if failed else DONE
 
 
-def _report(output: Path, folders: Sequence[Path]) -> None:
+def _report(output: Path, folders: Sequence[Path], others: Sequence[PublishedRow]) -> None:
     from longctx.report.collect import collect
     from longctx.report.make import ReportOptions, make
     from longctx.runs import tasks_files
-    from longctx.runs.compare_table import print_table
+    from longctx.runs.compare_table import print_published, print_table
 
     finished = tuple(folder for folder in folders if (folder / "run.json").exists())
     if not finished:
@@ -109,6 +111,8 @@ def _report(output: Path, folders: Sequence[Path]) -> None:
         tasks_files.write(output, found.tasks)
         tasks_files.print_table(Console(file=sys.stdout), found.tasks)
         print(f"wrote {output}/ with {', '.join(tasks_files.NAMES)}")
+    if others:
+        print_published(others, sys.stdout)
 
 
 def _tell(line: str) -> None:

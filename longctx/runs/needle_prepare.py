@@ -12,18 +12,19 @@ import sys
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from longctx.chat.encoder import ChatEncoder
 from longctx.errors import UserError
 from longctx.eval import estimate, tasks
 from longctx.eval.estimate import NeedlePlan
+from longctx.eval.gpus import GpuEstimate, GpuSizes, estimate_on, gpu_of
 from longctx.eval.needle.adaptive import next_round, stopping_rule
 from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.grid import Cell, NeedleIdentity
 from longctx.eval.needle.needle import LANGUAGE, TASK
 from longctx.eval.needle.runner import Sweep
-from longctx.eval.prompt import PromptBuilder, TooShortError
+from longctx.eval.prompt import PromptBuilder
 from longctx.eval.runfolder.folder import describe_run, read_run
 from longctx.eval.runfolder.schema import NeedleRecord, NeedleRunJson
 from longctx.eval.texts import haystack as haystacks
@@ -156,6 +157,19 @@ class PreparedNeedle:
             rate_from=rate_from,
         )
 
+    def on_gpu(self, records: Mapping[str, NeedleRecord]) -> GpuEstimate | None:
+        """What is to be done on the GPU that is named; None where none is."""
+        if self.options.gpu is None:
+            return None
+        config = self.options.config
+        return estimate_on(
+            gpu_of(self.options.gpu),
+            self.sweep.pending(records)[: config.limit],
+            cast(GpuSizes, self.model.shape),  # local models alone get this far
+            config.answer_tokens,
+            self.model.prefix_sharing,
+        )
+
 
 def settle_task(options: NeedleOptions) -> NeedleConfig:
     """The sweep's settings for the one task that is asked for.
@@ -218,6 +232,10 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
         raise UserError(f"--prefill-chunk {options.prefill_chunk}: must be at least 1")
     if options.palette not in PALETTES:
         raise UserError(f"--palette {options.palette}: not known: use {' or '.join(PALETTES)}")
+    if options.gpu is not None:
+        gpu_of(options.gpu)
+        if not options.dry_run:
+            raise UserError(f"--gpu {options.gpu}: an estimate: add --dry-run, or leave it out")
     options = _settle(options)
     config = options.config
     model = _model(options)
@@ -259,15 +277,11 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
 
 
 def too_short(sweep: Sweep) -> tuple[int, ...]:
-    """The lengths that no prompt of the task fits; none where that is all of them."""
+    """The lengths that a sample of the task is too long for; none where that is all of them."""
     lengths = sweep.config.lengths
     for place, length in enumerate(lengths):
-        cell = Cell(next(iter(sweep.schemes)), length, sweep.config.depths[0], 0)
-        try:
-            sweep.builder.build(sweep.recipe(cell))
-        except TooShortError:
-            continue
-        return lengths[:place]
+        if not sweep.too_long_at(length):
+            return lengths[:place]
     return ()
 
 

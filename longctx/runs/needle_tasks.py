@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from longctx.errors import StoppedError, UserError
+from longctx.eval.format import show_seconds
 from longctx.eval.needle import summary
 from longctx.eval.needle.ruler_table import TasksOfModel, arms_of
 from longctx.eval.runfolder.folder import RUN, needing_room
@@ -59,6 +60,14 @@ def run(options: NeedleOptions) -> int:
             break
         if code == needle.INTERRUPTED:
             return code
+    if options.dry_run and options.gpu is not None:
+        estimates = [found for one in prepared if (found := needle.on_gpu(one)) is not None]
+        spent = sum(found.seconds for found in estimates)
+        fits = all(found.fits for found in estimates)
+        words = f"about {show_seconds(spent)}" if fits else "they do not fit"
+        say(
+            err, f"all {len(estimates)} tasks on one {estimates[0].gpu.name}: {words}, not measured"
+        )
     told: dict[str, Any] = {"output": str(output), "exit_code": code, "tasks": list(options.tasks)}
     if not options.dry_run and all((one.output / RUN).exists() for one in prepared):
         told |= _join(output, options, err if options.json else Console())

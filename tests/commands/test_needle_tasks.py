@@ -251,3 +251,23 @@ def test_a_scorer_is_the_folders(tmp_path: Path) -> None:
     assert invoke(*command, "--scorer", "ruler").exit_code == 0
     (last,) = load(run).records
     assert (last["score"], last["scores"]) == (1.0, {"whole": 0.0, "ruler": 1.0})
+
+
+def test_a_length_that_one_sample_is_too_long_for_is_left_out(tmp_path: Path) -> None:
+    """The words of cwe's example are drawn: at this length the first sample fits, a later one not."""
+    run = tmp_path / "run"
+    command = (
+        "needle",
+        "sim:perfect",
+        "--lengths",
+        "1K,2K",
+        "--samples",
+        "20",
+        "--output",
+        str(run),
+    )
+    told = invoke(*command, "--tasks", "cwe,vt", "--dry-run").stderr
+    assert "left out: 1K, too short for cwe" in told
+    refused("--lengths 1024: the shortest prompt of cwe takes", *command, "--tasks", "cwe")
+    few = (*command[:5], "5", *command[6:])
+    assert "left out" not in invoke(*few, "--tasks", "cwe,vt", "--dry-run").stderr

@@ -15,6 +15,7 @@ from report_helpers import page_of
 from rich.console import Console
 from run_fakes import LENGTHS, METHODS, all_states, four_methods, write_perplexity, write_run
 
+from longctx.errors import UserError
 from longctx.eval.needle.summary import load
 from longctx.eval.perplexity import summary as perplexity_summary
 from longctx.plots import frontier, heatmap, perplexity
@@ -218,7 +219,22 @@ def test_a_plain_figure_is_cells_labels_and_one_scale(folder: Path, tmp_path: Pa
     assert "Mine" in [text.get_text() for text in titled.texts]
 
 
-@pytest.mark.parametrize("kind", ["full", "plain"])
+def test_a_figure_in_the_manner_of_the_qwen2_report(folder: Path) -> None:
+    run = load(folder)
+    figure = heatmap.figure_of([run], Style(kind="qwen2"))
+    assert len(figure.axes) == 3 and not figure.legends
+    words = [text.get_text() for text in figure.texts]
+    for wanted_words in ("context length in tokens", "document's top", "its bottom"):
+        assert wanted_words in words
+    assert any(text.startswith("Needle in a haystack: ") for text in words)
+    classic, default = Style(palette="classic").colours, Style().colours
+    assert Style(kind="qwen2").colours == classic != default
+    assert Style(kind="qwen2", palette="classic").colours == classic
+    with pytest.raises(UserError, match="--style qwen2 shows no counts"):
+        Style(kind="qwen2", annotate="all")
+
+
+@pytest.mark.parametrize("kind", ["full", "plain", "qwen2"])
 @pytest.mark.parametrize(("columns", "rows"), [(1, 1), (21, 1), (6, 11)])
 def test_nothing_lies_on_anything(tmp_path: Path, kind: str, columns: int, rows: int) -> None:
     from picture_checks import check
