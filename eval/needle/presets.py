@@ -50,7 +50,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             ("needle", "distractors", "latent", "uuid_chain", "ordered_recall"),
         ),
         "qwen2-fig1": Preset(
-            "the grid of the Qwen2 report's needle figure (arXiv 2407.10671)",
+            "8K to 128K, as the needle figure of the Qwen2 report (arXiv 2407.10671, figure 1)",
             tuple(size * _K for size in (8, 16, 32, 48, 64, 80, 96, 112, 128)),
             _evenly(11),
             1,

@@ -16,7 +16,14 @@ import pytest
 
 from longctx.errors import UserError
 from longctx.eval.needle import summary
-from longctx.eval.runfolder.records import NEEDLE, RecordFile, latest, read, write_atomically
+from longctx.eval.runfolder.records import (
+    NEEDLE,
+    RecordFile,
+    latest,
+    read,
+    scored,
+    write_atomically,
+)
 
 TESTS = Path(__file__).resolve().parents[2]
 
@@ -164,3 +171,26 @@ def test_kill_minus_nine_loses_at_most_the_cell_in_flight(tmp_path: Path) -> Non
     assert outcome(killed) == outcome(whole)
     assert start(killed, 0.0).wait() == 0
     assert path.read_bytes() == after
+
+
+def test_older_records_are_read_with_both_scorers(tmp_path: Path) -> None:
+    """A cut-off answer had no score; an answer has the verdict of then until it is judged again."""
+    expected = ["1111111", "2222222", "3333333", "4444444"]
+    about = {"expected": expected, "match": "all"}
+    cut_off = {
+        "status": "truncated_output",
+        "score": None,
+        "response": "1111111 2222222 3333333 44",
+    }
+    old = [
+        record("cut", **about, **cut_off),
+        record("then", **about, status="miss", score=0.0, response="_1111111_ 2222222 x3333333"),
+        record("failed", **about, status="error", score=None, response=None),
+    ]
+    file = tmp_path / "results.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in old))
+    cut, then, failed = read(file)
+    assert (cut["score"], cut["scores"]) == (0.75, {"whole": 0.75, "ruler": 0.75})
+    assert (scored(cut), cut["status"]) == (0.75, "truncated_output")
+    assert (then["score"], then["scores"]) == (0.0, {"whole": 0.0, "ruler": 0.75})
+    assert (failed["score"], failed["scores"], scored(failed)) == (None, None, None)
