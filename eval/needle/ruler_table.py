@@ -22,7 +22,7 @@ from longctx.eval.needle.effective import RULER_AT_LEAST
 from longctx.eval.needle.summary import NeedleResults
 from longctx.eval.runfolder.schema import MeanFigures, TaskFigures, TasksArm, TasksTable
 from longctx.eval.scoring import SCORERS, Scorer
-from longctx.eval.stats import Interval
+from longctx.eval.stats import Interval, wilson
 
 MEANT = tuple(task.about.name for task in tasks.RULER)
 _ROUNDING = 1e-9
@@ -101,7 +101,10 @@ class RulerArm:
         if tally.score is None:
             return None
         missing = sum(tally.others().values())
-        return TaskScore(tally.n, tally.score, tally.interval, tally.cut_off, missing)
+        # Samples of --samples have a text each.
+        spread = run.run["grid"].get("spread", False)
+        interval = wilson(tally.total, tally.n) if spread else tally.interval
+        return TaskScore(tally.n, tally.score, interval, tally.cut_off, missing)
 
     def mean(self, length: int, scorer: Scorer | None = None) -> MeanScore | None:
         """Over those of RULER's tasks that have a score at the length; None where none has."""

@@ -61,7 +61,10 @@ def rescore(run_folder: RunFolder, scorer: Scorer | None = None, *, write: bool 
     scorer = scorer or kept
     changed: Counter[tuple[str, str]] = Counter()
     results, controls = run_folder.results, run_folder.controls
-    counts = [_rescore(file, changed, scorer, write) for file in (results, controls)]
+    counts = [
+        _rescore(results, changed, scorer, write),
+        _rescore(controls, changed, scorer, write),
+    ]
     answers, without = (sum(count) for count in zip(*counts, strict=True))
     if write and scorer != kept:
         run_folder.keep_scorer(scorer)
@@ -69,7 +72,7 @@ def rescore(run_folder: RunFolder, scorer: Scorer | None = None, *, write: bool 
 
 
 def _rescore(
-    file: RecordFile[NeedleRecord] | RecordFile[ControlRecord],
+    file: RecordFile[Judged],
     changed: Counter[tuple[str, str]],
     scorer: Scorer,
     write: bool,
@@ -101,7 +104,7 @@ def judged_again(record: Judged, scorer: Scorer = "whole") -> Judged | None:
     before: Rescored = {"status": record["status"], "score": record["score"], "ts": timestamp()}
     new = record.copy()
     new["status"], new["score"], new["rescored_from"] = verdict.status, verdict.score, before
-    new["scores"] = dict(verdict.scores) if verdict.scores else None
+    new["scores"] = {**verdict.scores} if verdict.scores else None
     return new
 
 

@@ -74,6 +74,14 @@ def test_the_mean_of_thirteen_is_rulers(tmp_path: Path) -> None:
     assert (low_one.effective, low_one.show_effective()) == (None, "below 4K")
 
 
+def test_samples_with_texts_of_their_own_have_wilsons_interval(tmp_path: Path) -> None:
+    found = model(tmp_path, "small", ("vt",), by_length)
+    found.runs["vt"].run["grid"]["spread"] = True
+    (arm,) = arms_of([found])
+    score = arm.score("vt", 4096)
+    assert score is not None and score.interval == wilson(9, 10)
+
+
 def test_each_task_counts_once_and_only_rulers_do(tmp_path: Path) -> None:
     tasks = (*MEANT, "needle", "uuid_chain")
     (arm,) = arms_of([model(tmp_path, "small", tasks, lambda task, *_: task in ("vt", "needle"))])
