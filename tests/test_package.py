@@ -143,8 +143,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("longctx.grammar", "longctx.attention", "longctx.options.engine", "longctx.errors"),
     ),
     # Its worker must start at once, and without torch.
-    "longctx.grammar": (),
-    "longctx.chat": ("longctx.errors",),
+    "longctx.grammar": ("longctx.killable",),
+    "longctx.chat": ("longctx.killable", "longctx.errors"),
+    "longctx.killable": (),
     "longctx.attention": (),
     "longctx.errors": (),
 }
@@ -158,7 +159,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "longctx.errors": (),
     "longctx.options": ("pydantic",),
     "longctx.options.engine": (),
-    "longctx.grammar": ("llguidance", "numpy", "psutil"),
+    "longctx.grammar": ("llguidance", "numpy"),
+    "longctx.killable": ("psutil",),
     "longctx.attention": ("torch",),
     "longctx.attention.hf": ("torch", "transformers", "accelerate"),  # the one place that knows it
     "longctx.attention.kernels.flash_attn": ("torch", "flash_attn", "flash_attn_interface"),

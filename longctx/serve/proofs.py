@@ -39,16 +39,22 @@ class Proofs:
         )
         self._prover.warm()
 
-    async def prove(self, schema: dict[str, Any], answers: int = 1) -> None:
-        """Return once it is known that the schema can be compiled, for each of so many answers.
-        Cancelled, its work ends.
+    @property
+    def prover(self) -> Prover:
+        """Of a server that has begun."""
+        assert self._prover is not None
+        return self._prover
+
+    async def prove(self, schema: dict[str, Any], answers: int = 1) -> float:
+        """The seconds that compiling takes, once it is known that the schema can be compiled for
+        each of so many answers. Cancelled, its work ends.
 
         Raises:
             ConstraintError: it cannot, or not in the time and memory that there is for it.
             ApiError: 429 where too many wait, 503 where it cannot be found out.
         """
         if not schema or self._prover is None:  # any object: our own
-            return
+            return 0.0
         try:
             proof = self._prover.submit(json.dumps(schema))
         except ProverFullError as error:
@@ -79,6 +85,7 @@ class Proofs:
                 "JSON schemas cannot be compiled at the moment: try again later.",
                 "schema_compiler_failed",
             )
+        return verdict.seconds
 
     def close(self) -> None:
         """End the processes; who waits gets a 503."""

@@ -3,7 +3,7 @@
 SIGTERM or SIGINT: no new requests (503, and /ready says so), what runs is finished, then the end; a
 second signal, or --drain-timeout, ends what runs within a step, with the same 503. A thread that
 does not come to its end in time, in a step or in a library, ends with the process. A device that
-fails every step ends the server too: nothing but a new process can help.
+fails every step, or does not end one, ends the server too: nothing but a new process can help.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Server(uvicorn.Server):
     ) -> None:
         settings = service.settings
         self.connections = Connections(most_connections or descriptors(), settings.deadlines)
+        service.metrics.watch(self.connections)
         config = uvicorn.Config(
             create_app(service),
             host=settings.host,
@@ -90,6 +91,7 @@ class Server(uvicorn.Server):
     def _watch(self) -> None:
         """Ten times a second: whether the device still computes."""
         service = self._service
+        service.end_stalled()
         if service.broken is not None and not self._broken:
             self._broken = True
             _log.error("%s; exit code %d", EngineBrokenError(service.broken), DEVICE_FAILED)
@@ -97,7 +99,7 @@ class Server(uvicorn.Server):
             # Clients are told, and whoever asks /ready, before the end.
             asyncio.get_running_loop().call_later(_TOLD_SECONDS, self._exit)
         stalled = service.stalled_s
-        if (stalled is not None) != self._stalled:
+        if (stalled is not None) != self._stalled and not self._broken:
             self._stalled = stalled is not None
             if stalled is not None:
                 _log.error("no step has ended for %.0f s: not ready until one does", stalled)

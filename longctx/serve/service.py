@@ -157,7 +157,14 @@ class Service:
     def stalled_s(self) -> float | None:
         """Since when no step has ended though one was asked, where that is too long."""
         seconds = 0.0 if self._found is None else self._found.engine.stalled_s
-        return seconds if seconds > self.settings.stalled_after else None
+        settings = self.settings
+        return seconds if seconds > min(settings.stalled_after, settings.step_timeout / 2) else None
+
+    def end_stalled(self) -> None:
+        """Where a step takes longer than any may: the device is lost, as far as can be told."""
+        if self.broken is None and (self.stalled_s or 0.0) > self.settings.step_timeout:
+            assert self._found is not None
+            self._found.engine.give_up()
 
     # -- what routes need -------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ T = TypeVar("T")
 # Bytes from which on work takes a while: some 50K tokens.
 LARGE = 1 << 18
 _LARGE_AT_ONCE = 2
+QUICK = 0.2  # seconds
 
 
 class Workers:
@@ -19,8 +20,11 @@ class Workers:
 
     def __init__(self) -> None:
         self._large = ThreadPoolExecutor(_LARGE_AT_ONCE, thread_name_prefix="longctx-large")
-        # One grammar at a time, whatever its size.
-        self._grammars = ThreadPoolExecutor(1, thread_name_prefix="longctx-grammar")
+        # One grammar at a time, whatever its size; and one that is known to be quick beside it.
+        self._grammars = {
+            quick: ThreadPoolExecutor(1, thread_name_prefix="longctx-grammar")
+            for quick in (True, False)
+        }
 
     async def run(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function in a thread.
@@ -31,7 +35,11 @@ class Workers:
         executor = self._large if size >= LARGE else None
         return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
-    async def compile(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function that compiles a schema, in the one thread for these."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._grammars, function, *arguments)
+    async def compile(self, seconds: float, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that compiles a schema, in a thread for these.
+
+        Args:
+            seconds: that it is known to take.
+        """
+        executor = self._grammars[seconds < QUICK]
+        return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)

@@ -98,13 +98,40 @@ def test_a_million_small_objects_are_refused_in_time(server: Served) -> None:
         assert status == 400 and "\n" not in error["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_fails_at_its_second_token_is_refused_before_a_stream_begins(
+    server: Served, stream: bool
+) -> None:
+    many = {"type": "object", "properties": {f"p{n}": {} for n in range(4000)}}
+    status, error = server.error(CHAT, asks(many, stream=stream))
+    assert (status, error["code"]) == (400, "invalid_json_schema")
+    assert "it is too complex (Current row has" in error["message"]
+    some = {"type": "object", "properties": {f"p{n}": {"const": 1} for n in range(2500)}}
+    status, _, text = server.call(CHAT, asks(some, max_tokens=20, stream=True))
+    assert status == 200 and '"error"' not in text
+
+
+def test_a_plain_schema_waits_for_no_bomb() -> None:
+    """Six of them would keep it for three rounds of the time that there is."""
+    limits = Limits(schema_seconds=120.0, schema_memory=4 << 30)
+    with served(limits=limits) as server:
+        prover = server.service.proofs.prover
+        open = [raw_request(server, CHAT, asks(bomb(str(n)))) for n in range(6)]
+        try:
+            wait_for(lambda: prover.waiting == 4)
+            assert server.call(CHAT, asks(thing("a", {"type": "integer"})))[0] == 200
+            assert prover.waiting == 4
+        finally:
+            for each in open:
+                each.close()
+
+
 @pytest.mark.slow
 def test_six_bombs_hold_up_nobody() -> None:
     with served(limits=QUICK) as server, concurrent.futures.ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(server.error, CHAT, asks(bomb(str(n)))) for n in range(6)]
-        prover = server.service.proofs._prover
-        assert prover is not None
-        wait_for(lambda: len(prover._queue) > 0)
+        prover = server.service.proofs.prover
+        wait_for(lambda: prover.waiting > 0)
         assert server.call(CHAT, body())[0] == 200
         slowest = 0.0
         while not all(each.done() for each in asked):
@@ -146,8 +173,7 @@ def test_a_client_that_leaves_ends_the_work_on_its_schema(stream: bool) -> None:
     limits = Limits(schema_seconds=120.0, schema_memory=4 << 30)
     with served(limits=limits) as server:
         connection = raw_request(server, CHAT, asks(bomb(), stream=stream))
-        prover = server.service.proofs._prover
-        assert prover is not None
+        prover = server.service.proofs.prover
         wait_for(lambda: any(prover._at_work.values()))
         connection.close()
         wait_for(lambda: not any(prover._at_work.values()))
@@ -160,15 +186,15 @@ def test_a_client_that_leaves_ends_the_work_on_its_schema(stream: bool) -> None:
 def test_more_schemas_than_may_wait_are_sent_away() -> None:
     limits = Limits(schema_seconds=120.0, schema_memory=4 << 30, max_schemas_waiting=1)
     with served(limits=limits) as server:
-        prover = server.service.proofs._prover
-        assert prover is not None
+        prover = server.service.proofs.prover
         open = [raw_request(server, CHAT, asks(bomb(str(n)))) for n in range(2)]
-        wait_for(lambda: len(prover._at_work) == 2 and all(prover._at_work.values()))
+        wait_for(lambda: sum(map(bool, prover._at_work.values())) == 2)
         open.append(raw_request(server, CHAT, asks(bomb("2"))))
-        wait_for(lambda: len(prover._queue) == 1)
-        status, headers, value = server.call(CHAT, asks(SMALL))
+        wait_for(lambda: prover.waiting == 1)
+        status, headers, value = server.call(CHAT, asks(bomb("3")))
         assert (status, value["error"]["code"]) == (429, "queue_full")
         assert headers["retry-after"] == "240"
+        assert server.call(CHAT, asks(SMALL))[0] == 200  # plain: it waits for none of them
         assert server.call(CHAT, body(response_format={"type": "json_object"}))[0] == 200
         for each in open:
             each.close()
@@ -196,8 +222,7 @@ def test_a_drain_tells_those_whose_schema_is_in_work(stream: bool) -> None:
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
         asked = pool.submit(server.error, CHAT, asks(bomb(), stream=stream))
-        prover = server.service.proofs._prover
-        assert prover is not None
+        prover = server.service.proofs.prover
         wait_for(lambda: any(prover._at_work.values()))
         server.signal()
         status, error = asked.result(10)
