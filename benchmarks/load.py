@@ -1,12 +1,15 @@
 """Many clients at once against a running server: who waits how long, and does anything grow.
 
     longctx serve --port 8123 &
-    python benchmarks/load.py --url http://127.0.0.1:8123 --pid $! --minutes 5
+    python benchmarks/load.py --url http://127.0.0.1:8123 --pid $! --minutes 5 --bomb-every 10
 
 First every prompt of a small pool is asked once, one after the other, for the reference answers.
 Then the clients ask prompts of the pool, and prompts that nobody asked before, without a pause. An
 answer of the pool must be the reference answer, character for character; a 429 is waited for as
 long as its Retry-After says and counted apart; everything else that is no answer is an error.
+
+With --bomb-every, a JSON schema that no compiler gets through is sent now and then, each another
+one; it must be refused with a 400.
 
 Time to the first token is from sending to the first content of the stream, refusals not included.
 """
@@ -44,6 +47,7 @@ class Seen:
     compared: int = 0
     different: list[dict[str, str]] = field(default_factory=list)
     memory: list[tuple[float, float, float]] = field(default_factory=list)  # seconds, MiB, KV MiB
+    bombs_s: list[float] = field(default_factory=list)  # until each was refused
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,31 @@ async def one_client(
                     )
 
 
+def bomb(name: str) -> dict[str, Any]:
+    """Each pattern doubles what compiling takes; another name makes another schema."""
+    patterns = [{"type": "string", "pattern": f"^.*a.{{{n}}}b.*$"} for n in range(1, 30)]
+    schema = {"title": name, "allOf": patterns}
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+async def send_bombs(client: httpx.AsyncClient, every: float, seen: Seen) -> None:
+    for number in count():
+        began = time.perf_counter()
+        body = {
+            "messages": [{"role": "user", "content": "x"}],
+            "response_format": bomb(str(number)),
+        }
+        try:
+            answer = await client.post("/v1/chat/completions", json=body)
+        except httpx.HTTPError as error:
+            seen.errors.append(f"a bomb: {type(error).__name__}: {error}")
+        else:
+            seen.bombs_s.append(time.perf_counter() - began)
+            if answer.status_code != 400:
+                seen.errors.append(f"a bomb: {answer.status_code}: {answer.text[:200]}")
+        await asyncio.sleep(max(0.0, began + every - time.perf_counter()))
+
+
 async def watch_memory(client: httpx.AsyncClient, pid: int, seen: Seen, began: float) -> None:
     """The process, and what of it are keys and values: those grow to their budget by design."""
     status = Path(f"/proc/{pid}/status")
@@ -206,6 +235,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         watcher = None
         if options.pid:
             watcher = asyncio.create_task(watch_memory(client, options.pid, seen, began))
+        if options.bomb_every:
+            bombs = asyncio.create_task(send_bombs(client, options.bomb_every, seen))
         until = began + 60 * options.minutes
         await asyncio.gather(
             *(
@@ -216,6 +247,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         seconds = time.perf_counter() - began
         if watcher is not None:
             watcher.cancel()
+        if options.bomb_every:
+            bombs.cancel()
     return report(options, seen, seconds)
 
 
@@ -232,6 +265,12 @@ def report(options: argparse.Namespace, seen: Seen, seconds: float) -> dict[str,
         "different": len(seen.different),
         "first_different": seen.different[:3],
     }
+    if seen.bombs_s:
+        figures["bombs"] = {
+            "refused": len(seen.bombs_s),
+            "median_s": round(statistics.median(seen.bombs_s), 1),
+            "worst_s": round(max(seen.bombs_s), 1),
+        }
     for kind, values in seen.first_s.items():
         figures[kind] = {
             "answers": len(values),
@@ -269,6 +308,7 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=8000, help="tokens of a long prompt")
     parser.add_argument("--long-share", type=float, default=0.1, help="of the requests")
     parser.add_argument("--answer", type=int, default=16, help="tokens of an answer")
+    parser.add_argument("--bomb-every", type=float, help="seconds from one bomb to the next")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     figures = asyncio.run(measure(options))

@@ -136,7 +136,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(f"longctx.eval.needle.{name}" for name in ("effective", "paired", "ranking", "summary")),
         *(f"longctx.eval.perplexity.{name}" for name in ("summary", "files")),
     ),
-    "longctx.tiny": ("longctx.eval",),
+    "longctx.tiny": ("longctx.eval", "longctx.chat.template"),
     # Sees models through a protocol. The version is kept in run folders.
     "longctx.eval": ("longctx.chat", "longctx.errors", "longctx.__version__"),
     "longctx.engine": (

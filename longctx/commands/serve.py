@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 
 from longctx.commands.command import command
 from longctx.serve.settings import ServeSettings
@@ -34,9 +33,9 @@ def _serve(settings: ServeSettings, bound: socket.socket) -> int | None:
 
     def tell(loaded: Loaded, url: str) -> None:
         for line in loading.banner(prepared, loaded, url):
-            print(line, file=sys.stderr, flush=True)
+            logs.say(line)
 
     def tell_loading(url: str) -> None:
-        print(f"loading {prepared.name}, for {url}", file=sys.stderr, flush=True)
+        logs.say(f"loading {prepared.name}, for {url}")
 
     return serve_until_signal(service, bound, tell, tell_loading)

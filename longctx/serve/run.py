@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,7 @@ from types import FrameType
 import uvicorn
 
 from longctx.engine import EngineBrokenError
+from longctx.serve import logs
 from longctx.serve.app import create_app
 from longctx.serve.connections import Connections, descriptors
 from longctx.serve.listen import WAITING
@@ -141,10 +141,8 @@ class Server(uvicorn.Server):
 
 def _end_process(code: int) -> None:
     """Python's own end waits for threads."""
-    print(
-        "error: the server did not end by itself in time, and was ended: what still ran is lost",
-        file=sys.stderr,
-        flush=True,
+    logs.say(
+        "error: the server did not end by itself in time, and was ended: what still ran is lost"
     )
     os._exit(code)
 
@@ -184,6 +182,7 @@ def serve(
         # What is broken may fail once more, and it is the process's end.
         with contextlib.suppress(Exception) if service.broken else contextlib.nullcontext():
             service.close()
+        logs.end()
     if service.broken is not None:
         return DEVICE_FAILED
     if service.failure is not None:

@@ -25,6 +25,7 @@ from longctx.serve.metrics import Metrics
 from longctx.serve.proofs import Proofs
 from longctx.serve.schema import CompletionRequest, Generate, ResponseFormat
 from longctx.serve.settings import ServeSettings
+from longctx.serve.shapes import is_longer
 from longctx.serve.tokens import TokenText
 from longctx.serve.workers import Workers
 
@@ -283,15 +284,19 @@ class Service:
             raise too_long(self.engine.max_context, prompt, answer, param, exact=False)
 
     def check_schema(self, schema: Any, param: str) -> None:
-        size, most = len(json.dumps(schema)), self.settings.limits.max_schema
-        if size > most:
-            raise ApiError(
-                400,
-                f"{param}: a schema of {size} characters, at most {most} are taken: make it "
-                "smaller.",
-                code="schema_too_large",
-                param=param,
-            )
+        most = self.settings.limits.max_schema
+        if is_longer(schema, most):  # before it is written, which takes long for what is large
+            size = f"more than {most}"
+        elif (exact := len(json.dumps(schema))) > most:
+            size = str(exact)
+        else:
+            return
+        raise ApiError(
+            400,
+            f"{param}: a schema of {size} characters, at most {most} are taken: make it smaller.",
+            code="schema_too_large",
+            param=param,
+        )
 
     def _sampling(self, body: Generate, index: int) -> Sampling:
         base = self._defaults
