@@ -77,10 +77,11 @@ def bomb(server: Victim, want: tuple[int, str], kind: str) -> dict[str, Any]:
     }
 
 
-def all_bombs(kinds: list[str]) -> list[dict[str, Any]]:
+def all_bombs(kinds: list[str], seconds: float) -> list[dict[str, Any]]:
     folder = temporary()
     try:
-        with Victim(model=model_with_tools(folder)) as server:
+        options = ("--schema-timeout", str(seconds))
+        with Victim(*options, model=model_with_tools(folder)) as server:
             server.ready()
             want = server.chat()
             bomb(server, want, "patterns")  # its processes and buffers are there from now on
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SECTIONS), help="of " + ", ".join(SECTIONS))
     parser.add_argument("--kinds", default=",".join(name.replace(",", "") for name in bombs.KINDS),
                         help="of bombs, separated by commas")  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=5.0, help="the server's --schema-timeout")
     parser.add_argument("--json", action="store_true", help="figures as one JSON object")
     options = parser.parse_args()
     sections = options.only.split(",")
@@ -145,7 +147,7 @@ def main() -> None:
         if unknown:
             parser.error(f"{flag}: unknown: {', '.join(sorted(unknown))}")
     made: dict[str, Callable[[], Any]] = {
-        "bombs": lambda: all_bombs([known[kind] for kind in kinds]),
+        "bombs": lambda: all_bombs([known[kind] for kind in kinds], options.seconds),
         "ends": phases.ends,
         "kill": phases.kill,
         "disk": phases.disk,

@@ -21,8 +21,12 @@ from longctx.serve.settings import Limits
 class Proofs:
     """One server's. Nothing is started before `begin`."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, seconds: float) -> None:
+        """
+        Args:
+            seconds: that one schema may take.
+        """
+        self._limits, self._seconds = limits, seconds
         self._prover: Prover | None = None
 
     def begin(self, tokenizer: Any, rows: int) -> None:
@@ -34,7 +38,7 @@ class Proofs:
         limits = self._limits
         self._prover = Prover(
             lambda: vocabulary_of(tokenizer, rows),
-            CompileLimits(limits.schema_seconds, limits.schema_memory),
+            CompileLimits(self._seconds, limits.schema_memory),
             waiting=limits.max_schemas_waiting,
         )
         self._prover.warm()
@@ -68,7 +72,7 @@ class Proofs:
             raise
         if verdict.kind == "refused":
             raise ConstraintError(f"json_schema cannot be compiled: {verdict.reason}")
-        if answers > 1 and verdict.seconds * answers > self._limits.schema_seconds:
+        if answers > 1 and verdict.seconds * answers > self._seconds:
             raise ConstraintError(
                 f"json_schema takes {verdict.seconds:.1f} seconds to compile, and is compiled for "
                 f"each of {answers} answers: make it simpler, or ask for fewer"

@@ -63,7 +63,7 @@ class Service:
         self.registry = Registry()
         self.metrics = Metrics(self._stats)
         self.workers = Workers()
-        self.proofs = Proofs(settings.limits)
+        self.proofs = Proofs(settings.limits, settings.schema_timeout)
         self.draining = False
         self.failure: Exception | None = None
         self.loaded = threading.Event()  # set when loading ended, well or not

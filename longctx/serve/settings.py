@@ -50,7 +50,6 @@ class Limits:
     max_stop_length: int = 512  # characters each
     max_schema: int = 65536  # characters of JSON
     max_schemas_waiting: int = 16  # to be compiled
-    schema_seconds: float = 5.0  # of compiling one
     schema_memory: int = 256 << 20
     max_messages: int = 4096
 
@@ -164,6 +163,13 @@ class ServeSettings:
         int,
         Option("Largest body, as 64M.", _LOAD, parse_bytes, lambda size: f"{size >> 20}M"),
     ] = 64 << 20
+    schema_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that compiling a JSON schema may take; those that take longer are refused.",
+            _LOAD,
+        ),
+    ] = 5.0
 
     keep_alive: float = 15.0  # seconds
     stalled_after: float = 600.0  # seconds without the end of a step; the slowest take 100
@@ -184,6 +190,7 @@ class ServeSettings:
             ("--max-body", self.max_body, 1024),
             ("--drain-timeout", self.drain_timeout, 0),
             ("--step-timeout", self.step_timeout, 1),
+            ("--schema-timeout", self.schema_timeout, 0.1),
         ):
             if value is not None and value < low:
                 raise UserError(f"{flag} {value}: must be at least {low}")
