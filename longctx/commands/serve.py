@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from longctx.commands.command import command
+from longctx.errors import UserError
 from longctx.serve.settings import ServeSettings
 
 
@@ -19,7 +21,23 @@ def run(settings: ServeSettings) -> int | None:
     from longctx.serve.listen import listening_socket
 
     with listening_socket(settings) as bound:
-        return _serve(settings, bound)
+        try:
+            return _serve(settings, bound)
+        except (MemoryError, ImportError, OSError) as error:
+            if not _is_no_memory(error):
+                raise
+            raise UserError(
+                f"MODEL {settings.model}: there is not enough memory to load it, or a library: "
+                "free some, or raise the limit of this process (ulimit -v)"
+            ) from error
+
+
+def _is_no_memory(error: Exception) -> bool:
+    """Also of a library that the system's loader has no room for."""
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    words = ("failed to map segment", "annot allocate memory", "cannot create shared object")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
 
 
 def _serve(settings: ServeSettings, bound: socket.socket) -> int | None:

@@ -89,7 +89,7 @@ class Service:
                 self._take(self._load())
             except Exception as error:
                 self.failure = error
-                if not isinstance(error, UserError):
+                if not isinstance(error, UserError | MemoryError):
                     _log.exception("the model could not be loaded")
             finally:
                 self.loaded.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -394,6 +395,27 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(monkeypatch: pytest.Mon
     ).stdout.split()
     assert "longctx.serve.listen" in known
     assert not {"torch", "transformers", "fastapi"} & set(known)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libx.so: failed to map segment from shared object"),
+    ],
+    ids=["memory", "system", "library"],
+)
+def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(settings: ServeSettings) -> Any:
+        raise error
+
+    monkeypatch.setattr("longctx.serve.loading.prepare", fails)
+    done = invoke("--port", "0")
+    assert isinstance(done.exception, UserError)
+    assert "there is not enough memory to load it" in str(done.exception)
+    monkeypatch.setattr("longctx.serve.loading.prepare", lambda settings: open("/no/such"))
+    assert isinstance(invoke("--port", "0").exception, FileNotFoundError)
 
 
 @pytest.mark.parametrize(
