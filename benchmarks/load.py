@@ -190,11 +190,10 @@ def quantile(values: list[float], share: float) -> float | None:
 
 
 def slope(points: list[tuple[float, float]]) -> float | None:
-    """MiB per minute over the second half: the first fills the prefix cache."""
-    later = points[len(points) // 2 :]
-    if len(later) < 3:
+    """MiB per minute."""
+    if len(points) < 3:
         return None
-    return round(60 * statistics.linear_regression(*zip(*later, strict=True)).slope, 2)
+    return round(60 * statistics.linear_regression(*zip(*points, strict=True)).slope, 2)
 
 
 def by_minute(points: list[tuple[float, float]]) -> list[float]:
@@ -237,7 +236,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             watcher = asyncio.create_task(watch_memory(client, options.pid, seen, began))
         if options.bomb_every:
             bombs = asyncio.create_task(send_bombs(client, options.bomb_every, seen))
-        until = began + 60 * options.minutes
+        until = began + 60 * (options.warm_up + options.minutes)
         await asyncio.gather(
             *(
                 one_client(client, draw, reference, seen, until, options.answer)
@@ -280,6 +279,8 @@ def report(options: argparse.Namespace, seen: Seen, seconds: float) -> dict[str,
             },
         }
     if seen.memory:
+        # Behind the last minute clients end one by one.
+        rest_of_run, last = 60 * options.warm_up, 60 * (options.warm_up + options.minutes)
         rss = [(when, size) for when, size, _ in seen.memory]
         kv = [(when, size) for when, _, size in seen.memory]
         rest = [(when, size - kept) for when, size, kept in seen.memory]
@@ -290,7 +291,10 @@ def report(options: argparse.Namespace, seen: Seen, seconds: float) -> dict[str,
                 "last": round(points[-1][1], 1),
                 "most": round(max(size for _, size in points), 1),
                 "by_minute": by_minute(points),
-                "per_minute_second_half": slope(points),
+                "per_minute_second_half": slope(points[len(points) // 2 :]),
+                "per_minute_after_warm_up": slope(
+                    [(when, size) for when, size in points if rest_of_run <= when < last]
+                ),
             }
             for name, points in (("rss", rss), ("keys_and_values", kv), ("rss_without_them", rest))
         }
@@ -304,6 +308,9 @@ def main() -> None:
     parser.add_argument("--api-key")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument(
+        "--warm-up", type=float, default=0, help="minutes before: caches fill, and count as well"
+    )
     parser.add_argument("--short", type=int, default=200, help="tokens of a short prompt")
     parser.add_argument("--long", type=int, default=8000, help="tokens of a long prompt")
     parser.add_argument("--long-share", type=float, default=0.1, help="of the requests")

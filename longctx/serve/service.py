@@ -6,7 +6,6 @@ Knows requests' bodies and the engine; knows no HTTP beyond the errors it raises
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import threading
 import time
@@ -25,7 +24,7 @@ from longctx.serve.metrics import Metrics
 from longctx.serve.proofs import Proofs
 from longctx.serve.schema import CompletionRequest, Generate, ResponseFormat
 from longctx.serve.settings import ServeSettings
-from longctx.serve.shapes import is_longer
+from longctx.serve.shapes import check_characters, check_json
 from longctx.serve.tokens import TokenText
 from longctx.serve.workers import Workers
 
@@ -283,20 +282,15 @@ class Service:
         if prompt + answer > self.engine.max_context:
             raise too_long(self.engine.max_context, prompt, answer, param, exact=False)
 
+    def check_text(self, texts: Iterable[str], param: str) -> None:
+        """Of a text that is only tokenised: no context bounds it.
+
+        Raises: ApiError.
+        """
+        check_characters(texts, self.settings.limits.max_tokenized, param)
+
     def check_schema(self, schema: Any, param: str) -> None:
-        most = self.settings.limits.max_schema
-        if is_longer(schema, most):  # before it is written, which takes long for what is large
-            size = f"more than {most}"
-        elif (exact := len(json.dumps(schema))) > most:
-            size = str(exact)
-        else:
-            return
-        raise ApiError(
-            400,
-            f"{param}: a schema of {size} characters, at most {most} are taken: make it smaller.",
-            code="schema_too_large",
-            param=param,
-        )
+        check_json(schema, self.settings.limits.max_schema, param)
 
     def _sampling(self, body: Generate, index: int) -> Sampling:
         base = self._defaults

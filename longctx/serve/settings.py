@@ -52,6 +52,7 @@ class Limits:
     max_schemas_waiting: int = 16  # to be compiled
     schema_memory: int = 256 << 20
     max_messages: int = 4096
+    max_tokenized: int = 16 << 20  # characters, where no context bounds them: a second a million
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
-"""How many values a large body has, before it is parsed: a parser makes them all while no other
-thread can run, and a body of 60 MB has room for twenty million lists.
+"""How much there is, before anything walks through it.
 
-Counts brackets, strings and commas outside of strings, in pieces of a few milliseconds. Says
-nothing on whether it is JSON: that is the parser's.
+Of a large body how many values, before it is parsed: a parser makes them all while no other thread
+can run, and a body of 60 MB has room for twenty million lists. Counts brackets, strings and commas
+outside of strings, in pieces of a few milliseconds. Says nothing on whether it is JSON: that is the
+parser's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from longctx.serve.errors import ApiError
@@ -76,3 +78,26 @@ def is_longer(value: Any, most: int) -> bool:
                 left.extend(one)
                 left.extend(one.values() if isinstance(one, dict) else ())
     return size > most
+
+
+def check_json(schema: Any, most: int, param: str) -> None:
+    """Raises: ApiError, for more than so many characters of JSON."""
+    if is_longer(schema, most):  # before it is written, which takes long for what is large
+        size = f"more than {most}"
+    elif (exact := len(json.dumps(schema))) > most:
+        size = str(exact)
+    else:
+        return
+    raise ApiError(
+        400,
+        f"{param}: a schema of {size} characters, at most {most} are taken: make it smaller.",
+        code="schema_too_large",
+        param=param,
+    )
+
+
+def check_characters(texts: Iterable[str], most: int, param: str) -> None:
+    """Raises: ApiError, for more than so many characters."""
+    if (size := sum(map(len, texts))) > most:
+        message = f"{param}: {size:,} characters, at most {most:,} are tokenised: send less."
+        raise ApiError(400, message, code="text_too_long", param=param)

@@ -414,7 +414,7 @@ def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, error: E
     done = invoke("--port", "0")
     assert isinstance(done.exception, UserError)
     assert "there is not enough memory to load it" in str(done.exception)
-    monkeypatch.setattr("longctx.serve.loading.prepare", lambda settings: open("/no/such"))
+    monkeypatch.setattr("longctx.serve.loading.prepare", lambda settings: Path("/no/such").stat())
     assert isinstance(invoke("--port", "0").exception, FileNotFoundError)
 
 
