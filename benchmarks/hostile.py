@@ -20,12 +20,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from hostile_kit import bombs, phases
 from hostile_kit.server import HealthProbe, Victim, model_with_tools, temporary
 
 AT_ONCE = 6
+_numbers = count()  # no two requests alike: verdicts are kept
 SECTIONS = ("bombs", "ends", "kill", "disk", "memory", "deaf")
 HEALTH_MEDIAN_MS, HEALTH_WORST_MS = 50.0, 500.0
 
@@ -37,7 +39,7 @@ def bomb(server: Victim, want: tuple[int, str], kind: str) -> dict[str, Any]:
         want: of a plain chat.
     """
     path, make = bombs.KINDS[kind]
-    bodies = [make(n) for n in range(AT_ONCE)]
+    bodies = [make(next(_numbers)) for _ in range(AT_ONCE)]
     before, taken = server.memory_mib(), []
 
     def send(body: bytes) -> tuple[int, str]:

@@ -46,7 +46,7 @@ def products(n: int) -> dict[str, Any]:
 
 
 def values(n: int) -> dict[str, Any]:
-    return {"enum": [n * 10_000 + at for at in range(9_000)]}
+    return {"enum": [7 * at + n for at in range(9_000)]}
 
 
 def definitions(n: int) -> dict[str, Any]:

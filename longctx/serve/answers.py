@@ -47,12 +47,12 @@ async def read(request: Request, service: Service, kind: type[B]) -> B:
     size = request.state.size = len(raw)
     if size < 65536:
         return parse(kind, raw)
-    return await service.workers.run(size, _parse_large, kind, raw)
 
+    def parse_large() -> B:
+        check_shape(raw, service.settings.limits.max_n * service.engine.max_context)
+        return parse(kind, raw)
 
-def _parse_large(kind: type[B], raw: bytes) -> B:
-    check_shape(raw)
-    return parse(kind, raw)
+    return await service.workers.run(size, parse_large)
 
 
 async def answer(

@@ -21,10 +21,16 @@ VALUES = 2_500_000
 _PIECE = 1 << 16
 
 
-def check_shape(raw: bytes) -> None:
-    """Raises: ApiError, 400."""
+def check_shape(raw: bytes, most_ids: int = VALUES) -> None:
+    """
+    Args:
+        most_ids: token ids that the largest request could have.
+
+    Raises: ApiError, 400.
+    """
+    most_values = min(VALUES, STRINGS + most_ids)
     # What stands inside of strings counts too here, and mostly that is few enough.
-    most_of = ((b"{[", LISTS_AND_OBJECTS), (b'"', STRINGS), (b",", VALUES))
+    most_of = ((b"{[", LISTS_AND_OBJECTS), (b'"', STRINGS), (b",", most_values))
     if all(_counts(raw, characters) <= most for characters, most in most_of):
         return
     brackets = commas = strings = 0
@@ -35,7 +41,7 @@ def check_shape(raw: bytes) -> None:
         for found, most, what in (
             (brackets, LISTS_AND_OBJECTS, "objects and lists"),
             (strings, STRINGS, "strings, names of fields included"),
-            (commas, VALUES, "values"),
+            (commas, most_values, "values"),
         ):
             if found > most:
                 message = f"The body has more than {most:,} {what}: send fewer."

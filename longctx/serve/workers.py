@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -12,11 +14,15 @@ T = TypeVar("T")
 # Bytes from which on work takes a while: some 50K tokens.
 LARGE = 1 << 18
 _LARGE_AT_ONCE = 2
+# After the last large body: its memory is free by then, and nobody's answer waits.
+_TRIM_AFTER = 2.0
 QUICK = 0.2  # seconds
 
 
 class Workers:
     """Large work waits for large work; small work has asyncio's own threads for itself."""
+
+    _last_large: float | None = None  # of time.monotonic, where memory was not given back since
 
     def __init__(self) -> None:
         self._large = ThreadPoolExecutor(_LARGE_AT_ONCE, thread_name_prefix="longctx-large")
@@ -32,7 +38,9 @@ class Workers:
         Args:
             size: bytes of what it works on.
         """
-        executor = self._large if size >= LARGE else None
+        executor = None
+        if size >= LARGE:
+            executor, self._last_large = self._large, time.monotonic()
         return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
     async def compile(self, seconds: float, function: Callable[..., T], *arguments: Any) -> T:
@@ -43,3 +51,19 @@ class Workers:
         """
         executor = self._grammars[seconds < QUICK]
         return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
+
+    def tidy(self) -> None:
+        """Give back to the system what large bodies took, some time after the last one: the
+        allocator keeps it, cut into pieces. Returns at once; to be called now and then."""
+        if self._last_large is not None and time.monotonic() > self._last_large + _TRIM_AFTER:
+            self._last_large = None
+            self._large.submit(_trim)
+
+
+def _trim() -> None:
+    """Where the C library is glibc; others have no such call, and keep less."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return
+    trim(0)

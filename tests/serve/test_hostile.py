@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "hostile.py"
-# Of what can be compiled no other one is answered, and of what cannot, none is.
+# Who can be answered may still take too long on a busy machine.
 REFUSED = {
-    *("patterns", "optional groups", "repetitions", "products", "3500 properties", "divisors"),
+    *("patterns", "optional groups", "products", "3500 properties", "divisors"),
     *("tool parameters", "a million objects", "five million strings", "20 MB of text"),
     "two million tokens",
 }
-ANSWERED = {"9000 values", "deep definitions", "huge counts", "alternations"}
+ANSWERED = {"9000 values", "repetitions", "deep definitions", "huge counts", "alternations"}
 
 
 def found(*arguments: str) -> dict[str, Any]:
