@@ -13,11 +13,13 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "hostile.py"
 # Who can be answered may still take too long on a busy machine.
 REFUSED = {
-    *("patterns", "optional groups", "products", "3500 properties", "divisors"),
+    *("patterns", "optional groups", "products", "3500 properties"),
     *("tool parameters", "a million objects", "five million strings", "20 MB of text"),
     "two million tokens",
 }
-ANSWERED = {"9000 values", "repetitions", "deep definitions", "huge counts", "alternations"}
+ANSWERED = {
+    *("9000 values", "repetitions", "divisors", "deep definitions", "huge counts", "alternations"),
+}
 
 
 def found(*arguments: str) -> dict[str, Any]:
@@ -38,12 +40,13 @@ def test_what_is_not_known_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_six_of_each_kind_hold_up_nobody() -> None:
     """/health within 50 ms at the median and 500 at worst, or on a machine that is busy with other
     things within ten times of what it takes there at rest; memory within a tenth of what it was."""
     report = found("--only", "bombs", "--seconds", "1")
-    rest = report["health_at_rest"]
     rows = {row["kind"].replace(",", ""): row for row in report["bombs"]}
+    rest = rows.pop("nothing")["health"]
     assert set(rows) == REFUSED | ANSWERED
     for kind, row in rows.items():
         statuses = {answer.split()[0] for answer in row["answers"]}
@@ -59,6 +62,7 @@ def test_six_of_each_kind_hold_up_nobody() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_signals_in_every_phase_and_kill_9_leave_nothing() -> None:
     report = found("--only", "ends,kill")
     assert [row["phase"] for row in report["ends"]] == [
