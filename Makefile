@@ -1,6 +1,6 @@
 # Everything that a clone needs, each target by itself: `make test` sets up .venv and runs the tests.
 # Overridable: PYTHON (3.11 or newer), VENV, JOBS (processes of the quick tests), PYTEST_ARGS,
-# HAYSTACK (a text for demo-smollm2 to search in), MINUTES and GPU_ARGS of gpu-check.
+# HAYSTACK (a text for demo-smollm2 to search in), MINUTES and GPU_ARGS of gpu-check, CASES of fuzz.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,6 +8,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 MINUTES ?= 5
 GPU_ARGS ?=
+CASES ?= 10000
 # What a GPU machine without network may be given: FlashAttention-4, and of what it needs what does
 # not come with torch.
 FLASH4 ?= flash-attn-4 nvidia-cutlass-dsl nvidia-cutlass-dsl-libs-base nvidia-cutlass-dsl-libs-core \
@@ -148,8 +149,8 @@ gpu-wheels: ## wheels/ with FlashAttention-4, for gpu-check to try
 	@mib=$$(du -sm wheels | cut -f1); echo "wheels/: $$mib MiB"; \
 	test $$mib -le $(FLASH4_MIB) || { echo 'more than $(FLASH4_MIB): make gpu-wheels FLASH4="..." with fewer'; exit 1; }
 
-fuzz: $(READY) ## 2,000 random requests to the server
-	LONGCTX_FUZZ_CASES=2000 $(OFFLINE) $(BIN)/pytest -q --timeout 1800 tests/serve/test_fuzz.py
+fuzz: $(READY) ## CASES random requests to the server (all tests have 2,000 of them)
+	LONGCTX_FUZZ_CASES=$(CASES) $(OFFLINE) $(BIN)/pytest -q -m slow --timeout 3600 tests/serve/test_fuzz.py
 
 clean: ## remove what was built; keeps .venv and models
 	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

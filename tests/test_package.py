@@ -136,15 +136,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(f"longctx.eval.needle.{name}" for name in ("effective", "paired", "ranking", "summary")),
         *(f"longctx.eval.perplexity.{name}" for name in ("summary", "files")),
     ),
-    "longctx.tiny": ("longctx.eval",),
+    "longctx.tiny": ("longctx.eval", "longctx.chat.template"),
     # Sees models through a protocol. The version is kept in run folders.
     "longctx.eval": ("longctx.chat", "longctx.errors", "longctx.__version__"),
     "longctx.engine": (
         *("longctx.grammar", "longctx.attention", "longctx.options.engine", "longctx.errors"),
     ),
     # Its worker must start at once, and without torch.
-    "longctx.grammar": (),
-    "longctx.chat": ("longctx.errors",),
+    "longctx.grammar": ("longctx.killable",),
+    "longctx.chat": ("longctx.killable", "longctx.errors"),
+    "longctx.killable": (),
     "longctx.attention": (),
     "longctx.errors": (),
 }
@@ -158,7 +159,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "longctx.errors": (),
     "longctx.options": ("pydantic",),
     "longctx.options.engine": (),
-    "longctx.grammar": ("llguidance", "numpy", "psutil"),
+    "longctx.grammar": ("llguidance", "numpy"),
+    "longctx.killable": ("psutil",),
     "longctx.attention": ("torch",),
     "longctx.attention.hf": ("torch", "transformers", "accelerate"),  # the one place that knows it
     "longctx.attention.kernels.flash_attn": ("torch", "flash_attn", "flash_attn_interface"),

@@ -91,7 +91,8 @@ class ChatRenderer:
         message and `tool_call_id` reach the model where the template prints them. White space is
         trimmed where the template trims it. With `tool_choice` "none" the model is told of no
         tools; with "required" or a function's name the ids end with the prefix of `forced_call`.
-        `check` is called with the texts that are tokenised, before they are.
+        `check` is called with contents that must be in the prompt before it is rendered, and with
+        all texts of it before they are tokenised.
 
         Raises:
             UserError: what the template refuses, leaves out or reads into (a text that holds
@@ -101,7 +102,10 @@ class ChatRenderer:
         forced = self.forced_call(tools, tool_choice)
         offered = None if tool_choice == "none" else tools or None
         ids: list[int] = []
-        runs = self._runs(normalise(messages), offered, add_generation_prompt)
+        normal = normalise(messages)
+        if check is not None:  # of answers, templates may leave out what was thought
+            check([_trimmed(each["content"]) for each in normal if each["role"] != "assistant"])
+        runs = self._runs(normal, offered, add_generation_prompt)
         if check is not None:
             check([run.text for run in runs])
         for run in runs:
@@ -245,6 +249,11 @@ def _moved(schema: Any, root: str) -> Any:
         else _moved(value, root)
         for key, value in schema.items()
     }
+
+
+def _trimmed(text: str) -> str:
+    """What is left of it by templates that trim; a megabyte of white space is not worth a look."""
+    return text if len(text) > 1 << 20 else text.strip()
 
 
 def _readings(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -20,6 +20,13 @@ from longctx.errors import UserError
 # recipe, and the models served here answer without thinking.
 SETTINGS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
+# The plain one, and the embedded model's: known to end, and to be as long as its texts.
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 Form = Literal["plain", "json", "ascii"]  # as it is, or inside a JSON string
 
 # Private-use characters: no template looks for them, and none of them is white space to trim. JSON

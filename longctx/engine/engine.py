@@ -31,7 +31,7 @@ from longctx.engine.handle import Generation
 from longctx.engine.health import Health
 from longctx.engine.kv import KvPool
 from longctx.engine.memory import default_kv_budget
-from longctx.engine.request import EngineRequest, Event
+from longctx.engine.request import EngineRequest, Event, Failed
 from longctx.engine.rules import check, default_context, eos_ids
 from longctx.engine.runner import Runner
 from longctx.engine.scheduler import MAX_SCORED, Scheduler
@@ -293,6 +293,15 @@ class Engine:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def give_up(self) -> None:
+        """The step at work will not end, and this is the process's end: clients are told now, for
+        the engine's own thread cannot."""
+        self._health.broken = TimeoutError(f"no step has ended for {self.stalled_s:.0f} s")
+        with self._wake:
+            pending = [*self._scheduler.running, *self._scheduler.waiting, *self._inbox]
+        for sequence in pending:
+            sequence.emit(Failed(EngineBrokenError(self._health.broken)))
 
     # -- the loop ---------------------------------------------------------------------------------
 

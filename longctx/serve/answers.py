@@ -16,6 +16,7 @@ from longctx.serve.errors import INTERNAL, ApiError, from_engine
 from longctx.serve.jobs import Heard, Job, Submitted
 from longctx.serve.schema import Body, Generate, parse
 from longctx.serve.service import Service
+from longctx.serve.shapes import check_shape
 from longctx.serve.sse import DONE, ClientGoneError, SseResponse, unless_gone
 
 B = TypeVar("B", bound=Body)
@@ -46,7 +47,12 @@ async def read(request: Request, service: Service, kind: type[B]) -> B:
     size = request.state.size = len(raw)
     if size < 65536:
         return parse(kind, raw)
-    return await service.workers.run(size, parse, kind, raw)
+
+    def parse_large() -> B:
+        check_shape(raw, service.settings.limits.max_n * service.engine.max_context)
+        return parse(kind, raw)
+
+    return await service.workers.run(size, parse_large)
 
 
 async def answer(

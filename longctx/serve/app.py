@@ -153,9 +153,11 @@ def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
                 body.messages,
                 tools=body.tools,
                 add_generation_prompt=body.add_generation_prompt,
+                check=lambda texts: service.check_text(texts, "messages"),
             )
         except UserError as error:
             raise of_conversation(error) from error
+    service.check_text([body.prompt or ""], "prompt")
     ids: list[int] = service.tokenizer(
         body.prompt,
         add_special_tokens=body.add_special_tokens,

@@ -197,6 +197,7 @@ class Submitted:
         self._queue: asyncio.Queue[Heard] = asyncio.Queue()
         self._generations: list[Generation] = []
         self._open = 0
+        self._compile_s = 0.0  # of a schema, each time
 
     async def start(self, requests: Sequence[EngineRequest]) -> None:
         """Submit all or none.
@@ -208,7 +209,7 @@ class Submitted:
         try:
             schemas = [each.json_schema for each in requests if each.json_schema is not None]
             if schemas:  # all of a body's answers have the same
-                await self._proofs.prove(schemas[0], len(schemas))
+                self._compile_s = await self._proofs.prove(schemas[0], len(schemas))
             for index, request in enumerate(requests):
                 self._generations.append(await self._submit(request, self._listener(index)))
                 self._open += 1
@@ -226,7 +227,7 @@ class Submitted:
         their text would be. A thread goes on when nobody waits for it: then its end is the end."""
         submit = self._engine.submit
         if request.json_schema is not None:
-            work = self._workers.compile(submit, request, listener)
+            work = self._workers.compile(self._compile_s, submit, request, listener)
         else:
             work = self._workers.run(4 * len(request.prompt_ids), submit, request, listener)
         task = asyncio.ensure_future(work)

@@ -6,7 +6,6 @@ Knows requests' bodies and the engine; knows no HTTP beyond the errors it raises
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import threading
 import time
@@ -25,6 +24,7 @@ from longctx.serve.metrics import Metrics
 from longctx.serve.proofs import Proofs
 from longctx.serve.schema import CompletionRequest, Generate, ResponseFormat
 from longctx.serve.settings import ServeSettings
+from longctx.serve.shapes import check_characters, check_json
 from longctx.serve.tokens import TokenText
 from longctx.serve.workers import Workers
 
@@ -62,7 +62,7 @@ class Service:
         self.registry = Registry()
         self.metrics = Metrics(self._stats)
         self.workers = Workers()
-        self.proofs = Proofs(settings.limits)
+        self.proofs = Proofs(settings.limits, settings.schema_timeout)
         self.draining = False
         self.failure: Exception | None = None
         self.loaded = threading.Event()  # set when loading ended, well or not
@@ -88,7 +88,7 @@ class Service:
                 self._take(self._load())
             except Exception as error:
                 self.failure = error
-                if not isinstance(error, UserError):
+                if not isinstance(error, UserError | MemoryError):
                     _log.exception("the model could not be loaded")
             finally:
                 self.loaded.set()
@@ -157,7 +157,14 @@ class Service:
     def stalled_s(self) -> float | None:
         """Since when no step has ended though one was asked, where that is too long."""
         seconds = 0.0 if self._found is None else self._found.engine.stalled_s
-        return seconds if seconds > self.settings.stalled_after else None
+        settings = self.settings
+        return seconds if seconds > min(settings.stalled_after, settings.step_timeout / 2) else None
+
+    def end_stalled(self) -> None:
+        """Where a step takes longer than any may: the device is lost, as far as can be told."""
+        if self.broken is None and (self.stalled_s or 0.0) > self.settings.step_timeout:
+            assert self._found is not None
+            self._found.engine.give_up()
 
     # -- what routes need -------------------------------------------------------------------------
 
@@ -275,16 +282,15 @@ class Service:
         if prompt + answer > self.engine.max_context:
             raise too_long(self.engine.max_context, prompt, answer, param, exact=False)
 
+    def check_text(self, texts: Iterable[str], param: str) -> None:
+        """Of a text that is only tokenised: no context bounds it.
+
+        Raises: ApiError.
+        """
+        check_characters(texts, self.settings.limits.max_tokenized, param)
+
     def check_schema(self, schema: Any, param: str) -> None:
-        size, most = len(json.dumps(schema)), self.settings.limits.max_schema
-        if size > most:
-            raise ApiError(
-                400,
-                f"{param}: a schema of {size} characters, at most {most} are taken: make it "
-                "smaller.",
-                code="schema_too_large",
-                param=param,
-            )
+        check_json(schema, self.settings.limits.max_schema, param)
 
     def _sampling(self, body: Generate, index: int) -> Sampling:
         base = self._defaults

@@ -50,9 +50,9 @@ class Limits:
     max_stop_length: int = 512  # characters each
     max_schema: int = 65536  # characters of JSON
     max_schemas_waiting: int = 16  # to be compiled
-    schema_seconds: float = 5.0  # of compiling one
     schema_memory: int = 256 << 20
     max_messages: int = 4096
+    max_tokenized: int = 16 << 20  # characters, where no context bounds them: a second a million
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,14 @@ class ServeSettings:
     drain_timeout: Annotated[
         float, Option("Seconds that running requests get after SIGTERM.", _SERVER)
     ] = 120.0
+    step_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that one step of the model may take. Then the process ends with exit code 75, "
+            "for a supervisor to start it again; half of them, at most 600, make it not ready.",
+            _SERVER,
+        ),
+    ] = 1800.0
     config: Annotated[
         Path | None,
         Option("TOML file with these options; flags and environment win.", _SERVER, is_file=True),
@@ -156,9 +164,16 @@ class ServeSettings:
         int,
         Option("Largest body, as 64M.", _LOAD, parse_bytes, lambda size: f"{size >> 20}M"),
     ] = 64 << 20
+    schema_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that compiling a JSON schema may take; those that take longer are refused.",
+            _LOAD,
+        ),
+    ] = 5.0
 
     keep_alive: float = 15.0  # seconds
-    stalled_after: float = 600.0  # seconds without the end of a step; the slowest take one or two
+    stalled_after: float = 600.0  # seconds without the end of a step; the slowest take 100
     limits: Limits = Limits()  # frozen
     deadlines: Deadlines = Deadlines()  # frozen
     templates: TemplateLimits = LIMITS
@@ -175,6 +190,8 @@ class ServeSettings:
             ("--default-max-tokens", self.default_max_tokens, 1),
             ("--max-body", self.max_body, 1024),
             ("--drain-timeout", self.drain_timeout, 0),
+            ("--step-timeout", self.step_timeout, 1),
+            ("--schema-timeout", self.schema_timeout, 0.1),
         ):
             if value is not None and value < low:
                 raise UserError(f"{flag} {value}: must be at least {low}")
