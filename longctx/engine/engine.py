@@ -222,8 +222,7 @@ class Engine:
         """
         if self.broken is not None:
             raise EngineBrokenError(self.broken)
-        pool = self._scheduler.pool
-        check(request, self.max_context, pool, self._runner.vocabulary, self.tokenizer)
+        self.check(request)
         constraint = self._constraint(request)
         bucket = self._runner.bucket(request.request_length or len(request.prompt_ids))
         handle = Generation(lambda: self._cancel(sequence), listener)
@@ -251,6 +250,20 @@ class Engine:
             self._inbox.append(sequence)
             self._wake.notify_all()
         return handle
+
+    def check(self, request: EngineRequest) -> None:
+        """Refuse what can never be served, as submit() does, without queueing anything.
+
+        Raises:
+            ContextLengthError, InsufficientMemoryError, UserError: with the numbers.
+        """
+        pool = self._scheduler.pool
+        check(request, self.max_context, pool, self._runner.vocabulary, self.tokenizer)
+
+    @property
+    def max_running(self) -> int:
+        """Requests in a step."""
+        return self._scheduler.max_running
 
     def stats(self) -> Stats:
         scheduler, pool = self._scheduler, self._scheduler.pool

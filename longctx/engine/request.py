@@ -78,6 +78,7 @@ class EngineRequest:
         top_logprobs: and of so many likeliest ones.
         prompt_logprobs: report the log-probability of every prompt token but the first, and the
             token that the model thought likeliest there.
+        prompt_top_logprobs: and of so many likeliest ones at each of them.
         prompt_logprobs_from: of those from this index on only; what stands before the one before
             it may come from a cached prefix.
         json_schema: answer in JSON of this schema ({} for any JSON object); needs llguidance.
@@ -94,6 +95,7 @@ class EngineRequest:
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs: bool = False
+    prompt_top_logprobs: int = 0
     prompt_logprobs_from: int = 1
     json_schema: dict[str, Any] | None = field(default=None, repr=False)
     request_length: int | None = None
@@ -112,6 +114,11 @@ class EngineRequest:
         if self.top_logprobs < 0 or (self.top_logprobs and not self.logprobs):
             raise UserError(
                 f"top_logprobs={self.top_logprobs} needs logprobs=True and a count of at least 0"
+            )
+        if self.prompt_top_logprobs < 0 or (self.prompt_top_logprobs and not self.prompt_logprobs):
+            raise UserError(
+                f"prompt_top_logprobs={self.prompt_top_logprobs} needs prompt_logprobs=True and a "
+                "count of at least 0"
             )
         if any(not text for text in self.stop):
             raise UserError("stop holds an empty string, which is found everywhere: leave it out")
@@ -163,13 +170,15 @@ class Delta:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end. `stop` is the string or token id that ended the answer, if one did."""
+    """The end. `stop` is the string or token id that ended the answer, if one did; `prompt_top` the
+    likeliest tokens at each scored one of the prompt, where they were asked for."""
 
     reason: FinishReason
     usage: Usage
     stop: str | int | None = None
     prompt_logprobs: tuple[float, ...] | None = field(default=None, repr=False)
     prompt_likeliest: tuple[int, ...] | None = field(default=None, repr=False)
+    prompt_top: tuple[tuple[tuple[int, float], ...], ...] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from longctx.serve.sse import DONE, ClientGoneError, SseResponse, unless_gone
 
 B = TypeVar("B", bound=Body)
 IGNORED_HEADER = "x-longctx-ignored-fields"
+SMALL = 4096  # bytes of a body whose answer is put together at once
 
 
 class AnswerShape(Protocol):
@@ -97,7 +98,10 @@ async def answer(
     finally:
         submitted.close()
         _account(request, service, job)
-    return JSONResponse(shape.whole(usage_of(job)), headers=headers)
+    # The log-probabilities of a long prompt are megabytes of JSON.
+    made = lambda: JSONResponse(shape.whole(usage_of(job)), headers=headers)  # noqa: E731
+    size = request.state.size
+    return made() if size < SMALL else await service.workers.run(size, made)
 
 
 async def _drain(submitted: Submitted, shape: AnswerShape) -> None:

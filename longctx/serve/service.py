@@ -234,6 +234,7 @@ class Service:
             logprobs=logprobs is not None,
             top_logprobs=logprobs or 0,
             prompt_logprobs=prompt_logprobs,
+            prompt_top_logprobs=(logprobs or 0) if prompt_logprobs else 0,
             json_schema=schema,
         )
 

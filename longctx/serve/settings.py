@@ -44,7 +44,8 @@ def parse_bytes(text: str, flag: str) -> int:
 class Limits:
     """What one request may ask for, whatever fits the model."""
 
-    max_n: int = 16
+    max_n: int = 16  # answers to one prompt
+    max_prompts: int = 2048  # of one body
     max_top_logprobs: int = 20
     max_stop: int = 16  # strings
     max_stop_length: int = 512  # characters each
