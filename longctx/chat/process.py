@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -83,6 +83,7 @@ class TemplateProcess:
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         """The template's text.
 
@@ -91,7 +92,7 @@ class TemplateProcess:
             template.SyntaxProblem: it is no template.
             ValueError: what the template itself refuses, in its words.
         """
-        given = template.arguments(messages, tools, add_generation_prompt)
+        given = template.arguments(messages, tools, add_generation_prompt, options)
         line = json.dumps(given).encode()
         limits = self._limits
         seconds = limits.seconds + len(line) / limits.speed
