@@ -41,13 +41,14 @@ class ForcedCall:
     Attributes:
         prefix: ends the prompt; it is part of the ids of `ChatRenderer.encode`.
         schema: of one call. A `$ref` in a function's parameters still points into them.
-        between: what stands between two calls.
+        closing, opening: what stands between two calls; the first may stand behind the last.
         most: calls in one answer.
     """
 
     prefix: str
     schema: dict[str, Any]
-    between: str = f"\n{CLOSE}\n{OPEN}\n"
+    closing: str = f"\n{CLOSE}"
+    opening: str = f"\n{OPEN}\n"
     most: int = 1
 
 
@@ -85,7 +86,7 @@ def offer(tools: Tools, tool_choice: ToolChoice) -> Offer:
 
 
 def forced_call(
-    tools: Tools, tool_choice: ToolChoice, *, parallel: bool = True
+    tools: Tools, tool_choice: ToolChoice, *, parallel: bool = False
 ) -> ForcedCall | None:
     """How "required" and a named function are made sure of; None for "auto" and "none".
 

@@ -114,7 +114,14 @@ def arguments(
 # Of what is no special token and opens no turn: it is printed as the template's own text.
 _PLAIN = re.compile(r"[A-Za-z0-9 _.,:+/-]{0,64}")
 _MOST_OPTIONS = 16
-_RESERVED = {"messages", "conversation", "raise_exception", "strftime_now", "bos_token", "eos_token"}
+_RESERVED = {
+    "messages",
+    "conversation",
+    "raise_exception",
+    "strftime_now",
+    "bos_token",
+    "eos_token",
+}
 
 
 def check_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
@@ -132,7 +139,9 @@ def check_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
     taken |= set(getattr(tokenizer, "special_tokens_map", ()))
     for name, value in options.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name) or name in taken:
-            raise UserError(f"{where}: {name[:80]!r} is nothing that a request may set: leave it out")
+            raise UserError(
+                f"{where}: {name[:80]!r} is nothing that a request may set: leave it out"
+            )
         if isinstance(value, str) and not _PLAIN.fullmatch(value):
             raise UserError(
                 f"{where}.{name}: {value[:80]!r} must be at most 64 letters, digits, spaces and "

@@ -239,9 +239,7 @@ class Engine:
                 banned=ends,
                 banned_for=request.min_new_tokens,
             ),
-            detokenizer=Detokenizer(
-                self._decode, request.stop, stops_after=request.min_new_tokens
-            ),
+            detokenizer=Detokenizer(self._decode, request.stop, stops_after=request.min_new_tokens),
             constraint=constraint,
             emit=handle.emit,
         )

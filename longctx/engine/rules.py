@@ -36,9 +36,7 @@ def check(
         )
     wrong = next((n for n, _ in request.sampling.logit_bias if not 0 <= n < vocabulary), None)
     if wrong is not None:
-        raise UserError(
-            f"logit_bias holds {wrong}: ids of this model are 0 to {vocabulary - 1}"
-        )
+        raise UserError(f"logit_bias holds {wrong}: ids of this model are 0 to {vocabulary - 1}")
     if request.stop and tokenizer is None:
         raise UserError("stop needs text, and the engine has no tokenizer: use stop_ids")
 

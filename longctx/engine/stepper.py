@@ -235,9 +235,7 @@ class Stepper:
         if count := sequence.request.prompt_top_logprobs:
             values_LK, ids_LK = logprobs_LV.topk(min(count, logprobs_LV.shape[1]), dim=-1)
             rows = zip(ids_LK.tolist(), values_LK.tolist(), strict=True)
-            sequence.prompt_top.extend(
-                tuple(zip(ids, values, strict=True)) for ids, values in rows
-            )
+            sequence.prompt_top.extend(tuple(zip(ids, values, strict=True)) for ids, values in rows)
 
     def _progress(self, sequence: RequestState) -> None:
         total = sequence.prompt_length

@@ -153,8 +153,9 @@ def reason(said: str) -> str:
     words = " ".join(said.split("\n<state>")[0].split()).removesuffix("<non-verbose/>").strip()
     if words.startswith("NoExtension"):
         return "no JSON can satisfy it: does a $ref lead to nothing but itself?"
-    if words.startswith("regex parse error") and " error: " in words:
-        words = f"a pattern cannot be read: {words.rpartition(' error: ')[2]}"
+    if "regex parse error" in words and " error: " in words:
+        said = words.rpartition(" error: ")[2].partition(" 1 | ")[0]  # before it shows the grammar
+        words = f"a pattern cannot be read: {said}"
     if "too many states" in words or "too many expressions" in words or "items; max is" in words:
         words = f"it is too complex ({words.split(';')[0].removeprefix('Parser Error: ')})"
     return words if len(words) <= 300 else f"{words[:297]}..."

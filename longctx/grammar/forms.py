@@ -26,20 +26,27 @@ def choice(texts: Sequence[str], name: str) -> Grammar:
 
 
 def repeated(
-    schema: Mapping[str, Any], between: str, most: int, layout: Mapping[str, Any], name: str
+    schema: Mapping[str, Any],
+    closing: str,
+    opening: str,
+    most: int,
+    layout: Mapping[str, Any],
+    name: str,
 ) -> Grammar:
-    """One JSON value or several, with a text between them.
+    """One JSON value or several.
 
     Args:
-        most: values.
+        closing, opening: what stands between two values; the closing may end the last one too, for
+            a model that was trained to write it before it ends.
+        most: values. With one, the text ends with it.
         layout: how JSON is written, as llguidance's `x-guidance`.
     """
-    more = f" (BETWEEN value){{0,{most - 1}}}" if most > 1 else ""
-    written = json.dumps({**schema, "x-guidance": dict(layout)})
-    lines = [f"start: value{more}", f"value: %json {written}"]
-    if most > 1:
-        lines.append(f"BETWEEN: {json.dumps(between)}")
-    return Grammar("lark", "\n".join(lines), name)
+    lines = [f"value: %json {json.dumps({**schema, 'x-guidance': dict(layout)})}"]
+    if most == 1:
+        return Grammar("lark", "\n".join(["start: value", *lines]), name)
+    lines += [f"CLOSING: {json.dumps(closing)}", f"OPENING: {json.dumps(opening)}"]
+    start = f"start: value (CLOSING OPENING value){{0,{most - 1}}} CLOSING?"
+    return Grammar("lark", "\n".join([start, *lines]), name)
 
 
 def name_of(schema: Any) -> str:

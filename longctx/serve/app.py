@@ -153,6 +153,8 @@ def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
                 body.messages,
                 tools=body.tools,
                 add_generation_prompt=body.add_generation_prompt,
+                continue_final=body.continue_final_message,
+                options=body.chat_template_kwargs,
             )
         except UserError as error:
             raise of_conversation(error) from error

@@ -14,7 +14,9 @@ from starlette.responses import Response
 
 from longctx.engine import Delta, EngineRequest, Finished, TokenLogprob
 from longctx.serve.answers import answer, read
-from longctx.serve.errors import ApiError
+from longctx.serve.constraints import wish_of
+from longctx.serve.errors import ApiError, bad
+from longctx.serve.frames import Frames
 from longctx.serve.jobs import Heard, Job
 from longctx.serve.schema import CompletionRequest
 from longctx.serve.service import Service, too_many
@@ -28,10 +30,6 @@ async def completions(request: Request, service: Service) -> Response:
     service.ready()
     body = await read(request, service, CompletionRequest)
     service.check_model(body.model)
-    if body.suffix:
-        raise ApiError(
-            400, "suffix is not supported.", code="unsupported_parameter", param="suffix"
-        )
     if body.stream and body.echo and body.logprobs is not None:
         raise ApiError(
             400,
@@ -44,13 +42,11 @@ async def completions(request: Request, service: Service) -> Response:
         raise too_many("n", n, limits.max_n)
     if _count(body.prompt) > limits.max_prompts:  # before they are tokenised
         raise too_many("prompt", _count(body.prompt), limits.max_prompts)
+    wish = wish_of(body, limits.max_schema)
     size, run = request.state.size, service.workers.run
     prompts = await run(size, _encode, service, body)
     if not prompts or not all(prompts):
-        raise ApiError(
-            400, "prompt is empty: give at least one token.", code="invalid_value",
-            param="prompt",
-        )  # fmt: skip
+        raise bad("prompt", "prompt is empty: give at least one token.")
     job = Job(
         f"cmpl-{secrets.token_hex(12)}",
         "text_completion",
@@ -75,12 +71,16 @@ async def completions(request: Request, service: Service) -> Response:
                 max_tokens=body.max_tokens,
                 default=DEFAULT_MAX_TOKENS,
                 logprobs=body.logprobs,
+                held=None if wish is None else wish.held,
                 prompt_logprobs=bool(body.echo) and body.logprobs is not None,
             )
             for ids, index in generations
         ]
 
-    return await answer(request, service, body, job, requests, shape, param="prompt")
+    held_param = "response_format" if wish is None else wish.param
+    return await answer(
+        request, service, body, job, requests, shape, param="prompt", schema_param=held_param
+    )
 
 
 def _count(prompt: str | list[Any]) -> int:
@@ -97,7 +97,12 @@ def _encode(service: Service, body: CompletionRequest) -> list[list[int]]:
         if isinstance(one, str):
             service.check_length([one], body.max_tokens, "prompt")
     return [
-        tokenizer(one, return_attention_mask=False, verbose=False)["input_ids"]
+        tokenizer(
+            one,
+            add_special_tokens=body.add_special_tokens is not False,
+            return_attention_mask=False,
+            verbose=False,
+        )["input_ids"]
         if isinstance(one, str)
         else list(one)  # type: ignore[arg-type]
         for one in texts
@@ -108,7 +113,7 @@ def _decode(text: TokenText, prompts: Sequence[Sequence[int]]) -> list[str]:
     return [text.decode(ids, special=True) for ids in prompts]
 
 
-class CompletionShape:
+class CompletionShape(Frames):
     """Answers and chunks of text_completion.
 
     Args:
@@ -124,7 +129,8 @@ class CompletionShape:
         prompts: Sequence[Sequence[int]],
         echoed: Sequence[str] | None,
     ) -> None:
-        self._job, self._model, self._prompts, self._echoed = job, model, prompts, echoed
+        super().__init__(job, model, "text_completion")
+        self._prompts, self._echoed = prompts, echoed
         count = len(job.prompts)
         self._texts: list[list[str]] = [[] for _ in range(count)]
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
@@ -132,15 +138,6 @@ class CompletionShape:
         self._ends: list[Finished | None] = [None] * count
         self._columns = None if text is None else [CompletionLogprobs(text) for _ in range(count)]
         self._begun = [False] * count
-
-    def frame(self) -> dict[str, Any]:
-        return {
-            "id": self._job.id,
-            "object": "text_completion",
-            "created": int(self._job.created),
-            "model": self._model,
-            "choices": [],
-        }
 
     def chunks(self, heard: Heard) -> Sequence[dict[str, Any]]:
         index, event = heard.at, heard.event
@@ -195,10 +192,7 @@ class CompletionShape:
             scores = [None, *(end.prompt_logprobs or ())]
             top = [(), *(end.prompt_top or [()] * (len(scores) - 1))]
             columns.prompt(
-                [
-                    LogprobRow(*row)
-                    for row in zip(self._prompts[index], scores, top, strict=True)
-                ]
+                [LogprobRow(*row) for row in zip(self._prompts[index], scores, top, strict=True)]
             )
             columns.answer(_rows(self._logprobs[index]))
         return columns.found

@@ -47,7 +47,7 @@ class Limits:
     max_n: int = 16  # answers to one prompt
     max_prompts: int = 2048  # of one body
     max_top_logprobs: int = 20
-    max_stop: int = 16  # strings
+    max_stop: int = 64  # strings, and as many ids
     max_stop_length: int = 512  # characters each
     max_schema: int = 65536  # characters of JSON
     max_schemas_waiting: int = 16  # to be compiled

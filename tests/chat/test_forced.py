@@ -53,9 +53,9 @@ def test_calls_are_read_however_the_text_is_cut_and_wherever_it_ends(
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         pieces += parser.feed(text[start:end])
     found = read(pieces + parser.close())
-    for (name, arguments), (want, given) in zip(found, calls, strict=False):
+    for (name, arguments), (want, sent) in zip(found, calls, strict=False):
         assert name == want
-        assert json.dumps(given, ensure_ascii=False).startswith(arguments)
+        assert json.dumps(sent, ensure_ascii=False).startswith(arguments)
     if text == whole:
         assert [(name, json.loads(arguments)) for name, arguments in found] == calls
 
