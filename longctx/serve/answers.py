@@ -32,7 +32,7 @@ class AnswerShape(Protocol):
     def whole(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The answer in one piece."""
 
-    def progress(self, progress: dict[str, Any]) -> dict[str, Any]:
+    def progress(self, progress: dict[str, Any]) -> Sequence[dict[str, Any]]:
         """Of a stream, while the prompt is read."""
 
     def last(self, usage: dict[str, Any], wanted: bool) -> Sequence[dict[str, Any] | str]:
@@ -137,7 +137,8 @@ async def _stream(
                 progress = job.prompt_progress()
                 if progress["processed"] != told:
                     told = progress["processed"]
-                    yield shape.progress(progress)
+                    for chunk in shape.progress(progress):
+                        yield chunk
             for chunk in shape.chunks(heard):
                 yield chunk
         for end in shape.last(usage_of(job), body.wants_usage):

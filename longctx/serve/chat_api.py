@@ -13,7 +13,7 @@ from starlette.responses import Response
 from longctx.chat.tools import ContentPiece, Piece, ToolCallStart
 from longctx.engine import Delta, Finished
 from longctx.serve.answers import answer, read
-from longctx.serve.conversation import Conversation, Parser, pieces_of, prepare
+from longctx.serve.conversation import AskedChat, Parser, pieces_of, prepare
 from longctx.serve.frames import Frames
 from longctx.serve.jobs import Heard, Job
 from longctx.serve.legacy import is_legacy, modern
@@ -77,7 +77,7 @@ class ChatShape(Frames):
         job: Job,
         model: str,
         text: TokenText | None,
-        asked: Conversation,
+        asked: AskedChat,
         *,
         legacy: bool = False,
     ) -> None:

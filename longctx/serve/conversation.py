@@ -23,7 +23,7 @@ Parser = ToolCallParser | ForcedCallParser
 
 
 @dataclass(frozen=True)
-class Conversation:
+class AskedChat:
     """Ready to be asked.
 
     Attributes:
@@ -66,7 +66,7 @@ def most_tokens(body: ChatRequest) -> int | None:
     return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
 
-async def prepare(service: Service, body: ChatRequest, size: int) -> Conversation:
+async def prepare(service: Service, body: ChatRequest, size: int) -> AskedChat:
     """Check and encode.
 
     Args:
@@ -119,12 +119,12 @@ async def prepare(service: Service, body: ChatRequest, size: int) -> Conversatio
         calls = repeated(
             forced.schema, forced.closing, forced.opening, forced.most, LAYOUT, "tools"
         )
-        return Conversation(body, ids, calls, "tools", ForcedCallParser, (), unused)
+        return AskedChat(body, ids, calls, "tools", ForcedCallParser, (), unused)
     tools = bool(body.tools) and body.tool_choice != "none"
     held, param = (None, "response_format") if wish is None else (wish.held, wish.param)
     # A closing tag ends the answer where one call is all that it may be.
     stop = (CLOSE,) if tools and body.parallel_tool_calls is False else ()
-    return Conversation(body, ids, held, param, ToolCallParser if tools else None, stop, unused)
+    return AskedChat(body, ids, held, param, ToolCallParser if tools else None, stop, unused)
 
 
 def pieces_of(parser: Parser, text: str, *, last: bool) -> list[Piece]:

@@ -30,8 +30,8 @@ class Frames:
             "choices": [],
         }
 
-    def progress(self, progress: dict[str, Any]) -> dict[str, Any]:
-        return {**self.frame(), "prompt_progress": progress}
+    def progress(self, progress: dict[str, Any]) -> Sequence[dict[str, Any]]:
+        return [{**self.frame(), "prompt_progress": progress}]
 
     def last(self, usage: dict[str, Any], wanted: bool) -> Sequence[dict[str, Any] | str]:
         return [{**self.frame(), "usage": usage}, DONE] if wanted else [DONE]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -58,7 +58,7 @@ _WITHOUT_EFFECT = {
 class Body(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
     __pydantic_extra__: dict[str, Unread]
-    refused: ClassVar[Mapping[str, Any]] = unbuilt.NONE
+    refused: ClassVar[unbuilt.Table] = unbuilt.NONE
 
     def ignored(self) -> list[str]:
         """Fields that this server does not know, those of objects as `object.field`."""
@@ -173,7 +173,7 @@ class Generate(Body):
 
 
 class ChatRequest(Generate):
-    refused: ClassVar[Mapping[str, Any]] = unbuilt.CHAT
+    refused: ClassVar[unbuilt.Table] = unbuilt.CHAT
     messages: Objects = Field(min_length=1)
     max_completion_tokens: Count | None = None
     tools: Objects | None = None
@@ -189,7 +189,7 @@ class ChatRequest(Generate):
 
 
 class CompletionRequest(Generate):
-    refused: ClassVar[Mapping[str, Any]] = unbuilt.COMPLETIONS
+    refused: ClassVar[unbuilt.Table] = unbuilt.COMPLETIONS
     prompt: str | Texts | TokenIds | Prompts
     echo: bool | None = False
     logprobs: Count | None = None

@@ -23,6 +23,7 @@ from longctx.serve.errors import ApiError, bad, broken, too_long, unavailable
 from longctx.serve.jobs import Job, Registry, Submitted
 from longctx.serve.metrics import Metrics
 from longctx.serve.proofs import Proofs
+from longctx.serve.response_store import ResponseStore
 from longctx.serve.schema import CompletionRequest, Generate
 from longctx.serve.settings import ServeSettings
 from longctx.serve.tokens import TokenText
@@ -63,6 +64,8 @@ class Service:
         self.metrics = Metrics(self._stats)
         self.workers = Workers()
         self.proofs = Proofs(settings.limits)
+        limits = settings.limits
+        self.responses = ResponseStore(limits.max_responses, limits.responses_size)
         self.draining = False
         self.failure: Exception | None = None
         self.loaded = threading.Event()  # set when loading ended, well or not

@@ -54,6 +54,8 @@ class Limits:
     schema_seconds: float = 5.0  # of compiling one
     schema_memory: int = 256 << 20
     max_messages: int = 4096
+    max_responses: int = 1000  # kept, to be gone on from
+    responses_size: int = 64 << 20  # characters of all of them and their conversations
 
 
 @dataclass(frozen=True)

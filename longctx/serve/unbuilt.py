@@ -46,8 +46,10 @@ _GRAMMARS = "use a JSON schema, guided_choice or guided_regex, or leave it out"
 _TEXT = "texts alone are served: leave it out"
 _OUT = "leave it out"
 
+Table = Mapping[str, tuple[tuple[Any, ...], str]]
+
 # Name: the values beside null that ask for nothing, and what to do instead.
-_EVERYWHERE: Mapping[str, tuple[tuple[Any, ...], str]] = {
+_EVERYWHERE: Table = {
     "best_of": ((1,), _SEVERAL),
     "use_beam_search": ((False,), _SEVERAL),
     "length_penalty": ((1,), _SEVERAL),
@@ -74,7 +76,7 @@ _EVERYWHERE: Mapping[str, tuple[tuple[Any, ...], str]] = {
     ),
     "structured_outputs.whitespace_pattern": (_EMPTY, _GRAMMARS),
 }
-_CHAT: Mapping[str, tuple[tuple[Any, ...], str]] = {
+_CHAT: Table = {
     "echo": ((False,), "use /v1/completions, or leave it out"),
     "add_special_tokens": ((False,), "the template places them: leave it out"),
     "chat_template": ((), "templates come with the model: leave it out"),
@@ -82,31 +84,27 @@ _CHAT: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "audio": (_EMPTY, _TEXT),
     "web_search_options": ((), "there is no search here: leave it out"),
 }
-_COMPLETIONS: Mapping[str, tuple[tuple[Any, ...], str]] = {
+_COMPLETIONS: Table = {
     "suffix": (_EMPTY, "put it into the prompt as the model was trained, or leave it out"),
 }
 CHAT = {**_EVERYWHERE, **_CHAT}
 COMPLETIONS = {**_EVERYWHERE, **_COMPLETIONS}
-RESPONSES: Mapping[str, tuple[tuple[Any, ...], str]] = {
+RESPONSES: Table = {
     **{name: CHAT[name] for name in CHAT if "." not in name},
     "background": ((False,), "stream it, and ask /v1/requests/{id} how far it is"),
     "conversation": ((), "use previous_response_id"),
     "prompt": ((), "put its text into instructions and input"),
     "context_management": (_EMPTY, _OUT),
 }
-NONE: Mapping[str, tuple[tuple[Any, ...], str]] = {}
+NONE: Table = {}
 
 
-def asks_for_nothing(
-    table: Mapping[str, tuple[tuple[Any, ...], str]], name: str, value: Any
-) -> bool:
+def asks_for_nothing(table: Table, name: str, value: Any) -> bool:
     """Whether a field of the table has one of its neutral values."""
     return name in table and (value is None or value in table[name][0])
 
 
-def refuse(
-    table: Mapping[str, tuple[tuple[Any, ...], str]], given: Iterable[tuple[str, Any]]
-) -> None:
+def refuse(table: Table, given: Iterable[tuple[str, Any]]) -> None:
     """Raises: ApiError for the first field that is not built and asks for something."""
     for name, value in given:
         if name in table and not asks_for_nothing(table, name, value):
