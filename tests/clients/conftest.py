@@ -1,4 +1,4 @@
-"""Clients that people use, each in its newest version, against real servers in processes of their own.
+"""Clients that people use, in their newest versions, against real servers in own processes.
 
 Run by `make test-clients`, in an environment that has these clients; elsewhere nothing here is
 collected.

@@ -30,9 +30,7 @@ def weather() -> Tool:
 
 def run(model: Any, folder: Path, *solvers: Any, **config: Any) -> Any:
     number = "One of the special magic numbers for amber-anchor is: 7239160.\n"
-    question = (
-        "What is the special magic number for amber-anchor mentioned in the provided text?"
-    )
+    question = "What is the special magic number for amber-anchor mentioned in the provided text?"
     task = Task(
         dataset=[Sample(input=number + question, target="7239160"), Sample(input=SAY, target="x")],
         solver=list(solvers) or [generate()],

@@ -68,5 +68,5 @@ def test_twenty_prompts_in_one_request(url: str) -> None:
     found = model.generate([f"{SAY} {n}" for n in range(20)])
     assert len(found.generations) == 20
     assert found.llm_output is not None
-    assert found.llm_output["token_usage"]["completion_tokens"] == 80
+    assert 40 < found.llm_output["token_usage"]["completion_tokens"] <= 80
     assert "".join(model.stream(SAY))

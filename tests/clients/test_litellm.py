@@ -44,7 +44,9 @@ def test_a_schema_text_and_a_response(url: str) -> None:
     made = litellm.completion(**at(url), messages=MESSAGES, response_format=form, max_tokens=60)
     assert json.loads(made.choices[0].message.content)["kind"] in ("amber", "brisk")
     text = litellm.text_completion(
-        **{**at(url), "model": "text-completion-openai/embedded"}, prompt=SAY, max_tokens=6
+        **{**at(url), "model": "text-completion-openai/embedded"},
+        prompt="The special magic number",
+        max_tokens=6,
     )
     assert text.choices[0].text
     told = litellm.responses(**at(url), input=SAY, max_output_tokens=8)

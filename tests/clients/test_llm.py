@@ -44,7 +44,7 @@ def test_an_answer_streamed_or_not(home: Path) -> None:
     streamed = llm(home, "-m", "served", "-o", "max_tokens", "12", SAY)
     whole = llm(home, "-m", "served", "-o", "max_tokens", "12", "--no-stream", SAY)
     assert streamed and streamed == whole
-    assert llm(home, "-m", "text", "-o", "max_tokens", "6", SAY)
+    assert llm(home, "-m", "text", "-o", "max_tokens", "6", "The special magic number")
 
 
 def test_a_schema(home: Path) -> None:
