@@ -111,10 +111,13 @@ async def answer(
     finally:
         submitted.close()
         _account(request, service, job)
+
     # The log-probabilities of a long prompt are megabytes of JSON.
-    made = lambda: JSONResponse(shape.whole(usage_of(job)), headers=headers)  # noqa: E731
+    def put_together() -> Response:
+        return JSONResponse(shape.whole(usage_of(job)), headers=headers)
+
     size = request.state.size
-    return made() if size < SMALL else await service.workers.run(size, made)
+    return put_together() if size < SMALL else await service.workers.run(size, put_together)
 
 
 async def _drain(submitted: Submitted, shape: AnswerShape) -> None:

@@ -129,7 +129,8 @@ class ResponsesShape:
         self._output: list[Item] = []
         self._open = False  # whether the last item is still growing
         self._pending: list[Event] = []  # log-probabilities of no text yet
-        self._status, self._why = "in_progress", None
+        self._status = "in_progress"
+        self._why: dict[str, str] | None = None
         self._count = 0
 
     # -- events -----------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ _MOST_BIASES = 1024
 
 def _biases(given: dict[str, Any]) -> dict[str, Any]:
     def refuse(said: str) -> None:
-        raise PydanticCustomError("logit_bias", said)  # type: ignore[arg-type]
+        raise PydanticCustomError("logit_bias", said)
 
     if len(given) > _MOST_BIASES:
         refuse(f"{len(given)} token ids given, at most {_MOST_BIASES} are taken")

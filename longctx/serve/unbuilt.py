@@ -21,7 +21,7 @@ class Unread:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        kept = [
+        kept: list[Any] = [
             core_schema.literal_schema([None, False, True, 0, 1, ""]),
             core_schema.list_schema(max_length=0),
             core_schema.dict_schema(max_length=0),

@@ -17,25 +17,39 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-if not os.environ.get("LONGCTX_CLIENTS"):
+HERE = bool(os.environ.get("LONGCTX_CLIENTS"))
+if not HERE:
     collect_ignore_glob = ["test_*.py"]
 
 # None of the clients may look anything up elsewhere.
-os.environ.update(
-    HF_HUB_OFFLINE="1",
-    TRANSFORMERS_OFFLINE="1",
-    HF_DATASETS_OFFLINE="1",
-    LITELLM_LOCAL_MODEL_COST_MAP="True",
-    LANGSMITH_TRACING="false",
-    OPENAI_API_KEY="none",
-    NO_PROXY="127.0.0.1",
-)
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LANGSMITH_TRACING": "false",
+    "OPENAI_API_KEY": "none",
+    "NO_PROXY": "127.0.0.1",
+}
+if HERE:
+    os.environ.update(OFFLINE)
+
+
+CLIENTS = ("openai", "litellm", "langchain-openai", "llm", "lm_eval", "inspect_ai")
+
+
+def pytest_report_header() -> str:
+    """What the table in docs/serving.md says of versions."""
+    if not HERE:
+        return ""
+    return "clients: " + ", ".join(f"{name} {metadata.version(name)}" for name in CLIENTS)
 
 
 @contextmanager
