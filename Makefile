@@ -1,9 +1,10 @@
 # Everything that a clone needs, each target by itself: `make test` sets up .venv and runs the tests.
-# Overridable: PYTHON (3.11 or newer), VENV, JOBS (processes of the quick tests), PYTEST_ARGS,
+# Overridable: PYTHON (3.11 or newer), VENV, CLIENTS_VENV, JOBS (processes of the quick tests), PYTEST_ARGS,
 # HAYSTACK (a text for demo-smollm2 to search in), MINUTES and GPU_ARGS of gpu-check, CASES of fuzz.
 
 PYTHON ?= python3
 VENV ?= .venv
+CLIENTS_VENV ?= .venv-clients
 JOBS ?= 2
 PYTEST_ARGS ?=
 MINUTES ?= 5
@@ -36,7 +37,7 @@ STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-quick test-avx2 test-slow coverage lint format types wheel smollm2 demo demo-smollm2 train bench gpu-check gpu-wheels fuzz clean distclean
+.PHONY: help venv test test-quick test-avx2 test-slow coverage lint format types wheel smollm2 demo demo-smollm2 train bench gpu-check gpu-wheels fuzz test-clients clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -152,9 +153,23 @@ gpu-wheels: ## wheels/ with FlashAttention-4, for gpu-check to try
 fuzz: $(READY) ## CASES random requests to the server (all tests have 2,000 of them)
 	LONGCTX_FUZZ_CASES=$(CASES) $(OFFLINE) $(BIN)/pytest -q -m slow --timeout 3600 tests/serve/test_fuzz.py
 
+# An environment of its own: what the clients need must not change what the tests run with. By hand, and
+# no part of .ci/run: it fetches a gigabyte, and takes minutes.
+$(CLIENTS_VENV)/.ready: pyproject.toml constraints.txt tests/clients/requirements.txt
+	@echo 'setting up $(CLIENTS_VENV) with torch and the clients: once, some minutes'
+	test -x $(CLIENTS_VENV)/bin/python || $(PYTHON) -m venv $(CLIENTS_VENV)
+	$(CLIENTS_VENV)/bin/python -m pip install --quiet --no-compile -c constraints.txt \
+		-e '.[lm-eval]' -r tests/clients/requirements.txt
+	touch $@
+
+test-clients: $(CLIENTS_VENV)/.ready ## the clients that people use, their newest versions, against a server (by hand)
+	LONGCTX_CLIENTS=1 OMP_NUM_THREADS=1 $(CLIENTS_VENV)/bin/python -m pytest -c /dev/null \
+		--rootdir tests/clients --confcutdir tests/clients -p no:cacheprovider -W ignore --timeout 600 \
+		tests/clients $(PYTEST_ARGS)
+
 clean: ## remove what was built; keeps .venv and models
 	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(CLIENTS_VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean ## clean, and .venv and models as well; keeps runs
-	rm -rf $(VENV) models
+distclean: clean ## clean, and the environments and models as well; keeps runs
+	rm -rf $(VENV) $(CLIENTS_VENV) models

@@ -139,8 +139,8 @@ def attend_tokens(
     dtype = torch.promote_types(q_BHLD.dtype, torch.float32)
     if count == 1 and len(partials) == 2:
         weights_1H2 = _weights(torch.cat([part.lse_BHL for part in partials], dim=2).to(dtype))
-        first, second = (part.out_BHLD.to(dtype) for part in partials)
-        return torch.lerp(first, second, weights_1H2[:, :, 1:].unsqueeze(3))
+        a_1H1D, b_1H1D = (part.out_BHLD.to(dtype) for part in partials)
+        return torch.lerp(a_1H1D, b_1H1D, weights_1H2[:, :, 1:].unsqueeze(3))
     out_1HND = torch.cat([part.out_BHLD for part in partials], dim=2).to(dtype)
     if most == 1:
         return out_1HND[:, :, _parts_index(tokens, kept, device)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -78,6 +78,7 @@ class TemplateProcess:
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         """The template's text.
 
@@ -86,7 +87,7 @@ class TemplateProcess:
             template.SyntaxProblem: it is no template.
             ValueError: what the template itself refuses, in its words.
         """
-        given = template.arguments(messages, tools, add_generation_prompt)
+        given = template.arguments(messages, tools, add_generation_prompt, options)
         line = json.dumps(given)
         limits = self._limits
         seconds = limits.seconds + len(line) / limits.speed

@@ -44,15 +44,18 @@ def parse_bytes(text: str, flag: str) -> int:
 class Limits:
     """What one request may ask for, whatever fits the model."""
 
-    max_n: int = 16
+    max_n: int = 16  # answers to one prompt
+    max_prompts: int = 2048  # of one body
     max_top_logprobs: int = 20
-    max_stop: int = 16  # strings
+    max_stop: int = 64  # strings, and as many ids
     max_stop_length: int = 512  # characters each
     max_schema: int = 65536  # characters of JSON
     max_schemas_waiting: int = 16  # to be compiled
     schema_memory: int = 256 << 20
     max_messages: int = 4096
     max_tokenized: int = 16 << 20  # characters, where no context bounds them: a second a million
+    max_responses: int = 1000  # kept, to be gone on from
+    responses_size: int = 64 << 20  # characters of all of them and their conversations
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ def test_the_document_names_every_route(target: Any) -> None:
         ("GET", "/v1/requests/{id}"),
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/completions"),
+        ("POST", "/v1/responses"),
+        ("GET", "/v1/responses/{id}"),
+        ("DELETE", "/v1/responses/{id}"),
+        ("GET", "/tokenizer_info"),
         ("POST", "/tokenize"),
         ("POST", "/detokenize"),
     }
