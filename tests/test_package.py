@@ -142,6 +142,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.engine": (
         *("longctx.grammar", "longctx.attention", "longctx.options.engine", "longctx.errors"),
     ),
+    # Loaded by vLLM, in processes of its own: an adapter of the attention, and nothing else.
+    "longctx.vllm": ("longctx.attention",),
     # Its worker must start at once, and without torch.
     "longctx.grammar": (),
     "longctx.chat": ("longctx.errors",),
@@ -161,6 +163,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "longctx.grammar": ("llguidance", "numpy", "psutil"),
     "longctx.attention": ("torch",),
     "longctx.attention.hf": ("torch", "transformers", "accelerate"),  # the one place that knows it
+    "longctx.vllm": ("torch", "vllm"),
     "longctx.attention.kernels.flash_attn": ("torch", "flash_attn", "flash_attn_interface"),
 }
 
