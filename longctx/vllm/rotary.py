@@ -9,8 +9,6 @@ Shape legend: T tokens, H heads, D head dimension, F = D / 2 frequencies, S toke
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from vllm.model_executor.custom_op import CustomOp
 from vllm.model_executor.layers.rotary_embedding.dual_chunk_rope import DualChunkRotaryEmbedding
@@ -68,8 +66,4 @@ class FoldedRotary(DualChunkRotaryEmbedding):
         x_THD = x.view(turns_2T1F.shape[1], -1, self.head_size)
         return rotate(x_THD, turns_2T1F).view(x.shape)
 
-    def forward_cuda(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.forward_native(*args, **kwargs)
-
-    def forward_cpu(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.forward_native(*args, **kwargs)
+    forward_cuda = forward_cpu = forward_native

@@ -23,6 +23,7 @@ DEFAULTS = {
     "max_model_len": 4096,
     "max_num_seqs": 8,
     "seed": 0,
+    "worker_extension_cls": "longctx.vllm.worker.LayerReport",
 }
 
 
@@ -52,7 +53,7 @@ def run(job: dict[str, Any], engine: dict[str, Any]) -> dict[str, Any]:
         prompts = [{"prompt_token_ids": job["prompts"][number]} for number in numbers]
         rounds.append([answer(each) for each in llm.generate(prompts, sampling, use_tqdm=False)])
     EngineCore.preprocess_add_request = salting
-    found = llm.collective_rpc(layers)
+    found = llm.collective_rpc("longctx_layers")
     del llm
     gc.collect()
     return {"rounds": rounds, "workers": found}
@@ -66,12 +67,6 @@ def answer(output: Any) -> dict[str, Any]:
         "logprobs": [of[token].logprob for of, token in zip(made.logprobs, tokens, strict=True)],
         "cached": output.num_cached_tokens,
     }
-
-
-def layers(worker: Any) -> list[str]:
-    """What each layer of a worker runs on."""
-    found = worker.vllm_config.compilation_config.static_forward_context.values()
-    return [f"{type(layer.impl).__module__}.{type(layer.impl).__name__}" for layer in found]
 
 
 if __name__ == "__main__":
