@@ -117,7 +117,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "longctx.models": (
         *("longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat", "longctx.eval"),
-        *("longctx.options", "longctx.errors"),
+        *("longctx.vllm", "longctx.options", "longctx.errors"),
     ),
     # What may be said; what it means is settled above.
     "longctx.options": ("longctx.eval", "longctx.chat", "longctx.errors"),

@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 from longctx.engine import (
     Delta,
-    Engine,
     EngineRequest,
     Event,
     Failed,
@@ -24,6 +23,7 @@ from longctx.engine import (
     Progress,
     Usage,
 )
+from longctx.engine.serving import ServingEngine
 from longctx.serve.proofs import Proofs
 from longctx.serve.workers import Workers
 
@@ -189,7 +189,7 @@ class Submitted:
     """The engine's side of a job. Close it, whatever happens: that cancels what still runs."""
 
     def __init__(
-        self, engine: Engine, registry: Registry, workers: Workers, proofs: Proofs, job: Job
+        self, engine: ServingEngine, registry: Registry, workers: Workers, proofs: Proofs, job: Job
     ) -> None:
         self._engine, self._registry, self._workers, self.job = engine, registry, workers, job
         self._proofs = proofs

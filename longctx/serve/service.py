@@ -16,7 +16,8 @@ from typing import Any
 
 from longctx.chat.process import TemplateProcess
 from longctx.chat.renderer import ChatRenderer
-from longctx.engine import Engine, EngineRequest, Sampling, Stats
+from longctx.engine import EngineRequest, Sampling, Stats
+from longctx.engine.serving import ServingEngine
 from longctx.errors import UserError
 from longctx.serve.bounds import LengthBound
 from longctx.serve.errors import ApiError, broken, too_long, unavailable
@@ -33,9 +34,9 @@ _log = logging.getLogger("longctx.serve")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a loader gives: an engine that is not started yet, and what the banner adds."""
+    """What a loader gives: an engine that may not be started yet, and what the banner adds."""
 
-    engine: Engine
+    engine: ServingEngine
     tokenizer: Any
     generation_config: Any = None
     notes: tuple[str, ...] = ()
@@ -162,7 +163,7 @@ class Service:
     # -- what routes need -------------------------------------------------------------------------
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> ServingEngine:
         return self.ready().engine
 
     @property

@@ -22,17 +22,17 @@ def install() -> None:
         return
 
     @functools.wraps(made, assigned=("__name__", "__qualname__", "__doc__"))
-    def preprocess_add_request(self: Any, request: Any) -> Any:
+    def preprocess_add_request(self: Any, core_request: Any) -> Any:
         scheme = scheme_of(self.vllm_config)
         if scheme is not None:
-            if request.resumable and scheme.uses_request_length:
+            if core_request.resumable and scheme.uses_request_length:
                 raise ValueError(
                     f"{scheme.method} takes its temperature from the whole prompt's length, and a "
                     "prompt that is still to come has none: send it whole, or use the method dca"
                 )
-            tokens = request.prompt_token_ids
-            length = len(request.prompt_embeds if tokens is None else tokens)
-            request.cache_salt = salt_of(scheme, request.cache_salt, length)
-        return made(self, request)
+            tokens = core_request.prompt_token_ids
+            length = len(core_request.prompt_embeds if tokens is None else tokens)
+            core_request.cache_salt = salt_of(scheme, core_request.cache_salt, length)
+        return made(self, core_request)
 
     EngineCore.preprocess_add_request = preprocess_add_request

@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from vllm.v1.attention.backend import AttentionImpl, AttentionMetadataBuilder, AttentionType
+from vllm.v1.attention.backend import AttentionImpl, AttentionMetadataBuilder
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from longctx.attention import kernels
-from longctx.attention.chunks import Turns
-from longctx.attention.rope import base_inv_freq
 from longctx.attention.step import StepPlan, attend_step, plan_step
-from longctx.vllm.layers import check_layer
-from longctx.vllm.settings import logit_scale, scheme_of, theta_of
+from longctx.vllm.impl import DualChunkBuilder, DualChunkImpl
+from longctx.vllm.settings import logit_scale
 from longctx.vllm.steps import VllmRow, rows_of
 
 
@@ -61,25 +59,8 @@ class DualChunkCpuBackend(CPUAttentionBackend):
         return DualChunkCpuBuilder
 
 
-class DualChunkCpuBuilder(AttentionMetadataBuilder):
-    """One plan a step.
-
-    Raises:
-        RuntimeError: the model's configuration has no scheme, or vLLM hands out no lengths of
-            prompts where the temperature needs them.
-    """
-
-    def __init__(
-        self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device
-    ) -> None:
-        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        scheme = scheme_of(vllm_config)
-        if scheme is None or scheme.chunk_map is None:
-            raise RuntimeError("longctx: the attention was chosen for a model without a scheme")
-        self.scheme = scheme
-        self.page: int = kv_cache_spec.block_size
-        inv_freq_F = base_inv_freq(theta_of(vllm_config), kv_cache_spec.head_size)
-        self.turns = Turns(scheme.chunk_map, inv_freq_F)
+class DualChunkCpuBuilder(DualChunkBuilder):
+    """One plan a step."""
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
@@ -103,51 +84,16 @@ class DualChunkCpuBuilder(AttentionMetadataBuilder):
         return CpuMetadata(plan, step.gathered, starts[common.num_reqs], self.page)
 
     def _scales(self, common: Any) -> list[float]:
-        if not self.scheme.uses_request_length:
+        prompts = self._prompt_lengths(common)
+        if prompts is None:
             return [1.0] * common.num_reqs
-        if common.rswa_prefix_lens is None:
-            raise RuntimeError(
-                f"longctx: method {self.scheme.method!r} needs the prompts' lengths, and this vLLM "
-                "hands none to the attention"
-            )
-        prompts = common.rswa_prefix_lens.tolist()
-        return [logit_scale(self.scheme, prompts[at]) for at in range(common.num_reqs)]
+        return [logit_scale(self.scheme, length) for length in prompts.tolist()[: common.num_reqs]]
 
 
-class DualChunkCpuImpl(AttentionImpl):
+class DualChunkCpuImpl(DualChunkImpl):
     """Attention of one layer."""
 
-    def __init__(
-        self,
-        num_heads: int,
-        head_size: int,
-        scale: float,
-        num_kv_heads: int | None = None,
-        alibi_slopes: list[float] | None = None,
-        sliding_window: int | None = None,
-        kv_cache_dtype: str = "auto",
-        logits_soft_cap: float | None = None,
-        attn_type: str = AttentionType.DECODER,
-        kv_sharing_target_layer_name: str | None = None,
-        sinks: torch.Tensor | None = None,
-        layer_idx: int | None = None,
-        dual_chunk_attention_config: dict[str, Any] | None = None,
-    ) -> None:
-        check_layer(
-            dual_chunk_attention_config,
-            alibi_slopes=alibi_slopes,
-            sliding_window=sliding_window,
-            logits_soft_cap=logits_soft_cap,
-            kv_sharing_target_layer_name=kv_sharing_target_layer_name,
-            sinks=sinks,
-            attn_type=None if attn_type == AttentionType.DECODER else attn_type,
-        )
-        self.num_heads = num_heads
-        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        self.head_size = head_size
-        self.scale = float(scale)
-        self.kv_cache_dtype = kv_cache_dtype
-        self._kernel: kernels.Kernel | None = None
+    _kernel: kernels.Kernel | None = None
 
     def do_kv_cache_update(
         self,

@@ -16,6 +16,9 @@ def install() -> None:
 
     if current_platform.is_cpu():
         register_backend(AttentionBackendEnum.CPU_ATTN, "longctx.vllm.choice.CpuBackend")
+    if current_platform.is_cuda():
+        path = "longctx.vllm.cuda.DualChunkCudaBackend"
+        register_backend(AttentionBackendEnum.CUSTOM, path)
     if rotary.REPLACED not in op_registry_oot:
         CustomOp.register_oot(name=rotary.REPLACED)(rotary.FoldedRotary)
     config_hook.install()

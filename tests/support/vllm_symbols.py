@@ -27,7 +27,13 @@ ROOTS = {
     "vllm_config": ("vllm.config.vllm", "VllmConfig"),
     "common": ("vllm.v1.attention.backend", "CommonAttentionMetadata"),
     "kv_cache_spec": ("vllm.v1.kv_cache_interface", "AttentionSpec"),
-    "request": ("vllm.v1.engine", "EngineCoreRequest"),
+    "core_request": ("vllm.v1.engine", "EngineCoreRequest"),
+    "_vllm_config": ("vllm.config.vllm", "VllmConfig"),
+    "_llm": ("vllm.v1.engine.async_llm", "AsyncLLM"),
+    "request_output": ("vllm.outputs", "RequestOutput"),
+    "completion": ("vllm.outputs", "CompletionOutput"),
+    "times": ("vllm.v1.metrics.stats", "RequestStateStats"),
+    "scheduler_stats": ("vllm.v1.metrics.stats", "SchedulerStats"),
     "current_platform": ("vllm.platforms.interface", "Platform"),
     "parallel": ("vllm.config.parallel", "ParallelConfig"),
     "cache": ("vllm.config.cache", "CacheConfig"),
@@ -76,7 +82,7 @@ class Source:
         """Where a name is defined, imports followed: (module, definition)."""
         tree = self.parse(module)
         for node in ast.walk(tree) if tree else ():
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+            if isinstance(node, (*_FUNCTION, ast.ClassDef)) and node.name == name:
                 return module, node
             if isinstance(node, ast.AnnAssign) and _names(node.target) == [name]:
                 return module, node
@@ -101,11 +107,14 @@ class Source:
         return self._read(f"{module.replace('.', '/')}/__init__.py") is not None
 
 
+_FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 def _names(*targets: ast.expr) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def _parameters(node: ast.FunctionDef) -> list[str]:
+def _parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     given = node.args
     return [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
 
@@ -116,7 +125,7 @@ def describe(source: Source, module: str, name: str) -> dict[str, Any] | None:
     if found is None:
         return None
     origin, node = found
-    if isinstance(node, ast.FunctionDef):
+    if isinstance(node, _FUNCTION):
         return {"parameters": _parameters(node)}
     if not isinstance(node, ast.ClassDef):
         return {}
@@ -138,7 +147,7 @@ def describe(source: Source, module: str, name: str) -> dict[str, Any] | None:
                 if isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self"
             }
     for each in node.body:
-        if isinstance(each, ast.FunctionDef):
+        if isinstance(each, _FUNCTION):
             if any("property" in ast.unparse(mark) for mark in each.decorator_list):
                 fields[each.name] = ast.unparse(each.returns) if each.returns else ""
             else:
@@ -150,7 +159,8 @@ def describe(source: Source, module: str, name: str) -> dict[str, Any] | None:
 
 
 def plugin_files() -> list[Path]:
-    return sorted((ROOT / "longctx" / "vllm").rglob("*.py"))
+    plugin = (ROOT / "longctx" / "vllm").rglob("*.py")
+    return sorted((*plugin, *(ROOT / "longctx" / "models").glob("vllm_*.py")))
 
 
 def imported(files: list[Path]) -> set[tuple[str, str]]:
@@ -176,20 +186,35 @@ def chains(files: list[Path]) -> set[tuple[str, ...]]:
             while isinstance(at, ast.Attribute):
                 names.append(at.attr)
                 at = at.value
-            if names and isinstance(at, ast.Name) and at.id in known:
-                found.add((at.id, *reversed(names)))
+            if isinstance(at, ast.Name):
+                chain = (at.id, *reversed(names))
+                first = next((n for n, name in enumerate(chain[:-1]) if name in known), None)
+                if first is not None:
+                    found.add(chain[first:])
     return found
 
 
 def overridden(files: list[Path]) -> Iterator[tuple[str, str, str, list[str]]]:
-    """(base, class, method, parameters) of every method of a class with a base by that name."""
-    for path in files:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef):
-                for base in node.bases:
-                    for each in node.body:
-                        if isinstance(each, ast.FunctionDef) and isinstance(base, ast.Name):
-                            yield base.id, node.name, each.name, _parameters(each)
+    """(base, class, method, parameters) of every method of a class below vLLM's `base`."""
+    classes = {
+        node.name: node
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def bases(node: ast.ClassDef) -> Iterator[str]:
+        for base in node.bases:
+            if isinstance(base, ast.Name) and base.id in classes:
+                yield from bases(classes[base.id])
+            elif isinstance(base, ast.Name):
+                yield base.id
+
+    for node in classes.values():
+        for base in bases(node):
+            for each in node.body:
+                if isinstance(each, ast.FunctionDef):
+                    yield base, node.name, each.name, _parameters(each)
 
 
 def keywords(files: list[Path], names: set[str]) -> set[tuple[str, str]]:
@@ -234,6 +259,8 @@ def members(files: list[Path]) -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 found.add(node.attr)
+            elif isinstance(node, ast.keyword) and node.arg:
+                found.add(node.arg)
             elif isinstance(node, ast.FunctionDef):
                 found.add(node.name)
     return found
@@ -276,8 +303,12 @@ def missing(files: list[Path], known: dict[str, Any]) -> list[str]:
     for called, parameter in sorted(keywords(files, names)):
         first, _, rest = called.partition(".")
         about = by_name.get(first, {})
-        takes = about.get("methods", {}).get(rest) if rest else about.get("parameters")
-        if takes is None or parameter not in takes:
+        methods = about.get("methods", {})
+        if rest:
+            takes = methods.get(rest, [])
+        else:  # a class takes its fields, or what its own __init__ does
+            takes = about.get("parameters") or methods.get("__init__") or about.get("fields", [])
+        if parameter not in takes:
             wrong.append(f"{called} takes no {parameter}")
     return wrong
 
