@@ -138,12 +138,12 @@ class DualChunkCudaImpl(DualChunkImpl):
         output_block_scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """query and output [T, H, D]; kv_cache [pages, K, page, 2 D]."""
-        from vllm.v1.attention.backends.fa_utils import flash_attn_varlen_func
-
         if output_scale is not None or output_block_scale is not None:
             raise NotImplementedError("longctx: the attention's output is not quantised")
         if attn_metadata is None:  # memory is being measured, or nobody has a token
             return output.zero_()
+        from vllm.v1.attention.backends.fa_utils import flash_attn_varlen_func
+
         keys, values = (
             canonicalize_singleton_dim_strides(half)
             for half in kv_cache.transpose(1, 2).split(self.head_size, dim=-1)

@@ -238,8 +238,12 @@ def needed(files: list[Path]) -> set[tuple[str, str]]:
     )
 
 
-def table(source: Source, files: list[Path]) -> dict[str, Any]:
-    """What a release has of what is needed, by module and name."""
+def table(source: Source, files: list[Path], *, whole: bool = False) -> dict[str, Any]:
+    """What a release has of what is needed, by module and name; of classes, what the plugin names.
+
+    Args:
+        whole: classes with all of their members.
+    """
     found: dict[str, Any] = {}
     taken = members(files)
     for module, name in sorted(needed(files)):
@@ -247,7 +251,9 @@ def table(source: Source, files: list[Path]) -> dict[str, Any]:
         if about is not None:
             for kind in ("fields", "methods"):
                 if kind in about:
-                    about[kind] = {k: v for k, v in sorted(about[kind].items()) if k in taken}
+                    about[kind] = {
+                        k: v for k, v in sorted(about[kind].items()) if whole or k in taken
+                    }
             found.setdefault(module, {})[name] = about
     return found
 
