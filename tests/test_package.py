@@ -117,7 +117,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "longctx.models": (
         *("longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat", "longctx.eval"),
-        *("longctx.options", "longctx.errors"),
+        *("longctx.vllm", "longctx.options", "longctx.errors"),
     ),
     # What may be said; what it means is settled above.
     "longctx.options": ("longctx.eval", "longctx.chat", "longctx.errors"),
@@ -142,6 +142,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.engine": (
         *("longctx.grammar", "longctx.attention", "longctx.options.engine", "longctx.errors"),
     ),
+    # Loaded by vLLM, in processes of its own: an adapter of the attention, and nothing else.
+    "longctx.vllm": ("longctx.attention",),
     # Its worker must start at once, and without torch.
     "longctx.grammar": ("longctx.killable",),
     "longctx.chat": ("longctx.killable", "longctx.errors"),
@@ -163,6 +165,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "longctx.killable": ("psutil",),
     "longctx.attention": ("torch",),
     "longctx.attention.hf": ("torch", "transformers", "accelerate"),  # the one place that knows it
+    "longctx.vllm": ("torch", "vllm"),
     "longctx.attention.kernels.flash_attn": ("torch", "flash_attn", "flash_attn_interface"),
 }
 

@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 from longctx.engine import (
     Delta,
-    Engine,
     EngineRequest,
     Event,
     Failed,
@@ -25,6 +24,7 @@ from longctx.engine import (
     QueueFullError,
     Usage,
 )
+from longctx.engine.serving import ServingEngine
 from longctx.serve.proofs import Proofs
 from longctx.serve.workers import Workers
 
@@ -195,7 +195,7 @@ class Submitted:
     """
 
     def __init__(
-        self, engine: Engine, registry: Registry, workers: Workers, proofs: Proofs, job: Job
+        self, engine: ServingEngine, registry: Registry, workers: Workers, proofs: Proofs, job: Job
     ) -> None:
         self._engine, self._registry, self._workers, self.job = engine, registry, workers, job
         self._proofs = proofs

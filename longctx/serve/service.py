@@ -15,7 +15,8 @@ from typing import Any
 
 from longctx.chat.process import TemplateProcess
 from longctx.chat.renderer import ChatRenderer
-from longctx.engine import Engine, EngineRequest, Sampling, Stats
+from longctx.engine import EngineRequest, Sampling, Stats
+from longctx.engine.serving import ServingEngine
 from longctx.errors import UserError
 from longctx.serve.bounds import LengthBound
 from longctx.serve.constraints import Held
@@ -35,9 +36,9 @@ _log = logging.getLogger("longctx.serve")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a loader gives: an engine that is not started yet, and what the banner adds."""
+    """What a loader gives: an engine that may not be started yet, and what the banner adds."""
 
-    engine: Engine
+    engine: ServingEngine
     tokenizer: Any
     generation_config: Any = None
     notes: tuple[str, ...] = ()
@@ -173,7 +174,7 @@ class Service:
     # -- what routes need -------------------------------------------------------------------------
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> ServingEngine:
         return self.ready().engine
 
     @property
