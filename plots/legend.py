@@ -55,5 +55,9 @@ def entries_of(
     if brackets:
         found.append(LegendEntry(Sign.EFFECTIVE, f"effective: intervals lie above {THRESHOLD}"))
     if any(difference.stars for difference in differences):
-        found.append(LegendEntry(Sign.STAR, f"differs: McNemar, Holm, p < {LIMIT:g}"))
+        found.append(LegendEntry(Sign.STAR, f"differs: paired test, Holm, p < {LIMIT:g}"))
+    lacking = [one.compared for one in differences if one.lengths and not one.compared.by_length]
+    if lacking:
+        words = f"no stars: lengths need {lacking[0].texts_needed} texts each"
+        found.append(LegendEntry(Sign.STAR, words))
     return tuple(found)

@@ -25,7 +25,7 @@ from longctx.eval.needle.effective import THRESHOLD, Effective
 from longctx.eval.needle.summary import NeedleResults, heading
 from longctx.plots import frontier
 from longctx.plots.cells import MapCell, cells_of, difference_cells
-from longctx.plots.difference import DifferenceMap, differences
+from longctx.plots.difference import DifferenceMap, differences, differs_words
 from longctx.plots.legend import LegendEntry, entries_of
 from longctx.plots.perplexity_strip import Scale, StripPoint, Strips, points_of
 from longctx.plots.style import Style
@@ -198,13 +198,13 @@ def panel_of(
 
 def difference_panel(results: NeedleResults, difference: DifferenceMap, heading: str) -> Panel:
     stars = [length for length in difference.stars if length in results.lengths]
-    held = ", ".join(show_length(length) for length in stars)
+    words = differs_words(difference)
     return Panel(
         grid_of(results),
         heading,
-        f"differs at {held}" if held else "no length differs for certain",
+        words,
         difference_cells(results, difference),
-        f"Difference map {heading}; the paired test holds at {held or 'no length'}.",
+        f"Difference map {heading}; by the paired test: {words}.",
         stars=tuple(results.lengths.index(length) for length in stars),
     )
 
@@ -251,6 +251,8 @@ def subtitle(results: NeedleResults) -> str:
     samples = "one sample a cell" if repeats == 1 else f"{repeats} samples a cell"
     if results.stopping:
         samples = f"up to {samples}"
+    if results.texts == "shared":
+        samples += ", depths share texts"
     return f"{text}, {samples}"
 
 
