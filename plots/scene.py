@@ -91,6 +91,7 @@ class Panel:
     bracket: Bracket | None = None
     perplexity: tuple[StripPoint, ...] | None = None  # None: this map has no such strip
     stars: tuple[int, ...] = ()  # columns at which the paired test holds
+    star: bool = False  # whether it holds over all of them together
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ def difference_panel(results: NeedleResults, difference: DifferenceMap, heading:
         difference_cells(results, difference),
         f"Difference map {heading}; by the paired test: {words}.",
         stars=tuple(results.lengths.index(length) for length in stars),
+        star=difference.overall is not None and difference.overall.holds,
     )
 
 
