@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from longctx.eval.format import show_length
-from longctx.eval.needle.effective import THRESHOLD
+from longctx.eval.needle.inference import THRESHOLD
 from longctx.eval.needle.paired import LIMIT
 from longctx.eval.needle.summary import NeedleResults
 from longctx.plots import frontier

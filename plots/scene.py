@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longctx.eval.format import show_depth, show_length
-from longctx.eval.needle.effective import THRESHOLD, Effective
+from longctx.eval.needle.effective import Effective
+from longctx.eval.needle.inference import THRESHOLD
 from longctx.eval.needle.summary import NeedleResults, heading
 from longctx.plots import frontier
 from longctx.plots.cells import MapCell, cells_of, difference_cells

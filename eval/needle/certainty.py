@@ -50,7 +50,7 @@ def sentences(texts: Texts, looks: int, samples: Sequence[Scores]) -> list[str]:
     least = min(known, key=count)
     asked, counted = count(least), texts_of(least)
     return [
-        _resting(texts, asked, counted),
+        _resting(texts, asked, max(map(count, known)), counted),
         "It is an estimate: other texts would have given a slightly different one. The 95 % "
         "interval beside it tells by how much: of twenty such intervals about nineteen hold the "
         "score that endlessly many texts would give.",
@@ -62,14 +62,16 @@ def sentences(texts: Texts, looks: int, samples: Sequence[Scores]) -> list[str]:
     ]
 
 
-def _resting(texts: Texts, asked: int, counted: int) -> str:
-    answers = "one answer" if asked == 1 else f"{asked} answers"
+def _resting(texts: Texts, asked: int, most: int, counted: int) -> str:
+    answers = "one answer" if most == 1 else f"{asked} answers"
+    if most > asked:
+        answers = f"{asked} to {most} answers"
     if texts == "own" or counted == asked:
-        each = "to one text" if asked == 1 else "each to a text of its own"
-        return f"The score of a length rests on {answers} or more, {each}."
+        each = "" if most == 1 else ", each to a text of its own"
+        return f"The score of a length rests on {answers}{each}."
     about = "one text" if counted == 1 else f"{counted} texts"
     return (
-        f"The score of a length rests on {answers} or more to {about}; answers to one text are "
+        f"The score of a length rests on {answers} to {about}; answers to one text are "
         "often right or wrong together, so it is the texts that count, not the answers."
     )
 
@@ -84,7 +86,7 @@ def _width(texts: Texts, looks: int, least: Scores, asked: int, counted: int) ->
     rest = "so few" if half > 15 else "so many"
     return (
         f"With {rest} it reaches up to {half:.0f} points to each side, and two scores that are "
-        f"nearer than {min(100, math.sqrt(2) * half):.0f} points may well be equal."
+        f"nearer than {min(100, math.sqrt(2) * half):.0f} points may well be the same in truth."
     )
 
 
@@ -105,7 +107,7 @@ def _passing(texts: Texts, looks: int, asked: int, counted: int) -> str:
     if strong < 0.8:
         told += (
             " A length that was just missed may want more samples: "
-            f"`--repeats {_REPEATS_TOLD}`, or `--adaptive`."
+            f"--repeats {_REPEATS_TOLD}, or --adaptive."
         )
     return told
 

@@ -105,14 +105,14 @@ def test_the_chance_to_pass() -> None:
 
 def test_certainty_in_words() -> None:
     own = " ".join(sentences("own", 1, [[[1.0]] * 22, [[1.0]] * 55]))
-    assert "rests on 22 answers or more, each to a text of its own." in own
+    assert "rests on 22 to 55 answers, each to a text of its own." in own
     assert "reaches up to 19 points to each side" in own
     assert "80 % gets there in less than 1 % of runs, one that finds 98 % in 64 %." in own
-    assert "`--repeats 5`, or `--adaptive`" in own
+    assert "--repeats 5, or --adaptive." in own
     many = " ".join(sentences("own", 1, [[[1.0]] * 55]))
     assert "98 % in 98 %." in many and "--adaptive" not in many
     shared = " ".join(sentences("shared", 1, [[[1.0] * 11] * 2]))
-    assert "rests on 22 answers or more to 2 texts; answers to one text are often right" in shared
+    assert "rests on 22 answers to 2 texts; answers to one text are often right" in shared
     assert "never from fewer than 10 texts" in shared
     adaptive = " ".join(sentences("own", 10, [[[1.0]] * 33]))
     assert "its intervals allow for it" in adaptive
