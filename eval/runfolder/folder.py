@@ -53,6 +53,8 @@ LOCK, _LOCKED = "lock", ".lock"
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "accelerate", "flash-attn")
 
 
+# Settings that came later, and what folders without them had.
+_LATER = {"texts": "shared"}
 RunT = TypeVar("RunT", NeedleRunJson, PerplexityRunJson)
 
 
@@ -200,7 +202,7 @@ def _joined(old: Any, new: Any, path: Path) -> Any:
             "name another folder"
         )
     for name, value in new["settings"].items():
-        before = old["settings"].get(name)
+        before = old["settings"].get(name, _LATER.get(name))
         if before != value:
             raise UserError(
                 f"--output {path}: the run in it has {name} {before!r}, this one {value!r}: "

@@ -53,6 +53,7 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
             repeats=(ADAPTIVE_REPEATS if said.adaptive else sweep.repeats)
             if said.repeats is None
             else said.repeats,
+            texts="shared" if said.shared_texts else "own",
             **_same(said, "seed", "template", "system", "exact", "allow_repeat"),
             **_same(said, "limit", "adaptive", "budget_minutes"),
         ),
