@@ -101,6 +101,16 @@ class PromptBuilder:
         budget = recipe.length - recipe.answer_tokens
         return _measure(self._fit(recipe, sample, budget), sample, budget)
 
+    def fits(self, recipe: PromptSpec) -> bool:
+        """Whether the task's shortest prompt does: where it does not, `build` says so.
+        Its words are drawn, so that one sample may fit where another is too long."""
+        sample = tasks.get(recipe.task).sample(recipe, self.haystack)
+        text, least = self._no_text(sample), 1
+        if sample.fill is not None:
+            text, least = sample.fill(sample.fewest, True), 0
+        size = len(self._encode(recipe, sample, text).encoded.ids)
+        return size + least <= recipe.length - recipe.answer_tokens
+
     def build_closed_book(self, recipe: PromptSpec) -> ClosedBook:
         """The same question over the same text without its evidence: the control."""
         sample = tasks.get(recipe.task).sample(recipe, self.haystack).closed_book()

@@ -23,7 +23,6 @@ from longctx.plots.style import Style
 
 _STATES = {
     "error": "error",
-    "truncated_output": "answer cut off",
     "overflow": "longer than the target takes",
     "not_run": "not run",
 }
@@ -76,7 +75,7 @@ def _cell(
     others, score = tally.others(), tally.score
     # A plain figure marks only what would else pass for a cell that did not run.
     marks = score is None or not style.plain
-    hatched = marks and bool(others.get("error") or others.get("truncated_output"))
+    hatched = marks and bool(others.get("error") or tally.cut_off)
     crossed = marks and bool(others.get("overflow"))
     role, colour = Role.EMPTY, NOT_RUN
     if score is not None:
@@ -118,6 +117,7 @@ def difference_cells(results: NeedleResults, difference: DifferenceMap) -> tuple
 def tally_words(tally: Tally) -> str:
     """`2 of 3 found, 1 error`."""
     parts = [f"{tally.total:g} of {tally.n} found"] if tally.n else []
+    parts += [f"{tally.cut_off} cut off"] if tally.cut_off else []
     parts += [f"{count} {_STATES[state]}" for state, count in _known(tally.others())]
     return ", ".join(parts)
 
@@ -125,6 +125,7 @@ def tally_words(tally: Tally) -> str:
 def _figures(tally: Tally) -> str:
     """`2/3 +1 error`."""
     parts = [_count(tally)] if tally.n else []
+    parts += [f"({tally.cut_off} cut off)"] if tally.cut_off else []
     parts += [f"+{count} {_STATES[state]}" for state, count in _known(tally.others())]
     return " ".join(parts).removeprefix("+")
 

@@ -169,6 +169,7 @@ def _captions(results: PerplexityResults) -> tuple[str, str]:
         "prefix": "tokens 2 to L",
         "position": f"the last {view['window']} tokens before L; thin: every position",
         "window": f"every token once, in windows of L moved by {view['stride']}",
+        "rolling": "every token once, in windows of L side by side",
     }[view["metric"]]
     count, longest = len(results.documents), show_length(results.longest)
     return (

@@ -80,7 +80,8 @@ def figure_of(
 
 def _titled(scene: Scene) -> Scene:
     """A picture of one run: the title that was asked for; a plain one has no other."""
-    title = scene.style.title or ("" if scene.style.plain else scene.title)
+    untitled = scene.style.plain and not scene.style.qwen2
+    title = scene.style.title or ("" if untitled else scene.title)
     return replace(scene, title=title)
 
 
@@ -225,9 +226,34 @@ def _paint_words(figure: FigureBase, layout: Layout, scene: Scene) -> None:
     if scene.title:
         shown = fonts.fitted(scene.title, room, 15, bold=True)
         place(0.34, shown, fontsize=15, fontweight="bold", color=INK.hex)
+    if scene.style.qwen2:
+        _paint_axes_names(figure, layout, scene)
+        return
     if scene.style.plain:
         place(layout.height - 0.22, ACROSS, fontsize=10, color=MUTED.hex)
         return
     across = f" · across: {ACROSS}"
     text = fonts.fitted(scene.caption, room - fonts.width_of(across, 9.5), 9.5)
     place(0.64, text + across, fontsize=9.5, color=MUTED.hex)
+
+
+def _paint_axes_names(figure: FigureBase, layout: Layout, scene: Scene) -> None:
+    """Both axes by name, and which end of the document is which."""
+    small: dict[str, Any] = {"fontsize": 9, "color": MUTED.hex}
+    if scene.title:
+        told = "how often the needle was found, by context length and its place in the document"
+        y = 1 - 0.62 / layout.height
+        shown = fonts.fitted(told, layout.width - layout.left - 0.2, 9)
+        figure.text(layout.left / layout.width, y, shown, ha="left", va="center", **small)
+    box = layout.panel(0)
+    middle = (layout.left + layout.panels_right) / 2 / layout.width
+    figure.text(
+        *(middle, 0.22 / layout.height, "context length in tokens"),
+        **{"ha": "center", "va": "center", "fontsize": 10, "color": INK.hex},
+    )
+    for row in range(0, len(scene.panels), layout.columns):
+        box = layout.panel(row)
+        x = 0.2 / layout.width
+        ends = ((box.y + box.height, "document's top", "top"), (box.y, "its bottom", "bottom"))
+        for y, words, align in ends:
+            figure.text(x, y, words, rotation=90, ha="center", va=align, **small)

@@ -34,13 +34,15 @@ def entries_of(
 ) -> tuple[LegendEntry, ...]:
     """States that occur first, then lines and bands."""
     states = [record["status"] for record in results.records]
-    failed = states.count("error") + states.count("truncated_output")
+    failed, cut = states.count("error"), states.count("truncated_output")
     overflows = states.count("overflow")
     found = []
     if any(results.tally(method).states.get("not_run") for method in results.methods):
         found.append(LegendEntry(Sign.NOT_RUN, "not run"))
-    if failed:
-        found.append(LegendEntry(Sign.HATCH, f"error or cut off ({failed}, not scored)"))
+    hatched = [f"error ({failed}, not scored)"] if failed else []
+    hatched += [f"answer cut off ({cut}, scored by what it has)"] if cut else []
+    if hatched:
+        found.append(LegendEntry(Sign.HATCH, " or ".join(hatched)))
     if overflows:
         found.append(LegendEntry(Sign.CROSS, f"longer than the target takes ({overflows})"))
     trained = results.trained_length

@@ -251,7 +251,8 @@ def subtitle(results: NeedleResults) -> str:
     if not text.endswith(seed):
         text = f"{text}, {seed}"
     repeats = run["grid"]["repeats"]
-    samples = "one sample a cell" if repeats == 1 else f"{repeats} samples a cell"
+    place = "length" if run["grid"].get("spread") else "cell"
+    samples = f"one sample a {place}" if repeats == 1 else f"{repeats} samples a {place}"
     if results.stopping:
         samples = f"up to {samples}"
     if results.texts == "shared":

@@ -9,8 +9,10 @@ from longctx.plots.palette import PALETTES, Palette, palette
 
 # Which cells carry their count as figures.
 ANNOTATE = ("imperfect", "all", "none")
-# `plain` is for papers and slides: cells, lengths, depths and one colour scale alone.
-KINDS = ("full", "plain")
+# `plain` is for papers and slides: cells, lengths, depths and one colour scale alone. `qwen2` is
+# that in the manner of the Qwen2 report's figure 1: red to green, both axes named, the document's
+# top and bottom marked.
+KINDS = ("full", "plain", "qwen2")
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,20 @@ class Style:
         one_of("--annotate", self.annotate, ANNOTATE)
         one_of("--style", self.kind, KINDS)
         if self.plain and self.annotate == "all":
-            raise UserError("--annotate all: --style plain shows no counts: leave one of them out")
+            raise UserError(f"--annotate all: --style {self.kind} shows no counts: leave one out")
 
     @property
     def plain(self) -> bool:
-        return self.kind == "plain"
+        return self.kind != "full"
+
+    @property
+    def qwen2(self) -> bool:
+        return self.kind == "qwen2"
 
     @property
     def colours(self) -> Palette:
-        return palette(self.palette)
+        usual = self.palette == PALETTES[0]
+        return palette("classic" if self.qwen2 and usual else self.palette)
 
     def shows_count(self, total: float, n: int) -> bool:
         if self.plain:

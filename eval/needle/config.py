@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from longctx.chat.encoder import TemplateStyle
 from longctx.errors import UserError
 from longctx.eval.needle.needle import DEFAULT_ANSWER_PREFIX, LANGUAGE, TASK
+from longctx.eval.scoring import SCORERS, Scorer
 
 # A text is a window of the haystack with its needle: one for every cell, or one for all depths of
 # a repeat, which then share its prefill.
@@ -29,13 +30,15 @@ _MOST_BARE, _MOST_DEPTHS = 21, 1001
 class NeedleConfig:
     """A sweep of one task. Lengths in tokens, depths in percent (0 is the start).
 
-    The only depth is None where a task spreads its evidence over the text.
+    The only depth is None where a task spreads its evidence over the text. `spread`: a repeat is
+    one sample, at one of the depths in turn, in place of one at each.
     """
 
     lengths: tuple[int, ...] = (2048, 4096, 8192)
     depths: tuple[float | None, ...] = tuple(10.0 * step for step in range(11))
     repeats: int = 2
     texts: Texts = "own"
+    spread: bool = False
     seed: int = 0
     template: TemplateStyle = "chat"
     system: str | None = None
@@ -49,6 +52,7 @@ class NeedleConfig:
     task: str = TASK
     language: str = LANGUAGE
     options: Mapping[str, Any] = field(default_factory=dict)
+    scorer: Scorer = "whole"
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -63,8 +67,29 @@ class NeedleConfig:
             raise UserError(
                 f"--limit {self.limit}: --adaptive ends by its own rule: use --budget-minutes"
             )
+        if self.adaptive and self.spread:
+            raise UserError(
+                f"--samples {self.repeats}: --adaptive decides how many there are: use --repeats"
+            )
         if self.template not in ("chat", "none"):
             raise UserError(f"--template {self.template}: use chat or none")
+        check_scorer(self.scorer)
+
+
+def depths_of(
+    depths: Sequence[float | None], repeat: int, *, spread: bool
+) -> Sequence[float | None]:
+    """Where the samples of a repeat stand."""
+    return (depths[repeat % len(depths)],) if spread else depths
+
+
+def check_scorer(scorer: str) -> None:
+    """
+    Raises:
+        UserError: there is none of this name.
+    """
+    if scorer not in SCORERS:
+        raise UserError(f"--scorer {scorer}: use {' or '.join(SCORERS)}")
 
 
 def parse_lengths(text: str, flag: str = "--lengths") -> tuple[int, ...]:

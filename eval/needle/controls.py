@@ -67,6 +67,7 @@ class ClosedBookControl:
             "response": None,
             "finish_reason": None,
             "score": None,
+            "scores": None,
             "status": "error",
             "error": None,
             "total_s": 0.0,
@@ -86,8 +87,10 @@ class ClosedBookControl:
             record["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         else:
             # Cut off or not, an answer to a question that has none is wrong unless it is right.
-            verdict = judge(answer.text, prompt.expected, "stop", prompt.match)
+            scorer = sweep.config.scorer
+            verdict = judge(answer.text, prompt.expected, "stop", prompt.match, scorer)
             record["response"], record["finish_reason"] = answer.text, answer.finish_reason
             record["score"], record["status"] = verdict.score, verdict.status
+            record["scores"] = None if verdict.scores is None else {**verdict.scores}
         record["total_s"], record["ts"] = round(time.perf_counter() - began, 3), timestamp()
         return record

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longctx.eval.needle.config import NeedleConfig
+from longctx.eval.needle.config import NeedleConfig, depths_of
 from longctx.eval.runfolder.records import SCHEMA
 from longctx.eval.spec import PromptSpec
 from longctx.eval.tasks import wording_sha256
@@ -98,7 +98,7 @@ def cells(config: NeedleConfig, methods: Sequence[str]) -> Iterator[Cell]:
     for length in config.lengths:
         for repeat in range(config.repeats):
             for method in methods:
-                for depth in config.depths:
+                for depth in depths_of(config.depths, repeat, spread=config.spread):
                     yield Cell(method, length, depth, repeat)
 
 

@@ -12,18 +12,20 @@ from types import MappingProxyType
 from longctx.eval.tasks import RULER
 
 _K = 1024
+_RULER_SAMPLES = 25
 _RULER_LENGTHS = tuple(size * _K for size in (4, 8, 16, 32, 64, 128))
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Lengths in tokens, depths in percent."""
+    """Lengths in tokens, depths in percent; `samples` of a task and length in place of repeats."""
 
     words: str
     lengths: tuple[int, ...]
     depths: tuple[float, ...]
     repeats: int
     tasks: tuple[str, ...] = ("needle",)
+    samples: int | None = None
 
 
 def _evenly(count: int) -> tuple[float, ...]:
@@ -54,11 +56,16 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             1,
         ),
         "ruler-13": Preset(
-            "RULER's thirteen tasks and lengths (arXiv 2404.06654)",
-            _RULER_LENGTHS,
-            _evenly(5),
-            5,
+            "RULER's thirteen tasks and lengths (arXiv 2404.06654); needs --qa",
+            *(_RULER_LENGTHS, _evenly(5), 1),
             tuple(task.about.name for task in RULER),
+            _RULER_SAMPLES,
+        ),
+        "ruler-11": Preset(
+            "the same without qa_1 and qa_2, whose files are yours to give",
+            *(_RULER_LENGTHS, _evenly(5), 1),
+            tuple(task.about.name for task in RULER if not task.about.questions),
+            _RULER_SAMPLES,
         ),
     }
 )

@@ -108,8 +108,21 @@ class Sweep:
     def check_prompts(self) -> None:
         """Build one prompt of every length, so that bad input is told before anything starts."""
         for length in reversed(self.config.lengths):
-            cell = Cell(next(iter(self.schemes)), length, self.config.depths[0], 0)
-            self.builder.build(self.recipe(cell))
+            self.builder.build(self.recipe(self._sample(length, 0)))
+        shortest = min(self.config.lengths)
+        for repeat in self.too_long_at(shortest):
+            self.builder.build(self.recipe(self._sample(shortest, repeat)))  # which says so
+
+    def _sample(self, length: int, repeat: int) -> Cell:
+        return Cell(next(iter(self.schemes)), length, self.config.depths[0], repeat)
+
+    def too_long_at(self, length: int) -> list[int]:
+        """The repeats whose shortest prompt is longer than that."""
+        return [
+            repeat
+            for repeat in range(self.config.repeats)
+            if not self.builder.fits(self.recipe(self._sample(length, repeat)))
+        ]
 
     def run(
         self,
@@ -204,7 +217,13 @@ class Sweep:
         lost: TargetLostError | None = None
         if isinstance(outcome, Completion):
             answer, sample = outcome, prompt.sample
-            verdict = judge(answer.text, sample.expected, answer.finish_reason, sample.match)
+            verdict = judge(
+                answer.text,
+                sample.expected,
+                answer.finish_reason,
+                sample.match,
+                self.config.scorer,
+            )
         elif isinstance(outcome, ContextOverflowError):
             verdict, told = Verdict(None, "overflow"), str(outcome)
         else:
@@ -245,6 +264,7 @@ class Sweep:
             "prompt_sha256": prompt.sha256,
             "recipe": recipe.to_dict(),
             "score": found.verdict.score,
+            "scores": None if found.verdict.scores is None else {**found.verdict.scores},
             "status": found.verdict.status,
             "response": None if answer is None else answer.text,
             "finish_reason": None if answer is None else answer.finish_reason,

@@ -21,7 +21,7 @@ from typing import NamedTuple, cast
 from longctx.errors import UserError
 from longctx.eval.format import depth_name, show_depth, show_length
 from longctx.eval.needle.certainty import TEXTS, interval_words, sentences
-from longctx.eval.needle.config import Texts
+from longctx.eval.needle.config import Texts, depths_of
 from longctx.eval.needle.effective import (
     MEANING,
     OTHER_RULES,
@@ -45,7 +45,7 @@ from longctx.eval.runfolder.schema import (
     Stopping,
     TallyFigures,
 )
-from longctx.eval.scoring import SCORED
+from longctx.eval.scoring import SCORED, Scorer
 from longctx.eval.sequential import anytime_interval
 from longctx.eval.stats import Interval, wilson
 
@@ -78,7 +78,13 @@ class Tally:
     def k(self) -> int:
         return self.states.get("ok", 0)
 
+    @property
+    def cut_off(self) -> int:
+        """Answers that the token budget cut off: scored by what they have."""
+        return self.states.get("truncated_output", 0)
+
     def others(self) -> dict[str, int]:
+        """States without a score."""
         return {state: count for state, count in self.states.items() if state not in SCORED}
 
     def to_dict(self) -> TallyFigures:
@@ -188,10 +194,9 @@ class NeedleResults:
             self.lengths if length is None else (length,),
             self.depths if depth is None else (depth,),
         )
-        # How many repeats a cell needs the stopping rule decides; one it has in any case.
-        repeats = 1 if self.stopping else self.run["grid"]["repeats"]
         missing = sum(
-            max(0, repeats - len(self._by_cell.get((method, *place), ()))) for place in places
+            max(0, self._repeats_at(place[1]) - len(self._by_cell.get((method, *place), ())))
+            for place in places
         )
         if missing:
             states["not_run"] = missing
@@ -199,6 +204,26 @@ class NeedleResults:
         total, n = sum(scores), len(scores)
         bounds = None if self.looks == 1 else anytime_interval(total, n)
         return Tally(n, total, dict(states), bounds)
+
+    def _repeats_at(self, depth: float | None) -> int:
+        if self.stopping:  # it decides how many a cell needs; one it has in any case
+            return 1
+        grid = self.run["grid"]
+        spread = grid.get("spread", False)
+        return sum(
+            depth in depths_of(grid["depths"], repeat, spread=spread)
+            for repeat in range(grid["repeats"])
+        )
+
+    def judged_by(self, scorer: Scorer) -> NeedleResults:
+        """The same answers, with the scores that a scorer gives them."""
+        judged = [
+            record
+            if (scores := record["scores"]) is None
+            else cast(NeedleRecord, {**record, "score": scores[scorer]})
+            for record in self.records
+        ]
+        return replace(self, records=judged)
 
     def pooled(self, method: str, length: int) -> Tally:
         """A length over all its depths, with the interval that effective lengths go by."""
@@ -357,14 +382,12 @@ def _as_csv(results: NeedleResults) -> str:
 
 def as_markdown(results: NeedleResults, summary: NeedleSummary) -> str:
     run = results.run
-    grid = run["grid"]
     lines = [
         f"# {heading(results)}: {run['model']['name']}",
         "",
         f"Haystack {run['haystack']['id']}, depths "
         f"{', '.join(show_depth(depth) for depth in results.depths)}, "
-        f"{'up to ' if results.stopping else ''}{grid['repeats']} repeat(s), "
-        f"{TEXTS[results.texts]}, "
+        f"{_repeats_words(results)}, {TEXTS[results.texts]}, "
         f"seed {run['settings'].get('seed')}, trained length "
         f"{show_length(results.trained_length) if results.trained_length else 'unknown'}.",
         "",
@@ -398,15 +421,23 @@ def certainty(results: NeedleResults) -> list[str]:
     return sentences(results.texts, results.looks, samples)
 
 
+def _repeats_words(results: NeedleResults) -> str:
+    grid = results.run["grid"]
+    if grid.get("spread"):
+        return f"{grid['repeats']} sample(s) a length, at one depth each"
+    return f"{'up to ' if results.stopping else ''}{grid['repeats']} repeat(s)"
+
+
 def heading(results: NeedleResults) -> str:
     """What was asked, for headings."""
     return "Needle in a haystack" if results.task == "needle" else f"Task {results.task}"
 
 
 def show_tally(tally: Tally) -> str:
-    """`3/3 (44-100 %)`, and what was not scored behind it."""
+    """`3/3 (44-100 %)`, how many of them were cut off, and what was not scored behind it."""
     low, high = tally.interval
     shown = f"{tally.total:g}/{tally.n} ({100 * low:.0f}-{100 * high:.0f} %)" if tally.n else "–"
+    shown += f", {tally.cut_off} cut off" if tally.cut_off else ""
     extra = ", ".join(f"{count} {state}" for state, count in tally.others().items())
     return f"{shown} +{extra}" if extra else shown
 
@@ -420,6 +451,8 @@ def others_sentence(summary: NeedleSummary) -> str:
     )
     named = ", ".join(counts)
     told = f"Not counted: {named}." if named else "Every cell was scored."
+    if cut := summary["states"].get("truncated_output"):
+        told += f" Cut off by the token budget, and scored by what they have: {cut}."
     if not summary["superseded"]:
         return told
     older = f"{summary['superseded']} older record(s) of an earlier version"

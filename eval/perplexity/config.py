@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from longctx.errors import UserError
 
-Metric = Literal["prefix", "window", "position"]
+Metric = Literal["prefix", "window", "position", "rolling"]
 Bos = Literal["auto", "always", "never"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 BOS: tuple[Bos, ...] = get_args(Bos)

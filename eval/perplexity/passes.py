@@ -9,6 +9,12 @@ temperature of yarn+dca, a rotary that follows the length) gets a pass for every
     window             [0 ---- L)                      every token is predicted once,
                          ..[stride ---- )              with at least L - stride before it
                               ..[2 stride ---- )
+    rolling            b[0 -- L)                       windows that share one token: every token is
+                              [L - 1 ---- 2L)          predicted once, the first by the token b;
+                                  [N - L - 1 ---- N)   the last one reaches back to be full
+
+`rolling` is the rolling log-likelihood of lm-evaluation-harness: L tokens are read at once, and
+the last loss is that of the token behind them.
 
 Sees models through a protocol; prints nothing; a figure is made elsewhere, from records.
 """
@@ -54,6 +60,11 @@ class Pass:
     tokens: int
     window: int
     stride: int | None = None
+
+    @property
+    def rolling(self) -> bool:
+        """Windows that stand side by side: of `window`, the stride is smaller."""
+        return self.stride == self.window
 
 
 class Window(NamedTuple):
@@ -103,6 +114,9 @@ class Measurement:
                     for length in config.lengths:
                         step = stride if length < config.longest else None
                         found.append(Pass(method, document, config.longest, length, step))
+                elif config.metric == "rolling":
+                    for length in config.lengths:
+                        found.append(Pass(method, document, config.longest, length, length))
                 else:
                     own = config.lengths if method in self.by_length else (config.longest,)
                     found += [Pass(method, document, length, length) for length in own]
@@ -198,8 +212,10 @@ def token_losses(
     """
     ids = document.ids[: each.tokens - len(begin)]
     found: list[float] = []
-    for window in windows(len(ids), each.window - len(begin), each.stride, 0 if begin else 1):
-        read = [*begin, *ids[window.start : window.stop]]
+    for window in windows_of(each, len(ids), len(begin)):
+        # In rolling windows the token before the first one is what the beginning is to that.
+        before = [] if each.rolling and window.start else begin
+        read = [*before, *ids[window.start : window.stop]]
         length = temperature_at(each.method, each.window)
         logprobs = session.logprobs(read, request_length=length)
         losses = -logprobs[len(logprobs) - (window.stop - window.scored) :]
@@ -221,14 +237,32 @@ def windows(tokens: int, room: int, stride: int | None, first: int) -> Iterator[
         scored = stop
 
 
+def windows_of(each: Pass, tokens: int, begin: int = 0) -> Iterator[Window]:
+    """Of a pass over so many tokens, behind `begin` ones that stand before windows."""
+    if each.rolling:
+        return rolling_windows(tokens, each.window)
+    return windows(tokens, each.window - begin, each.stride, 0 if begin else 1)
+
+
+def rolling_windows(tokens: int, room: int) -> Iterator[Window]:
+    """Windows that predict `room` tokens each and begin with the token before them; the last one
+    predicts what is left and reaches back to `room` tokens before the end. The first one has no
+    such token: the caller puts one there."""
+    scored = 0
+    while scored < tokens:
+        stop = min(scored + room, tokens)
+        yield Window(max(stop - room - 1, 0) if scored else 0, stop, scored)
+        scored = stop
+
+
 def work_of(each: Pass, shape: ModelSizes, output_parameters: int) -> float:
     """Floating-point operations of a pass; the output layer reads every token here."""
-    read = [w.stop - w.start for w in windows(each.tokens, each.window, each.stride, 1)]
+    read = [w.stop - w.start for w in windows_of(each, each.tokens)]
     return sum(work(shape, tokens, 0) + 2.0 * output_parameters * tokens for tokens in read)
 
 
 def tokens_read(each: Pass) -> int:
-    return sum(w.stop - w.start for w in windows(each.tokens, each.window, each.stride, 1))
+    return sum(w.stop - w.start for w in windows_of(each, each.tokens))
 
 
 def show_pass(each: Pass) -> str:

@@ -3,6 +3,7 @@
     prefix    tokens 2 to L, and of them the second half
     position  the last `window` tokens before L, and every bin of that width
     window    every token of the documents, read in windows of L
+    rolling   the same, in windows side by side: lm-evaluation-harness's rolling log-likelihood
 
 Reads a run folder and nothing else. Averages weigh tokens; the mean over documents of each one's
 perplexity stands beside them. Arms are compared token by token.
@@ -122,6 +123,11 @@ class PerplexityResults:
         return self.run.get("trained_length")
 
     @property
+    def in_windows(self) -> bool:
+        """Whether a length is that of the windows in which documents are read whole."""
+        return self.view["metric"] in ("window", "rolling")
+
+    @property
     def documents(self) -> list[str]:
         """Their hashes, in order."""
         return [document["sha256"] for document in self.run["text"]["documents"]]
@@ -129,12 +135,13 @@ class PerplexityResults:
     def records_of(self, method: str, length: int) -> list[PerplexityRecord | None]:
         """The pass that holds a length, for every document; None where there is none yet."""
         stride: int | None = None
-        if self.view["metric"] == "window":
-            tokens = self.longest
-            stride = self.view["stride"] if length < tokens else None
+        if self.in_windows:
+            tokens, window = self.longest, length
+            sliding = self.view["stride"] if length < tokens else None
+            stride = length if self.view["metric"] == "rolling" else sliding
         else:
             tokens = length if method in self.run["by_length"] else self.longest
-        window = length if self.view["metric"] == "window" else tokens
+            window = tokens
         wanted = (method, tokens, window, stride)
         found = {
             record["document"]["sha256"]: record
@@ -146,7 +153,7 @@ class PerplexityResults:
 
     def scored(self, length: int) -> slice:
         """Which losses of a pass a length is about: loss i is that of token i + 2."""
-        if self.view["metric"] == "window":
+        if self.in_windows:
             return slice(0, None)
         if self.view["metric"] == "position":
             # A length of an earlier command in this folder may have no room for today's window.
@@ -236,7 +243,7 @@ class PerplexityResults:
         """The passes behind this view by method, window and document."""
         found = {}
         for method in self.methods:
-            own = method in self.run["by_length"] or self.view["metric"] == "window"
+            own = method in self.run["by_length"] or self.in_windows
             for length in self.lengths if own else [self.longest]:
                 for index, record in enumerate(self.records_of(method, length)):
                     found[method, length, index] = record
@@ -281,7 +288,7 @@ def summarize(results: PerplexityResults) -> PerplexitySummary:
                 rows[str(length)]["difference"] = _rounded(asdict(difference))
         methods[method] = {
             "scheme": run["schemes"][method],
-            "one_pass": method not in run["by_length"] and results.view["metric"] != "window",
+            "one_pass": method not in run["by_length"] and not results.in_windows,
             "lengths": rows,
         }
         if results.view["window"]:
@@ -329,6 +336,8 @@ def meaning(results: PerplexityResults) -> str:
         "prefix": "tokens 2 to L of each document",
         "position": f"the last {view['window']} tokens before L of each document",
         "window": f"every token of each document once, in windows of L moved by {view['stride']}",
+        "rolling": "every token of each document once, in windows of L side by side (the rolling "
+        "log-likelihood of lm-evaluation-harness)",
     }[view["metric"]]
     left = f", {text['left_out']} shorter texts left out" if text["left_out"] else ""
     return (

@@ -46,15 +46,15 @@ from longctx.eval.runfolder.schema import (
     NeedleRunJson,
     PerplexityRunJson,
 )
+from longctx.eval.scoring import Scorer
 
 RUN, RESULTS, CONTROLS = "run.json", "results.jsonl", "controls.jsonl"
 # Two files: Windows lets nobody read what is locked, and filelock empties or removes its file.
 LOCK, _LOCKED = "lock", ".lock"
+# Settings that older folders lack, and what they were.
+_OLDER_SETTINGS = {"scorer": "whole", "texts": "shared"}
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "accelerate", "flash-attn")
 
-
-# Settings that came later, and what folders without them had.
-_LATER = {"texts": "shared"}
 RunT = TypeVar("RunT", NeedleRunJson, PerplexityRunJson)
 
 
@@ -170,6 +170,22 @@ class RunFolder(LockedFolder[NeedleRunJson]):
         self.results = self.open(RESULTS, NEEDLE)
         self.controls = self.open(CONTROLS, CONTROL)
 
+    @property
+    def scorer(self) -> Scorer:
+        """Whose verdicts the scores of its records are."""
+        return scorer_of(read_run(self.path))
+
+    def keep_scorer(self, scorer: Scorer) -> None:
+        """Say in run.json that the scores are by `scorer` from now on."""
+        run = read_run(self.path)
+        run["settings"]["scorer"] = scorer
+        text = json.dumps(run, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.path / RUN, text)
+
+
+def scorer_of(run: NeedleRunJson) -> Scorer:
+    return run["settings"].get("scorer", "whole")
+
 
 def read_run(path: Path) -> Any:
     """run.json of a folder, of whichever task its `task` says; None where there is none yet."""
@@ -201,8 +217,9 @@ def _joined(old: Any, new: Any, path: Path) -> Any:
             f"--output {path}: it holds a {old['task']} run, this is a {new['task']} run: "
             "name another folder"
         )
-    for name, value in new["settings"].items():
-        before = old["settings"].get(name, _LATER.get(name))
+    for name in dict.fromkeys([*new["settings"], *old["settings"]]):
+        value = new["settings"].get(name, _OLDER_SETTINGS.get(name))
+        before = old["settings"].get(name, _OLDER_SETTINGS.get(name))
         if before != value:
             raise UserError(
                 f"--output {path}: the run in it has {name} {before!r}, this one {value!r}: "
@@ -257,6 +274,7 @@ def describe_run(
             "lengths": list(config.lengths),
             "depths": list(config.depths),
             "repeats": config.repeats,
+            **({"spread": True} if config.spread else {}),
         },
         settings=settings,
         schemes=schemes,

@@ -5,8 +5,9 @@
                                  completed before the next append
     any other damage             an error with the line's number; nothing is guessed
 
-Records of older versions are read as if they had the fields that came later. Knows what a record
-must have to be counted, by the kind of file; not how it was made.
+Records of older versions are read as if they had the fields that came later; answers that were cut
+off, which had no score in them, as scored by what they have. Knows what a record must have to be
+counted, by the kind of file; not how it was made.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast, overload
 from longctx.errors import UserError
 from longctx.eval.runfolder import fields
 from longctx.eval.runfolder.schema import ControlRecord, NeedleRecord, PerplexityRecord
-from longctx.eval.scoring import SCORED, STATUSES
+from longctx.eval.scoring import SCORED, STATUSES, scores_of
 
 SCHEMA = 1
 
@@ -195,7 +196,21 @@ def _checked(record: Any, kind: Kind[R]) -> R:
         raise ValueError(f"no {missing[0]}")
     if record["status"] not in STATUSES:
         raise ValueError(f"unknown status {record['status']!r}")
-    return cast(R, {**kind.later, **record})
+    return cast(R, _with_scores({**kind.later, **record}))
+
+
+def _with_scores(record: dict[str, Any]) -> dict[str, Any]:
+    """The verdicts of all scorers, where an older record has one or none of its answer."""
+    answer, expected = record.get("response"), record.get("expected")
+    if record.get("scores") is not None or record["status"] not in SCORED:
+        return record
+    if not isinstance(answer, str) or not expected:
+        return record
+    scores = scores_of(answer, expected, record["match"])
+    if record["score"] is None:
+        record["score"] = scores["whole"]
+    # The verdict of then stays until `longctx rescore`.
+    return {**record, "scores": {**scores, "whole": record["score"]}}
 
 
 def write_atomically(path: Path, text: str) -> None:

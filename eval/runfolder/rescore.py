@@ -1,7 +1,8 @@
 """Judge the stored answers of a needle run again, by the rules of today. No model is needed.
 
 A changed verdict is appended as a record of the same key: the last one counts, a resumed run sees
-it, and the old one stays in the file as it was. Cells without an answer are left alone.
+it, and the old one stays in the file as it was. Cells without an answer are left alone. Another
+scorer than the run's is the folder's from then on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from longctx.eval.runfolder.folder import RunFolder, timestamp
 from longctx.eval.runfolder.records import RecordFile
 from longctx.eval.runfolder.schema import ControlRecord, NeedleRecord, Rescored
-from longctx.eval.scoring import judge
+from longctx.eval.scoring import Scorer, judge
 
 Judged = TypeVar("Judged", NeedleRecord, ControlRecord)
 
@@ -50,17 +51,28 @@ class Verdicts:
         )
 
 
-def rescore(run_folder: RunFolder, *, write: bool = True) -> Verdicts:
-    """Judge cells and controls; without `write`, only say what would change."""
+def rescore(run_folder: RunFolder, scorer: Scorer | None = None, *, write: bool = True) -> Verdicts:
+    """Judge cells and controls; without `write`, only say what would change.
+
+    Args:
+        scorer: None keeps the run's.
+    """
+    kept = run_folder.scorer
+    scorer = scorer or kept
     changed: Counter[tuple[str, str]] = Counter()
     results, controls = run_folder.results, run_folder.controls
-    counts = [_rescore(results, changed, write), _rescore(controls, changed, write)]
+    counts = [_rescore(file, changed, scorer, write) for file in (results, controls)]
     answers, without = (sum(count) for count in zip(*counts, strict=True))
+    if write and scorer != kept:
+        run_folder.keep_scorer(scorer)
     return Verdicts(answers, without, changed)
 
 
 def _rescore(
-    file: RecordFile[Judged], changed: Counter[tuple[str, str]], write: bool
+    file: RecordFile[NeedleRecord] | RecordFile[ControlRecord],
+    changed: Counter[tuple[str, str]],
+    scorer: Scorer,
+    write: bool,
 ) -> tuple[int, int]:
     """How many records have an answer, and how many have none."""
     answers = without = 0
@@ -69,7 +81,7 @@ def _rescore(
             without += 1
             continue
         answers += 1
-        new = judged_again(record)
+        new = judged_again(record, scorer)
         if new is not None:
             changed[record["status"], new["status"]] += 1
             if write:
@@ -77,17 +89,19 @@ def _rescore(
     return answers, without
 
 
-def judged_again(record: Judged) -> Judged | None:
+def judged_again(record: Judged, scorer: Scorer = "whole") -> Judged | None:
     """The record with its verdict of today; None where that is the one it has, or no answer."""
     response = record["response"]
     if response is None:
         return None
-    verdict = judge(response, record["expected"], _finish(record), record["match"])
-    if (verdict.status, verdict.score) == (record["status"], record["score"]):
+    verdict = judge(response, record["expected"], _finish(record), record["match"], scorer)
+    told = (record["status"], record["score"], record["scores"])
+    if (verdict.status, verdict.score, verdict.scores) == told:
         return None
     before: Rescored = {"status": record["status"], "score": record["score"], "ts": timestamp()}
     new = record.copy()
     new["status"], new["score"], new["rescored_from"] = verdict.status, verdict.score, before
+    new["scores"] = dict(verdict.scores) if verdict.scores else None
     return new
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 
-from longctx.eval.scoring import Match, Status
+from longctx.eval.scoring import Match, Scorer, Status
 from longctx.eval.texts.text import Boundary
 
 REQUIRED: Final = object()
@@ -51,6 +51,7 @@ Number = Annotated[str, Name("NUMBER")]
 Package = Annotated[str, Name("PACKAGE")]
 Option = Annotated[str, Name("OPTION")]
 FileName = Annotated[str, Name("FILE")]
+ScorerName = Annotated[str, Name("SCORER")]
 
 States = dict[State, int]
 
@@ -166,6 +167,10 @@ class Rescored(TypedDict):
     ts: Annotated[str, Field("when it was judged again", "ISO 8601, UTC")]
 
 
+_SCORES = (
+    "by every scorer: `whole`, `ruler`; null where the state is not scored. Older files have it "
+    "worked out when they are read"
+)
 _RESCORED = "where `longctx rescore` changed the verdict"
 
 
@@ -214,10 +219,16 @@ class NeedleRecord(TypedDict):
         dict[str, Any],
         Field("what the prompt is made from: `longctx reconstruct`", fields=RecipeJson),
     ]
-    score: Annotated[float | None, Field("null where the state is not scored", "0-1")]
+    score: Annotated[
+        float | None, Field("by the run's scorer; null where the state is not scored", "0-1")
+    ]
+    scores: Annotated[dict[ScorerName, float] | None, Field(_SCORES, "0-1", older=None)]
     status: Annotated[
         Status,
-        Field("ok, miss, partial (scored); truncated_output, overflow, error (not scored)"),
+        Field(
+            "ok, miss, partial, truncated_output (cut off, and scored by what it has); overflow, "
+            "error (not scored)"
+        ),
     ]
     response: Annotated[str | None, Field("the answer; null: there was none")]
     finish_reason: Annotated[str | None, Field("stop, length, or an endpoint's own word")]
@@ -264,6 +275,9 @@ class ControlRecord(TypedDict):
     response: Annotated[str | None, Field("the answer; null: there was none")]
     finish_reason: Annotated[str | None, Field("as in results.jsonl")]
     score: Annotated[float | None, Field("above 0, the map measures something else", "0-1")]
+    scores: Annotated[
+        dict[ScorerName, float] | None, Field("as in results.jsonl", "0-1", older=None)
+    ]
     status: Annotated[Status, Field("as in results.jsonl")]
     error: Annotated[str | None, Field("what an error said")]
     total_s: Annotated[float, Field("from asking to the answer", "seconds")]
@@ -435,6 +449,16 @@ class NeedleGrid(TypedDict):
         list[float | None], Field("ascending; null: evidence all over the text", "percent")
     ]
     repeats: Annotated[int, Field("of each cell; with a stopping rule the most")]
+    spread: NotRequired[
+        Annotated[
+            bool,
+            Field(
+                "true: a repeat is one sample at one of the depths in turn, each with a text of "
+                "its own",
+                when="with --samples",
+            ),
+        ]
+    ]
 
 
 class Settings(TypedDict):
@@ -461,6 +485,12 @@ class NeedleSettings(Settings):
     wording_sha256: Annotated[str, Field("hash of the task's words")]
     temperature: Annotated[int, Field("0: the likeliest token, always")]
     repetition_penalty: Annotated[int, Field("1: none")]
+    scorer: NotRequired[
+        Annotated[
+            Scorer,
+            Field("--scorer: whose verdict is the score", when="older files lack it: `whole`"),
+        ]
+    ]
     task: NotRequired[Annotated[str, Field("--tasks", when="where it is not `needle`")]]
     language: NotRequired[Annotated[str, Field("--language", when="where it is not `en`")]]
     options: NotRequired[
@@ -474,6 +504,12 @@ class NeedleSettings(Settings):
                 "own: each cell has a text of its own; shared: --shared-texts",
                 when="where the task has depths; older files lack it, and share",
             ),
+        ]
+    ]
+    spread: NotRequired[
+        Annotated[
+            list[float | None],
+            Field("the depths that samples have in turn", "percent", when="with --samples"),
         ]
     ]
 
@@ -528,7 +564,7 @@ class PerplexitySettings(Settings):
 class View(TypedDict):
     """Which tokens a figure is about."""
 
-    metric: Annotated[str, Field("prefix, window or position")]
+    metric: Annotated[str, Field("prefix, window, position or rolling")]
     stride: Annotated[int | None, Field("from window to window, of `window`", "tokens")]
     window: Annotated[int | None, Field("width of a bin, of `position`", "tokens")]
 
@@ -719,7 +755,7 @@ class PerplexitySummary(TypedDict):
     schema: Annotated[int, Field("version of these files: 1")]
     task: Annotated[str, Field("perplexity")]
     model: Annotated[str, Field("its name")]
-    metric: Annotated[str, Field("prefix, window or position")]
+    metric: Annotated[str, Field("prefix, window, position or rolling")]
     stride: Annotated[int | None, Field("from window to window, of `window`", "tokens")]
     window: Annotated[int | None, Field("width of a bin, of `position`", "tokens")]
     meaning: Annotated[str, Field("which tokens a figure is about, in words")]
@@ -733,23 +769,58 @@ class PerplexitySummary(TypedDict):
     failures: Annotated[list[PerplexityFailure], Field("passes that failed")]
 
 
-class TasksMethod(TypedDict):
-    """The scores of a method."""
+class TaskFigures(TypedDict):
+    """A task at a length."""
 
-    tasks: Annotated[dict[Task, dict[Length, float | None]], Field("by task and length", "0-1")]
+    n: Annotated[int, Field("samples that were scored")]
+    score: Annotated[float, Field("their mean, by the run's scorer", "0-1")]
+    low: Annotated[float, Field("lower bound of its 95 % interval", "0-1")]
+    high: Annotated[float, Field("upper bound", "0-1")]
+    score_ruler: Annotated[float, Field("the mean by RULER's scorer", "0-1")]
+    cut_off: Annotated[int, Field("of the samples, answers that the token budget cut off")]
+    missing: Annotated[int, Field("samples without a score: errors, overflows, not run")]
+
+
+class MeanFigures(TypedDict):
+    """The mean over RULER's tasks at a length."""
+
+    tasks: Annotated[int, Field("how many of them have a score there")]
+    of: Annotated[int, Field("how many RULER means: 13. With fewer it is not RULER's score")]
+    score: Annotated[float, Field("each task counts once; by the run's scorer", "0-1")]
+    low: Annotated[float, Field("lower bound of its 95 % interval", "0-1")]
+    high: Annotated[float, Field("upper bound", "0-1")]
+    score_ruler: Annotated[float, Field("the mean by RULER's scorer", "0-1")]
+    low_ruler: Annotated[float, Field("its lower bound", "0-1")]
+    high_ruler: Annotated[float, Field("its upper bound", "0-1")]
+
+
+class TasksArm(TypedDict):
+    """A method of a model."""
+
+    model: Annotated[str, Field("its name")]
+    method: Annotated[str, Field("its name")]
+    tasks: Annotated[
+        dict[Task, dict[Length, TaskFigures | None]], Field("null where nothing was scored")
+    ]
     mean: Annotated[
-        dict[Length, float | None], Field("over tasks; null where one has no score", "0-1")
+        dict[Length, MeanFigures | None], Field("null where no task of RULER's has a score")
     ]
     ruler_effective_length: Annotated[
-        int | None, Field("the last length before the first whose mean is below 0.856", "tokens")
+        int | None,
+        Field(
+            "the last length before the first whose mean by RULER's scorer is below 0.856; null: "
+            "below the shortest, or fewer than thirteen tasks",
+            "tokens",
+        ),
     ]
+    ruler_effective: Annotated[str, Field("the same in words")]
 
 
 class TasksTable(TypedDict):
-    """tasks.json: several tasks side by side."""
+    """tasks.json: several tasks side by side, of one model or several."""
 
     lengths: Annotated[list[int], Field("ascending", "tokens")]
-    methods: Annotated[dict[Method, TasksMethod], Field("by method")]
+    arms: Annotated[list[TasksArm], Field("a method of a model each")]
 
 
 # The files of a run folder and what stands in each, in the order in which they are described.

@@ -17,6 +17,10 @@ from longctx.options.needle import NeedleOptions
 @dataclass(frozen=True)
 class RescoreOptions:
     folder: Annotated[Path, Argument("Run folder of `longctx needle`.")]
+    scorer: Annotated[
+        str | None,
+        Option("whole or ruler: whose verdict is the score from now on. Default: the run's."),
+    ] = None
     palette: shared.Palette = NeedleOptions.palette
     dry_run: Annotated[bool, Option("Say what would change; write nothing.")] = False
     json: shared.Json = False
@@ -27,7 +31,9 @@ def rescore(options: RescoreOptions) -> None:
     """Judge the stored answers of a needle run again; changed verdicts are appended."""
     from longctx.runs.rescore import rescore as judge_again
 
-    told, pictures = judge_again(options.folder, options.palette, write=not options.dry_run)
+    told, pictures = judge_again(
+        options.folder, options.palette, options.scorer, write=not options.dry_run
+    )
     names = "nothing was written"
     if pictures:
         names = f"wrote {options.folder}/ with summary.md and {', '.join(pictures)}"

@@ -40,6 +40,7 @@ def sampling_params(request: EngineRequest, eos_ids: frozenset[int]) -> Any:
         repetition_penalty=asked.repetition_penalty,
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
+        logit_bias=dict(asked.logit_bias) or None,
         seed=asked.seed,
         max_tokens=max(1, request.max_new_tokens),
         stop_token_ids=sorted(_stop_ids(request, eos_ids)),

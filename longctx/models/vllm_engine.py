@@ -34,6 +34,7 @@ from longctx.engine import (
 )
 from longctx.engine.stepper import Counts
 from longctx.errors import UserError
+from longctx.grammar.forms import Grammar
 from longctx.models.vllm_answer import VllmAnswer, sampling_params
 from longctx.models.vllm_options import (
     VllmOptions,
@@ -82,6 +83,7 @@ class VllmEngine:
         self._flying: dict[str, asyncio.Task[None] | None] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._given_up: Exception | None = None
         self._number = 0
         self._heard = time.monotonic()
         self._loop = asyncio.new_event_loop()
@@ -134,6 +136,8 @@ class VllmEngine:
 
     @property
     def broken(self) -> Exception | None:
+        if self._given_up is not None:
+            return self._given_up
         if self._closed or not self._llm.errored:
             return None
         error = self._llm.dead_error
@@ -149,6 +153,10 @@ class VllmEngine:
         model, parallel = vllm_config.model_config, vllm_config.parallel_config
         values = model.get_num_layers(parallel) * model.get_num_kv_heads(parallel)
         return int(2 * values * model.get_head_size() * self.kv_dtype.itemsize)
+
+    @property
+    def max_running(self) -> int:
+        return self._options.max_running
 
     def stats(self) -> Stats:
         flying = len(self._flying)
@@ -177,7 +185,7 @@ class VllmEngine:
             raise EngineClosedError("the engine is closed: make a new one")
         if self.broken is not None:
             raise EngineBrokenError(self.broken)
-        self._check(request)
+        self.check(request)
         answer = VllmAnswer(request, self._eos_ids, self._decode)
         params = sampling_params(request, self._eos_ids)
         handle: Generation
@@ -200,7 +208,19 @@ class VllmEngine:
         self._loop.call_soon_threadsafe(begin)
         return handle
 
-    def _check(self, request: EngineRequest) -> None:
+    def check(self, request: EngineRequest) -> None:
+        """As `Engine.check`; what vLLM is not asked for here is refused too."""
+        for name, asked in (
+            ("min_new_tokens", request.min_new_tokens),
+            ("prompt_top_logprobs", request.prompt_top_logprobs),
+        ):
+            if asked:
+                raise UserError(f"{name}={asked} is not offered with --engine vllm: leave it out")
+        if isinstance(request.json_schema, Grammar):
+            raise UserError(
+                "choices, patterns and grammars are not offered with --engine vllm: give a JSON "
+                "schema, or leave them out"
+            )
         prompt = len(request.prompt_ids)
         asked = prompt + request.max_new_tokens
         if asked > self.max_context:
@@ -249,7 +269,10 @@ class VllmEngine:
                 await stream.aclose()  # vLLM ends what is not at its end
             last = answer.finished()
         except asyncio.CancelledError:
-            last = answer.cancelled() if not self._closed else Failed(_closed())
+            if self._given_up is not None:
+                last = Failed(EngineBrokenError(self._given_up))
+            else:
+                last = Failed(_closed()) if self._closed else answer.cancelled()
         except Exception as error:
             last = Failed(self._told(error))
         with self._lock:
@@ -285,6 +308,17 @@ class VllmEngine:
 
     def start(self) -> VllmEngine:
         return self
+
+    def give_up(self) -> None:
+        """As `Engine.give_up`: what is in flight is told that no step ends any more."""
+        self._given_up = TimeoutError(f"no step has ended for {self.stalled_s:.0f} s")
+
+        def end() -> None:
+            for task in self._flying.values():
+                if task is not None:
+                    task.cancel()
+
+        self._loop.call_soon_threadsafe(end)
 
     def close(self, *, drain: bool = False) -> None:
         """End vLLM's processes. What is in flight fails, or is answered first with `drain`."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from longctx.chat.encoder import TemplateStyle
 from longctx.errors import UserError
+from longctx.eval.gpus import GPUS
 from longctx.eval.needle.config import NeedleConfig, parse_depths, parse_lengths
 from longctx.eval.needle.needle import LANGUAGE, TASK
 from longctx.eval.needle.presets import PRESETS
@@ -97,6 +98,15 @@ class NeedleOptions:
             SWEEP,
         ),
     ] = False
+    samples: Annotated[
+        int | None,
+        Option(
+            "Samples of a task and length, in place of --repeats: each has a text of its own and "
+            "one of the depths in turn, as in RULER (which has 500). Default of ruler-13 and "
+            f"ruler-11: {PRESETS['ruler-13'].samples}.",
+            SWEEP,
+        ),
+    ] = None
     seed: Annotated[int, Option("Varies needle, wording and place in the text.", SWEEP)] = (
         NeedleConfig.seed
     )
@@ -152,6 +162,14 @@ class NeedleOptions:
             _PROMPT,
         ),
     ] = None
+    scorer: Annotated[
+        str,
+        Option(
+            "Whose verdict is the score: whole (references as words of their own, thinking "
+            "stripped), or ruler (RULER's: anywhere in the response). Records keep both.",
+            _PROMPT,
+        ),
+    ] = NeedleConfig.scorer
     exact: Annotated[bool, Option("Exactly the length, cutting mid-sentence.", _PROMPT)] = (
         NeedleConfig.exact
     )
@@ -176,6 +194,14 @@ class NeedleOptions:
             negated=True,
         ),
     ] = True
+    gpu: Annotated[
+        str | None,
+        Option(
+            f"With --dry-run: what it would take on such a GPU, by its data sheet: "
+            f"{', '.join(GPUS)}.",
+            MACHINE,
+        ),
+    ] = None
     base_url: Annotated[
         str | None,
         Option(
@@ -200,6 +226,8 @@ class NeedleOptions:
     dry_run: shared.DryRun = False
     json: shared.Json = False
 
+    # No option: one of several tasks, which leaves out the lengths that are too short for it.
+    several: bool = False
     # No options: what runs/settle.py makes of them. A task's own are None where it has a default.
     task_options: Mapping[str, Any] = field(default_factory=dict)
     # Its task, language, options and answer budget are settled for each task in needle_prepare.
@@ -213,7 +241,7 @@ def refuse_local(options: NeedleOptions, reason: str) -> None:
     """
     local = {
         *("methods", "chunk_size", "local_size", "cap", "factor", "kernel", "dtype", "device_map"),
-        *("prefill_chunk", "prefix_sharing"),
+        *("prefill_chunk", "prefix_sharing", "gpu"),
     }
     for option in options_of(NeedleOptions):
         value = getattr(options, option.field)

@@ -59,7 +59,8 @@ class PerplexityOptions:
         Metric,
         Option(
             f"{', '.join(METRICS)}: all tokens before the length; all tokens of the document "
-            "in sliding windows of the length; the last tokens before the length.",
+            "in sliding windows of the length; the last tokens before the length; all tokens in "
+            "windows side by side, as lm-evaluation-harness's rolling log-likelihood.",
             SWEEP,
         ),
     ] = PerplexityConfig.metric

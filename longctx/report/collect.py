@@ -15,12 +15,14 @@ from longctx.errors import UserError
 from longctx.eval.needle import summary
 from longctx.eval.needle.paired import compare, net_by_cell, pairs_of
 from longctx.eval.needle.ranking import MethodOfRun, arms_of, ranked
+from longctx.eval.needle.ruler_table import RulerArm
 from longctx.eval.needle.summary import NeedleResults
 from longctx.eval.perplexity import summary as perplexity_summary
 from longctx.eval.runfolder import folder
 from longctx.eval.runfolder.records import Record
 from longctx.plots.difference import DifferenceMap
 from longctx.report.perplexity import ReportedPerplexityRun, strips_for
+from longctx.report.tasks import task_arms
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class Report:
     @cached_property
     def ranked(self) -> list[MethodOfRun]:
         return ranked(self.arms)
+
+    @cached_property
+    def tasks(self) -> list[RulerArm]:
+        """Models by task; none where each run is a needle's of its own."""
+        return task_arms([run.results for run in self.runs])
 
     @property
     def lengths(self) -> list[int]:

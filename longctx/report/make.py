@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from longctx.report.collect import Report
 
-FORMATS = ("html", "png", "svg", "csv")
+FORMATS = ("html", "png", "svg", "csv", "md", "tex")
+TABLES = ("cells", "tasks")
+_TABLE_FORMATS = ("csv", "md", "tex")
 PICTURES = ("map", "effective", "perplexity")
 _PICTURE_FORMATS = ("png", "svg")
 
@@ -45,6 +47,13 @@ class ReportOptions:
         str | None,
         Option(f"{', '.join(FORMATS)}. Default: as the output's name ends, else {FORMATS[0]}."),
     ] = None
+    table: Annotated[
+        str | None,
+        Option(
+            "What csv holds: cells, or tasks side by side with RULER's mean, as md and tex do. "
+            f"Default: {TABLES[0]}."
+        ),
+    ] = None
     picture: Annotated[
         str, Option("What png and svg show: map, effective (lengths as bars), perplexity.")
     ] = "map"
@@ -57,8 +66,8 @@ class ReportOptions:
     kind: Annotated[
         str,
         Option(
-            "Of the map in png and svg: full, or plain (cells and one colour scale alone, "
-            "for papers and slides).",
+            "Of the map in png and svg: full, plain (cells and one colour scale alone, for papers "
+            "and slides), or qwen2 (as figure 1 of the Qwen2 report).",
             name="style",
         ),
     ] = Style.kind
@@ -69,6 +78,8 @@ class ReportOptions:
 
     def __post_init__(self) -> None:
         one_of("--picture", self.picture, PICTURES)
+        if self.table is not None:
+            one_of("--table", self.table, TABLES)
         if self.format is not None:
             one_of("--format", self.format, FORMATS)
         Style(self.palette, self.annotate, self.title, self.kind)  # checks
@@ -92,9 +103,16 @@ def make(options: ReportOptions, found: Report | None = None) -> Path:
         )
     if options.style.plain and (form not in _PICTURE_FORMATS or options.picture != "map"):
         raise UserError(
-            "--style plain: a style of the map as a picture: "
+            f"--style {options.kind}: a style of the map as a picture: "
             f"use --format {' or '.join(_PICTURE_FORMATS)} and --picture map"
         )
+    if options.table is not None and form not in _TABLE_FORMATS:
+        raise UserError(
+            f"--table {options.table}: {form} has no table to choose: "
+            f"use --format {', '.join(_TABLE_FORMATS)}"
+        )
+    if options.table == "cells" and form != "csv":
+        raise UserError(f"--table cells: {form} holds tasks: use --format csv, or leave it out")
     output = options.output or _default_output(options.folders, form)
     date = _date(options.date, os.environ)
     if found is None:
@@ -106,10 +124,8 @@ def make(options: ReportOptions, found: Report | None = None) -> Path:
     else:
         from longctx.eval.runfolder.records import write_atomically
 
-        if form == "csv":
-            from longctx.report.table import as_csv
-
-            text = as_csv(found)
+        if form in _TABLE_FORMATS:
+            text = _table(options, found, form)
         else:
             from longctx.report.page import render
 
@@ -119,6 +135,22 @@ def make(options: ReportOptions, found: Report | None = None) -> Path:
         except OSError as error:
             raise _unwritable(output, error) from None
     return output
+
+
+def _table(options: ReportOptions, found: Report, form: str) -> str:
+    if form == "csv" and options.table != "tasks":
+        from longctx.report.table import as_csv
+
+        return as_csv(found)
+    from longctx.eval.needle import ruler_views
+
+    if not found.tasks:
+        raise UserError(
+            f"--format {form}: the folders hold no task of RULER's, and not several of a model: "
+            "name runs of tasks, or use --format csv --table cells"
+        )
+    makers = {"csv": ruler_views.as_csv, "md": ruler_views.as_markdown, "tex": ruler_views.as_latex}
+    return makers[form](found.tasks)
 
 
 def _write_picture(options: ReportOptions, found: Report, output: Path) -> None:
@@ -219,7 +251,7 @@ def _date(wanted: str | None, environment: Mapping[str, str]) -> str:
 
 def _command(options: ReportOptions) -> str:
     words = ["longctx", "report", *map(str, options.folders)]
-    for name in ("output", "date", "palette", "annotate", "title"):
+    for name in ("output", "table", "date", "palette", "annotate", "title"):
         value = getattr(options, name)
         if value != getattr(ReportOptions, name):
             words += [f"--{name}", str(value)]

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rich.console import Console
+
 from longctx.errors import StoppedError, UserError
 from longctx.models.base import Loaded
 from longctx.options.declare import from_mapping
 from longctx.options.needle import NeedleOptions
+from longctx.report.published import PublishedRow
 from longctx.runs.compare_file import ComparisonFile
 from longctx.runs.needle_prepare import settle_task
 from longctx.runs.settle import settle_needle
@@ -43,7 +46,13 @@ def jobs_of(comparison: ComparisonFile, *, dry_run: bool) -> list[ComparisonTask
             for task in settled.tasks:
                 name = entry.name if len(settled.tasks) == 1 else f"{entry.name}/{task}"
                 output = comparison.output / name
-                one = replace(settled, tasks=(task,), output=output, dry_run=dry_run)
+                one = replace(
+                    settled,
+                    tasks=(task,),
+                    output=output,
+                    dry_run=dry_run,
+                    several=len(settled.tasks) > 1,
+                )
                 settle_task(one)  # what it lacks is told before the first model runs
                 jobs.append(ComparisonTask(entry.path, name, one))
         except UserError as error:
@@ -77,16 +86,18 @@ def compare(comparison: ComparisonFile, *, dry_run: bool) -> int:
         if code != DONE:
             failed[job.name] = "cells failed"
     if not dry_run:
-        _report(comparison.output, [job.options.output for job in jobs if job.options.output])
+        folders = [job.options.output for job in jobs if job.options.output]
+        _report(comparison.output, folders, comparison.published)
     for name, reason in failed.items():
         _tell(f"failed: {name}: {reason}")
     return FAILED if failed else DONE
 
 
-def _report(output: Path, folders: Sequence[Path]) -> None:
+def _report(output: Path, folders: Sequence[Path], others: Sequence[PublishedRow]) -> None:
     from longctx.report.collect import collect
     from longctx.report.make import ReportOptions, make
-    from longctx.runs.compare_table import print_table
+    from longctx.runs import tasks_files
+    from longctx.runs.compare_table import print_published, print_table
 
     finished = tuple(folder for folder in folders if (folder / "run.json").exists())
     if not finished:
@@ -96,6 +107,12 @@ def _report(output: Path, folders: Sequence[Path]) -> None:
     table = make(ReportOptions(finished, output=output / "report.csv"), found)
     print_table(found, output, sys.stdout)
     print(f"wrote {page} and {table}")
+    if found.tasks:
+        tasks_files.write(output, found.tasks)
+        tasks_files.print_table(Console(file=sys.stdout), found.tasks)
+        print(f"wrote {output}/ with {', '.join(tasks_files.NAMES)}")
+    if others:
+        print_published(others, sys.stdout)
 
 
 def _tell(line: str) -> None:

@@ -1,6 +1,7 @@
 """The file of `longctx compare`: models, methods and tasks, checked key by key.
 
     output: runs/comparison          where everything goes
+    published: ruler,needlebench     figures of others to print below ours
     defaults:                        for every entry that does not say otherwise
       lengths: 2K,4K,8K
       depths: 11
@@ -32,8 +33,9 @@ from longctx.errors import UserError
 from longctx.models.source import SIMULATED
 from longctx.options.declare import nearest, options_of
 from longctx.options.needle import NeedleOptions
+from longctx.report.published import PublishedRow, published
 
-_OWN = ("output", "defaults", "runs")
+_OWN = ("output", "defaults", "runs", "published")
 # These belong to the comparison as a whole, or to its entries by another name.
 _NOT_HERE = {"output", "dry_run", "json"}
 
@@ -52,6 +54,7 @@ class ComparisonFile:
     file: Path
     output: Path
     entries: tuple[ComparisonEntry, ...]
+    published: tuple[PublishedRow, ...] = ()
 
 
 def read(file: Path) -> ComparisonFile:
@@ -93,7 +96,15 @@ def read(file: Path) -> ComparisonFile:
                 f"FILE {file}: {made.path}: another entry is called {made.name} as well: give "
                 f"it a name, {made.path}.name"
             )
-    return ComparisonFile(file, Path(str(top.get("output") or f"runs/{file.stem}")), tuple(entries))
+    output = Path(str(top.get("output") or f"runs/{file.stem}"))
+    return ComparisonFile(file, output, tuple(entries), _published(file, top.get("published")))
+
+
+def _published(file: Path, value: Any) -> tuple[PublishedRow, ...]:
+    if value is None:
+        return ()
+    names = str(_value(file, "published", value)).split(",")
+    return tuple(published([name.strip() for name in names], f"FILE {file}: published"))
 
 
 def _fitting(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from longctx.eval.format import show_length
 from longctx.eval.needle.effective import show_break, show_effective, show_other
 from longctx.report.collect import Report
+from longctx.report.published import PublishedRow
 
 
 def print_table(report: Report, root: Path, file: TextIO) -> None:
@@ -36,3 +38,31 @@ def print_table(report: Report, root: Path, file: TextIO) -> None:
             *("–" if score is None else f"{score:.2f}" for score in scores),
         )
     Console(file=file).print(table, highlight=False)
+
+
+def print_published(rows: Sequence[PublishedRow], file: TextIO) -> None:
+    """Figures of others, a table for each benchmark, with their sources."""
+    console = Console(file=file)
+    for benchmark in dict.fromkeys(row.benchmark for row in rows):
+        shown = [row for row in rows if row.benchmark == benchmark]
+        lengths = sorted({length for row in shown for length in row.scores})
+        sources = list(dict.fromkeys(row.source for row in shown))
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("model", no_wrap=True)
+        table.add_column("method", no_wrap=True)
+        for length in lengths:
+            table.add_column(show_length(length), justify="right")
+        table.add_column("by", justify="right")
+        for row in shown:
+            scores = (f"{row.scores[one]:g}" if one in row.scores else "–" for one in lengths)
+            table.add_row(row.model, row.method, *scores, f"[{sources.index(row.source) + 1}]")
+        console.print()
+        console.print(f"{benchmark}: figures of others, not measured here", style="bold")
+        console.print(table, highlight=False, markup=False)
+        for number, source in enumerate(sources, start=1):
+            console.print(f"[{number}] {source}", style="dim", highlight=False, markup=False)
+    console.print(
+        "Other samples, texts and scorers than ours: beside our rows, not in one table with them.",
+        style="dim",
+        highlight=False,
+    )

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from longctx.eval.gpus import GpuEstimate
 from longctx.eval.needle import summary
 from longctx.eval.needle.controls import ClosedBookControl
 from longctx.eval.needle.grid import Cell
@@ -59,9 +60,13 @@ def run_prepared(
     out = err if options.json else Console()
     print_banner(err, prepared)
     if options.dry_run:
-        plan = prepared.plan(_records_so_far(prepared.output))
+        records_so_far = _records_so_far(prepared.output)
+        plan, on_gpu = prepared.plan(records_so_far), prepared.on_gpu(records_so_far)
         say(err, str(plan))
-        _print_json(options, {"dry_run": True, **prepared.describe(), "plan": asdict(plan)})
+        if on_gpu is not None:
+            say(err, f"  {on_gpu}")
+        gpu = {} if on_gpu is None else {"gpu": on_gpu.to_dict()}
+        _print_json(options, {"dry_run": True, **prepared.describe(), "plan": asdict(plan), **gpu})
         return DONE
 
     with RunFolder(prepared.output) as run_folder:
@@ -167,6 +172,11 @@ def _left(prepared: PreparedNeedle, run_folder: RunFolder) -> str:
     left = len(prepared.next_cells(run_folder.results.records))
     more = " at least" if prepared.options.config.adaptive else ""
     return f"{left} cells left{more}"
+
+
+def on_gpu(prepared: PreparedNeedle) -> GpuEstimate | None:
+    """Of what is left to do, on the GPU that is named."""
+    return prepared.on_gpu(_records_so_far(prepared.output))
 
 
 def _records_so_far(output: Path) -> dict[str, NeedleRecord]:

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from longctx.chat.encoder import ChatEncoder
 from longctx.errors import UserError
 from longctx.eval import estimate, tasks
 from longctx.eval.estimate import NeedlePlan
+from longctx.eval.gpus import GpuEstimate, GpuSizes, estimate_on, gpu_of
 from longctx.eval.needle.adaptive import next_round, stopping_rule
 from longctx.eval.needle.config import NeedleConfig, Texts
 from longctx.eval.needle.grid import Cell, NeedleIdentity
@@ -42,12 +43,16 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class PreparedNeedle:
-    """Everything that is known before weights are loaded."""
+    """Everything that is known before weights are loaded.
+
+    `left_out` are lengths that are too short for the task, where it is one of several.
+    """
 
     options: NeedleOptions
     model: Model
     sweep: Sweep
     output: Path
+    left_out: tuple[int, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -65,6 +70,7 @@ class PreparedNeedle:
             "wording_sha256": tasks.wording_sha256(config.task, config.language, config.options),
             "temperature": 0,
             "repetition_penalty": 1,
+            "scorer": config.scorer,
             **self._task_settings(),
         }
 
@@ -80,6 +86,8 @@ class PreparedNeedle:
             found["options"] = dict(config.options)
         if config.depths != (None,):
             found["texts"] = config.texts
+        if config.spread:
+            found["spread"] = list(config.depths)
         if self.sweep.identity.boundary != "sentence":
             found["boundary"] = self.sweep.identity.boundary
         return found
@@ -150,6 +158,19 @@ class PreparedNeedle:
             bytes_per_value=model.bytes_per_value,
             rate=None if rate is None else rate / model.concurrency,
             rate_from=rate_from,
+        )
+
+    def on_gpu(self, records: Mapping[str, NeedleRecord]) -> GpuEstimate | None:
+        """What is to be done on the GPU that is named; None where none is."""
+        if self.options.gpu is None:
+            return None
+        config = self.options.config
+        return estimate_on(
+            gpu_of(self.options.gpu),
+            self.sweep.pending(records)[: config.limit],
+            cast(GpuSizes, self.model.shape),  # local models alone get this far
+            config.answer_tokens,
+            self.model.prefix_sharing,
         )
 
 
@@ -224,6 +245,10 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
         raise UserError(f"--prefill-chunk {options.prefill_chunk}: must be at least 1")
     if options.palette not in PALETTES:
         raise UserError(f"--palette {options.palette}: not known: use {' or '.join(PALETTES)}")
+    if options.gpu is not None:
+        gpu_of(options.gpu)
+        if not options.dry_run:
+            raise UserError(f"--gpu {options.gpu}: an estimate: add --dry-run, or leave it out")
     options = _settle(options)
     config = options.config
     model = _model(options)
@@ -247,6 +272,11 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
         model.temperature_at,
         temperature_of(model.schemes, model.temperature_at),
     )
+    left_out = too_short(sweep) if options.several else ()
+    if left_out:
+        lengths = tuple(length for length in config.lengths if length not in left_out)
+        options = replace(options, config=replace(config, lengths=lengths))
+        sweep = replace(sweep, config=options.config)
     sweep.check_prompts()
 
     output = options.output or _default_output(options, sweep)
@@ -256,7 +286,16 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
             other = replace(sweep, identity=replace(identity, dtype=dtype))
             if (found := _default_output(options, other)).exists():
                 return prepare(replace(options, output=found))
-    return PreparedNeedle(options=options, model=model, sweep=sweep, output=output)
+    return PreparedNeedle(options, model, sweep, output, left_out)
+
+
+def too_short(sweep: Sweep) -> tuple[int, ...]:
+    """The lengths that a sample of the task is too long for; none where that is all of them."""
+    lengths = sweep.config.lengths
+    for place, length in enumerate(lengths):
+        if not sweep.too_long_at(length):
+            return lengths[:place]
+    return ()
 
 
 def _settle(options: NeedleOptions) -> NeedleOptions:

@@ -1,7 +1,7 @@
 """Several tasks of `longctx needle` in one command: a run folder each, one table over all.
 
     OUTPUT/vt/, OUTPUT/cwe/ ...    run folders as of one task: resume, rescore, report work on each
-    OUTPUT/tasks.md, tasks.json    score by task and length, their mean, RULER's effective length
+    OUTPUT/tasks.md, .csv, .tex, .json   score by task and length, RULER's mean and effective length
     OUTPUT/report.html             all of them on one page
 
 The model is loaded once. Holds no algorithm.
@@ -17,14 +17,15 @@ from typing import Any
 from rich.console import Console
 
 from longctx.errors import StoppedError, UserError
-from longctx.eval.needle import ruler_table, summary
+from longctx.eval.format import show_seconds
+from longctx.eval.needle import summary
+from longctx.eval.needle.ruler_table import TasksOfModel, arms_of
 from longctx.eval.runfolder.folder import RUN, needing_room
-from longctx.eval.runfolder.records import write_atomically
 from longctx.eval.runfolder.schema import TasksTable
 from longctx.models.base import Loaded
 from longctx.options.needle import NeedleOptions
 from longctx.report.make import ReportOptions, make
-from longctx.runs import needle
+from longctx.runs import needle, tasks_files
 from longctx.runs.needle_prepare import prepare, settle_task
 from longctx.runs.screen import say
 
@@ -38,7 +39,7 @@ def run(options: NeedleOptions) -> int:
         settle_task(replace(options, tasks=(name,)))
     # Then all texts and a prompt of each length: the last task must not fail after hours.
     prepared = [
-        prepare(replace(options, tasks=(name,), output=output / name, json=False))
+        prepare(replace(options, tasks=(name,), output=output / name, json=False, several=True))
         for name in options.tasks
     ]
     err = Console(stderr=True)
@@ -59,6 +60,14 @@ def run(options: NeedleOptions) -> int:
             break
         if code == needle.INTERRUPTED:
             return code
+    if options.dry_run and options.gpu is not None:
+        estimates = [found for one in prepared if (found := needle.on_gpu(one)) is not None]
+        spent = sum(found.seconds for found in estimates)
+        fits = all(found.fits for found in estimates)
+        words = f"about {show_seconds(spent)}" if fits else "they do not fit"
+        say(
+            err, f"all {len(estimates)} tasks on one {estimates[0].gpu.name}: {words}, not measured"
+        )
     told: dict[str, Any] = {"output": str(output), "exit_code": code, "tasks": list(options.tasks)}
     if not options.dry_run and all((one.output / RUN).exists() for one in prepared):
         told |= _join(output, options, err if options.json else Console())
@@ -69,12 +78,11 @@ def run(options: NeedleOptions) -> int:
 
 def _join(output: Path, options: NeedleOptions, out: Console) -> TasksTable:
     folders = tuple(output / name for name in options.tasks)
-    table = ruler_table.table({name: summary.load(output / name) for name in options.tasks})
-    text = ruler_table.as_markdown(table)
+    runs = {name: summary.load(output / name) for name in options.tasks}
+    arms = arms_of([TasksOfModel(Path(options.model).name, runs)])
     with needing_room(output):
-        write_atomically(output / "tasks.json", json.dumps(table, indent=2) + "\n")
-        write_atomically(output / "tasks.md", text)
+        table = tasks_files.write(output, arms)
     page = make(ReportOptions(folders, output=output / "report.html", palette=options.palette))
-    out.print(text, highlight=False, markup=False)
-    say(out, f"wrote {output}/ with tasks.md, tasks.json and {page.name}")
+    tasks_files.print_table(out, arms)
+    say(out, f"wrote {output}/ with {', '.join(tasks_files.NAMES)} and {page.name}")
     return table

@@ -165,7 +165,11 @@ def _print_banner(err: Console, prepared: PreparedPerplexity) -> None:
     say(err, f"  metric {config.metric} · {prepared.bos_words}")
     for scheme in prepared.schemes.values():
         own = scheme.method in prepared.measurement.by_length
-        passes = "a pass for every length" if own or config.metric == "window" else "one pass"
+        passes = (
+            "a pass for every length"
+            if own or config.metric in ("window", "rolling")
+            else "one pass"
+        )
         say(err, f"  {scheme} · {passes}")
         if far := beyond(scheme, config.longest):
             say(err, f"  {far}")

@@ -93,6 +93,8 @@ class PreparedPerplexity:
         begin = self.measurement.identity.begin
         if not begin:
             return "no beginning-of-sequence token"
+        if self.options.config.metric == "rolling":
+            return f"token {begin[0]} before the first window, not counted in its length"
         return f"beginning-of-sequence token {begin[0]} before every window, counted in its length"
 
     @property
@@ -210,7 +212,7 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     device = device_of(device_map)
     chosen = dtypes.choose(options.dtype, source, model_config, device, options.output)
     check_kernel(options.kernel, list(schemes), device, chosen.dtype)
-    begin = _begin(tokenizer, config.bos)
+    begin = (_prefix if config.metric == "rolling" else _begin)(tokenizer, config.bos)
     encode = ChatEncoder(tokenizer, "none").contents
     tokens = config.longest - len(begin)
     texts = (
@@ -263,6 +265,20 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
             if (found := prepared.default_output(dtype)).exists():
                 return prepare(replace(options, output=found))
     return prepared
+
+
+def _prefix(tokenizer: Any, bos: str) -> tuple[int, ...]:
+    """What the first token of a rolling window is predicted by, as lm-evaluation-harness has it:
+    the beginning-of-sequence token, else the end's."""
+    if bos != "auto":
+        raise UserError(f"--bos {bos}: --metric rolling has a rule of its own: use auto")
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return (token,)
+    raise UserError(
+        "--metric rolling: this tokenizer has no token of the beginning or the end to begin with: "
+        "use --metric window"
+    )
 
 
 def _begin(tokenizer: Any, bos: str) -> tuple[int, ...]:

@@ -55,7 +55,13 @@ def print_banner(err: Console, prepared: PreparedNeedle) -> None:
     for line in model.banner():
         say(err, f"  {line}")
     config = prepared.options.config
-    say(err, f"  {_depth_words(config.depths)}{_text_words(config)}")
+    say(err, f"  {_depth_words(config.depths)}{'' if config.spread else _text_words(config)}")
+    if config.spread:
+        place = "" if config.depths == (None,) else " and one of the depths"
+        say(err, f"  {config.repeats} samples a length, each with a text of its own{place}")
+    if prepared.left_out:
+        shown = ", ".join(show_length(length) for length in prepared.left_out)
+        say(err, f"  left out: {shown}, too short for {config.task}")
     if config.adaptive:
         rule = stopping_rule(config.repeats, config.budget_minutes, config.texts)
         say(err, f"  {rule['rule']}")
@@ -96,6 +102,7 @@ def _stacked(tally: Tally) -> str:
     """`show_tally` with a part a line: six lengths stand side by side in 80 columns."""
     low, high = tally.interval
     scored = [f"{tally.total:g}/{tally.n}", f"{100 * low:.0f}-{100 * high:.0f}%"]
+    scored += [f"{tally.cut_off} cut off"] if tally.cut_off else []
     others = [f"+{count} {state}" for state, count in tally.others().items()]
     return "\n".join([*(scored if tally.n else ["–"]), *others])
 

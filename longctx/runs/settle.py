@@ -12,7 +12,7 @@ from typing import Any
 from longctx.errors import UserError
 from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.needle import TASK
-from longctx.eval.needle.presets import PRESETS
+from longctx.eval.needle.presets import PRESETS, Preset
 from longctx.eval.perplexity.config import PerplexityConfig
 from longctx.eval.tasks import TASKS
 from longctx.eval.tasks import get as get_task
@@ -36,6 +36,7 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
         raise UserError(f"--preset {said.preset}: not known: use {', '.join(PRESETS)}")
     preset = PRESETS.get(said.preset or "")
     sweep = preset or (EMBEDDED_SWEEP if embedded or simulated else NeedleConfig())
+    samples = _samples(said, preset)
     tasks = said.tasks or (preset.tasks if preset else (TASK,))
     task_options = _task_options(said)
     if said.haystack is None and said.qa is None:
@@ -50,14 +51,41 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
         config=NeedleConfig(
             lengths=said.lengths or sweep.lengths,
             depths=said.depths or sweep.depths,
-            repeats=(ADAPTIVE_REPEATS if said.adaptive else sweep.repeats)
-            if said.repeats is None
-            else said.repeats,
+            repeats=samples or _repeats(said, sweep.repeats),
             texts="shared" if said.shared_texts else "own",
+            spread=samples is not None,
             **_same(said, "seed", "template", "system", "exact", "allow_repeat"),
-            **_same(said, "limit", "adaptive", "budget_minutes"),
+            **_same(said, "limit", "adaptive", "budget_minutes", "scorer"),
         ),
     )
+
+
+def _samples(said: NeedleOptions, preset: Preset | None) -> int | None:
+    """
+    Raises:
+        UserError: no number of samples, or repeats are asked for as well.
+    """
+    if said.samples is None:
+        said_otherwise = said.repeats is not None or said.adaptive or said.shared_texts
+        return None if preset is None or said_otherwise else preset.samples
+    if said.samples < 1:
+        raise UserError(f"--samples {said.samples}: must be at least 1")
+    if said.repeats is not None:
+        raise UserError(
+            f"--samples {said.samples}: --repeats {said.repeats} is another way to say how many: "
+            "leave one of them out"
+        )
+    if said.shared_texts:
+        raise UserError(
+            f"--samples {said.samples}: each sample has a text of its own: leave --shared-texts out"
+        )
+    return said.samples
+
+
+def _repeats(said: NeedleOptions, usual: int) -> int:
+    if said.repeats is not None:
+        return said.repeats
+    return ADAPTIVE_REPEATS if said.adaptive else usual
 
 
 def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:

@@ -300,7 +300,7 @@ class Submitted:
         self._registry.learn(self.job)
 
 
-def _check_all(engine: Engine, requests: Sequence[EngineRequest]) -> None:
+def _check_all(engine: ServingEngine, requests: Sequence[EngineRequest]) -> None:
     for request in requests:
         engine.check(request)
 

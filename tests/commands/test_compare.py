@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from longctx import cli
 from longctx.errors import UserError
 from longctx.eval.runfolder import records
+from longctx.report.published import PUBLISHED
 from longctx.runs import needle
 from longctx.tiny import WEIGHTS
 
@@ -121,7 +122,7 @@ BAD = {
     "no yaml": ("runs: [", "no YAML"),
     "a list": ("- a\n", "no YAML|the file: keys and values"),
     "no runs": ("runs: []\n", "runs: a list of at least one entry"),
-    "unknown top": ("models: []\n", "models: not known: use defaults, output, runs"),
+    "unknown top": ("models: []\n", "models: not known: use defaults, output, published, runs"),
     "unknown key": ("runs: [{model: m, length: 2K}]\n", r"runs\[0\]\.length: .*mean lengths\?"),
     "unknown default": ("defaults: {seeds: 1}\nruns: [{model: m}]\n", r"defaults\.seeds: .*seed\?"),
     "no model": ("runs: [{methods: dca}]\n", r"runs\[0\]\.model: is missing"),
@@ -157,3 +158,58 @@ def test_bad_files_are_one_line_with_the_keys_path(case: str, tmp_path: Path) ->
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         invoke(tmp_path / "no.yaml", errors=False)
+
+
+def test_figures_of_others_stand_below_ours_with_their_source(tmp_path: Path) -> None:
+    text = "published: [ruler, needlebench]\n" + DEFAULTS + "runs:\n  - model: sim:perfect\n"
+    shown = invoke(write(tmp_path, text)).stdout
+    ours, others = shown.split("ruler: figures of others, not measured here")
+    assert "sim-perfect" in ours and "Qwen" not in ours
+    lines = [" ".join(line.split()) for line in others.splitlines()]
+    assert "Qwen2.5-72B-Instruct none 97.7 97.2 97.7 96.5 88.5 67 [2]" in lines
+    assert "Qwen2.5-72B-Instruct yarn+dca 97.7 97.2 97.7 96.5 93 88.4 [2]" in lines
+    assert "[2] Qwen2.5 Technical Report, arXiv 2412.15115, table 16" in lines
+    assert "needlebench: figures of others, not measured here" in lines
+    assert "Qwen2-7B-Instruct yarn+dca 87.07 73.64 66.32 60.71 [1]" in lines
+    # They are in no file of figures: what is there was measured.
+    files = [path for path in (tmp_path / "out").glob("*.*") if path.suffix in (".csv", ".html")]
+    assert files and not any("Qwen" in path.read_text() for path in files)
+    bad = write(tmp_path, "published: helmet\n" + DEFAULTS + "runs:\n  - model: sim:perfect\n")
+    with pytest.raises(UserError, match="published helmet: not known: use ruler, needlebench"):
+        invoke(bad, errors=False)
+
+
+def test_published_methods_agree_within_the_trained_window() -> None:
+    """Both reports say so: up to 32K, yarn+dca is the plain model."""
+    for rows in PUBLISHED.values():
+        for model in {row.model for row in rows}:
+            found = {row.method: row.scores for row in rows if row.model == model}
+            for length, score in found.get("yarn+dca", {}).items():
+                assert (score == found["none"][length]) == (length <= 32 * 1024)
+
+
+def test_two_models_side_by_side_by_task(tmp_path: Path) -> None:
+    text = "defaults: {lengths: 1K, tasks: 'vt,fwe', samples: 3}\nruns:\n  - model: sim:perfect\n"
+    done = invoke(write(tmp_path, text + "  - model: sim:flaky=1\n"))
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "out"
+    table = (out / "tasks.md").read_text().splitlines()
+    assert table[0] == "| task | length | sim:perfect · sim | sim:flaky=1 · sim |"
+    assert table[2].startswith("| vt | 1K | 100.0 (44-100) n=3 | 0.0 (0-56) n=3 |")
+    assert "Tasks side by side" in (out / "report.html").read_text()
+    assert r"vt & 1K & 100.0 (44-100) n=3 & 0.0 (0-56) n=3 \\" in (out / "tasks.tex").read_text()
+    names = [f"{name}/{task}" for name in ("sim-perfect", "sim-flaky=1") for task in ("vt", "fwe")]
+    folders = [str(out / name) for name in names]
+    again = CliRunner().invoke(cli.app, ["report", *folders, "--output", str(tmp_path / "a.md")])
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "a.md").read_text() == (out / "tasks.md").read_text()
+    words = ["report", *folders, "--table", "tasks", "--output", str(tmp_path / "a.csv")]
+    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    assert (tmp_path / "a.csv").read_text() == (out / "tasks.csv").read_text()
+    for more, message in (
+        (["--format", "html", "--table", "tasks"], "--table tasks: html has no table to choose"),
+        (["--format", "md", "--table", "cells"], "--table cells: md holds tasks"),
+        (["--table", "rows"], "--table rows: not known: use cells or tasks"),
+    ):
+        with pytest.raises(UserError, match=message):
+            CliRunner().invoke(cli.app, ["report", *folders, *more], catch_exceptions=False)

@@ -182,7 +182,7 @@ def test_states_of_a_bad_day(tmp_path: Path, quick: None) -> None:
     assert statuses(tmp_path) == ["overflow", "error", "error", "truncated_output", "miss", "ok"]
     lengths = told["methods"]["unverified"]["lengths"]
     assert (lengths["256"]["n"], lengths["256"]["score"]) == (0, None)
-    assert (lengths["512"]["n"], lengths["512"]["score"]) == (2, 0.5)
+    assert (lengths["512"]["n"], lengths["512"]["score"]) == (3, 0.333333)
 
 
 def test_control_c_with_requests_in_flight(tmp_path: Path) -> None:

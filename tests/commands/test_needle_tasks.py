@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from longctx import cli
 from longctx.errors import UserError
 from longctx.eval import tasks
-from longctx.eval.needle import ruler_table
 from longctx.eval.needle.presets import PRESETS
 from longctx.eval.needle.summary import load
 from longctx.eval.runfolder import records
@@ -46,8 +45,7 @@ def test_tasks_run_side_by_side(tiny_model: Path, tmp_path: Path) -> None:
     assert told["tasks"] == names
     assert {file.name for file in run.iterdir()} == {
         *names,
-        "tasks.md",
-        "tasks.json",
+        *("tasks.md", "tasks.csv", "tasks.tex", "tasks.json"),
         "report.html",
     }
     found = {name: records.read(run / name / "results.jsonl") for name in names}
@@ -143,7 +141,10 @@ def test_another_language_with_a_text_of_ones_own(tiny_model: Path, tmp_path: Pa
 def test_presets_are_frozen() -> None:
     """New numbers under an old name would make results differ that share it."""
     figures = {
-        name: (len(one.tasks), one.lengths[0], one.lengths[-1], len(one.depths), one.repeats)
+        name: (
+            *(len(one.tasks), one.lengths[0], one.lengths[-1], len(one.depths)),
+            one.samples or one.repeats,
+        )
         for name, one in PRESETS.items()
     }
     assert figures == {
@@ -152,7 +153,8 @@ def test_presets_are_frozen() -> None:
         "standard": (1, 4096, 65536, 11, 5),
         "full": (5, 4096, 131072, 11, 5),
         "qwen2-fig1": (1, 8192, 131072, 11, 1),
-        "ruler-13": (13, 4096, 131072, 5, 5),
+        "ruler-13": (13, 4096, 131072, 5, 25),
+        "ruler-11": (11, 4096, 131072, 5, 25),
     }
 
 
@@ -167,23 +169,105 @@ def test_flags_win_over_presets(tiny_model: Path, tmp_path: Path) -> None:
     assert told["sessions"][0]["preset"] == "smoke"
 
 
-def test_rulers_rule_needs_every_length_and_task() -> None:
-    class Fake:
-        methods = ("none",)
-        lengths = (1024, 2048, 4096)
+def test_samples_are_as_many_of_every_task(tmp_path: Path) -> None:
+    """Each has a text of its own; where depth counts they stand at the depths in turn."""
+    run = tmp_path / "run"
+    command = ("needle", "sim:perfect", "--tasks", "niah_single_2,vt", "--lengths", "1K")
+    command += ("--depths", "0,50,100", "--output", str(run))
+    assert invoke(*command, "--samples", "4").exit_code == 0
+    single, traced = (
+        records.read(run / name / "results.jsonl") for name in ("niah_single_2", "vt")
+    )
+    assert sorted((one["repeat"], one["depth"]) for one in single) == [
+        *((0, 0.0), (1, 50.0), (2, 100.0), (3, 0.0)),
+    ]
+    assert [one["depth"] for one in traced] == [None] * 4
+    assert len({one["prompt_sha256"] for one in (*single, *traced)}) == 8
+    told = json.loads((run / "niah_single_2" / "summary.json").read_text())
+    assert told["methods"]["sim"]["lengths"]["1024"]["n"] == 4
+    assert told["states"] == {"ok": 4, "not_run": 0}
+    summary = (run / "niah_single_2" / "summary.md").read_text()
+    assert "4 sample(s) a length, at one depth each" in summary
+    # More of them go on in the same folders; as repeats they would be another design.
+    assert invoke(*command, "--samples", "5").exit_code == 0
+    assert len(records.read(run / "vt" / "results.jsonl")) == 5
+    refused(r"has spread \[0\.0, 50\.0, 100\.0\], this one None", *command, "--repeats", "5")
 
-        def __init__(self, *scores: float | None) -> None:
-            self._scores = dict(zip(self.lengths, scores, strict=True))
 
-        def tally(self, method: str, length: int) -> Any:
-            return type("Tally", (), {"score": self._scores[length]})
+def test_samples_are_no_repeats() -> None:
+    command = ("needle", "sim:perfect", "--lengths", "1K", "--samples")
+    refused("--samples 0: must be at least 1", *command, "0")
+    refused("--samples 5: --repeats 2 is another way", *command, "5", "--repeats", "2")
+    refused("--samples 5: --adaptive decides how many", *command, "5", "--adaptive")
+    ruler = settle_needle(NeedleOptions("sim:perfect", preset="ruler-11"))
+    assert (ruler.config.repeats, ruler.config.spread, len(ruler.tasks)) == (25, True, 11)
+    fewer = settle_needle(NeedleOptions("sim:perfect", preset="ruler-13", samples=500))
+    assert (fewer.config.repeats, fewer.config.spread, len(fewer.tasks)) == (500, True, 13)
+    grid = settle_needle(NeedleOptions("sim:perfect", preset="ruler-11", repeats=3))
+    assert (grid.config.repeats, grid.config.spread) == (3, False)
 
-    found: Any = {"a": Fake(1.0, 0.9, 1.0), "b": Fake(0.9, 0.8, 1.0)}
-    one = ruler_table.table(found)["methods"]["none"]
-    assert one["mean"] == {"1024": 0.95, "2048": 0.85, "4096": 1.0}
-    assert one["ruler_effective_length"] == 1024
-    found = {"a": Fake(1.0, None, 1.0), "b": Fake(1.0, 1.0, 1.0)}
-    assert ruler_table.table(found)["methods"]["none"]["mean"]["2048"] is None
-    held = ruler_table.as_markdown(ruler_table.table({"a": Fake(1.0, 1.0, 1.0)}))  # type: ignore[dict-item]
-    assert "RULER's rule (mean >= 85.6 %): >= 4K (max tested)." in held
-    assert "below 1K" in ruler_table.as_markdown(ruler_table.table({"a": Fake(0.1, 1.0, 1.0)}))  # type: ignore[dict-item]
+
+def test_a_task_leaves_out_lengths_that_are_too_short_for_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = (
+        "needle",
+        "sim:perfect",
+        "--lengths",
+        "512,1K",
+        "--samples",
+        "1",
+        "--output",
+        str(run),
+    )
+    result = invoke(*command, "--tasks", "cwe,vt")
+    assert result.exit_code == 0
+    assert "left out: 512, too short for cwe" in result.stderr
+    assert [one["length"] for one in records.read(run / "cwe" / "results.jsonl")] == [1024]
+    assert sorted(one["length"] for one in records.read(run / "vt" / "results.jsonl")) == [
+        512,
+        1024,
+    ]
+    assert (
+        "| **mean** | 512 | 100.0 (21-100) 1 of 13, not RULER's score |"
+        in (run / "tasks.md").read_text()
+    )
+    refused("--lengths 512: the shortest|--lengths 512: template", *command, "--tasks", "cwe")
+
+
+def test_a_scorer_is_the_folders(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ("needle", "sim:perfect", "--lengths", "1K", "--depths", "50,", "--repeats", "1")
+    command += ("--output", str(run))
+    assert invoke(*command).exit_code == 0
+    (record,) = records.read(run / "results.jsonl")
+    assert record["scores"] == {"whole": 1.0, "ruler": 1.0}
+    glued = record | {"response": f"it is x{record['expected'][0]}", "scores": None}
+    (run / "results.jsonl").write_text(json.dumps(glued) + "\n")
+    refused("--scorer best: use whole or ruler", *command, "--scorer", "best")
+    refused("--scorer best: use whole or ruler", "rescore", str(run), "--scorer", "best")
+    assert "1 ok -> miss" in invoke("rescore", str(run)).stdout
+    assert "1 miss -> ok" in invoke("rescore", str(run), "--scorer", "ruler").stdout
+    refused("the run in it has scorer 'ruler', this one 'whole'", *command)
+    assert invoke(*command, "--scorer", "ruler").exit_code == 0
+    (last,) = load(run).records
+    assert (last["score"], last["scores"]) == (1.0, {"whole": 0.0, "ruler": 1.0})
+
+
+def test_a_length_that_one_sample_is_too_long_for_is_left_out(tmp_path: Path) -> None:
+    """The words of cwe's example are drawn: the first sample fits here, a later one does not."""
+    run = tmp_path / "run"
+    command = (
+        "needle",
+        "sim:perfect",
+        "--lengths",
+        "1K,2K",
+        "--samples",
+        "20",
+        "--output",
+        str(run),
+    )
+    told = invoke(*command, "--tasks", "cwe,vt", "--dry-run").stderr
+    assert "left out: 1K, too short for cwe" in told
+    refused("--lengths 1024: the shortest prompt of cwe takes", *command, "--tasks", "cwe")
+    few = (*command[:5], "5", *command[6:])
+    assert "left out" not in invoke(*few, "--tasks", "cwe,vt", "--dry-run").stderr

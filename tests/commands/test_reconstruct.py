@@ -203,7 +203,7 @@ def test_verdicts_of_today_are_appended(run: Path) -> None:
         answer = next(answers).format(value[:6], value[:3])
         if answer == " nothing":
             return {**record, "status": "error", "response": None, "score": None, "error": "x"}
-        fields = {"response": answer, "finish_reason": "length", "score": None}
+        fields = {"response": answer, "finish_reason": "length", "score": None, "scores": None}
         return {**record, **fields, "status": "truncated_output"}
 
     rewrite(file, old)

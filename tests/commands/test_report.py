@@ -174,7 +174,7 @@ def test_every_state_is_drawn_and_told(tmp_path: Path) -> None:
     assert len(re.findall(r'<rect class="hatched"', page)) == 3
     assert len(re.findall(r'<path class="cross" d', page)) == 1 + 1  # one cell, and the legend
     for depth, words in (
-        (30, "1 answer cut off"),
+        (30, "0.5 of 1 found, 1 cut off"),
         (40, "1 longer than the target takes"),
         (50, "1 error"),
         (60, "1 not run"),
@@ -295,7 +295,7 @@ def test_where_it_writes(tmp_path: Path, runs: list[Path], monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--format", "pdf"], "--format pdf: not known: use html, png, svg or csv"),
+        (["--format", "pdf"], "--format pdf: not known: use html, png, svg, csv, md or tex"),
         (["--picture", "pie"], "--picture pie: not known: use map, effective or perplexity"),
         (["--picture", "effective"], "--picture effective: html has no picture to choose: use"),
         (["--style", "plain"], "--style plain: a style of the map as a picture: use --format png"),

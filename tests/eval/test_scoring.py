@@ -10,13 +10,30 @@ from longctx.eval.stats import wilson
 
 @pytest.mark.parametrize(
     "text",
-    ["1234567", " 1234567.", "It is 1,234,567.", "**1234567**", "号码是1234567。", "key=1234567;"],
+    [
+        *(
+            "1234567",
+            " 1234567.",
+            "It is 1,234,567.",
+            "**1234567**",
+            "号码是1234567。",
+            "key=1234567;",
+        ),
+        *("_1234567_", "__1234567__", "is _1234567_.", "___1234567___", "nº1234567", "nª1234567"),
+        "1_234_567",
+    ],
 )
 def test_found(text: str) -> None:
     assert contains(text, "1234567")
 
 
-@pytest.mark.parametrize("text", ["", "123456", "12345678", "91234567", "123 4567", "x1234567"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "123456", "12345678", "91234567", "123 4567", "x1234567"),
+        *("key_1234567", "_x_1234567", "1234567_b", "__init__1234567", "12_34567"),
+    ],
+)
 def test_not_found(text: str) -> None:
     assert not contains(text, "1234567")
 
@@ -74,9 +91,9 @@ def test_words_match_whatever_their_case_but_whole() -> None:
         (" 1234567 and so on and on", "length", 1.0, "ok"),
         (" 7654321.", "stop", 0.0, "miss"),
         (" the the the the", "length", 0.0, "miss"),
-        (" The number is 123", "length", None, "truncated_output"),
+        (" The number is 123", "length", 0.0, "truncated_output"),
         (" The number is 123", "stop", 0.0, "miss"),
-        ("<think>let me see", "length", None, "truncated_output"),
+        ("<think>let me see", "length", 0.0, "truncated_output"),
         ("<think>1234567?</think> No idea.", "stop", 0.0, "miss"),
         ("<think>hm</think> 1234567", "stop", 1.0, "ok"),
         ("", "stop", 0.0, "miss"),
@@ -104,7 +121,7 @@ def test_a_wrong_answer_before_the_cut_is_a_miss(response: str, status: str) -> 
     verdict = judge(response, ["1581141"], "length")
     assert (verdict.status, verdict.score) == (
         status,
-        {"miss": 0.0, "ok": 1.0, "truncated_output": None}[status],
+        {"miss": 0.0, "ok": 1.0, "truncated_output": 0.0}[status],
     )
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from longctx import cli
 from longctx.attention import extend
+from longctx.eval.texts import prose
 from longctx.tiny import WEIGHTS
 
 pytest.importorskip(
@@ -106,3 +112,25 @@ def test_a_setting_that_the_engine_lacks_is_refused(model_class: Any) -> None:
     question = instance("generate_until", TEXT, {"until": ["."], "num_beams": 2})
     with pytest.raises(ValueError, match="generation with num_beams: not in the engine"):
         lm.generate_until([question])
+
+
+def test_rolling_perplexity_is_lm_evals(tmp_path: Path) -> None:
+    """The whole command against lm_eval's own loglikelihood_rolling on the same text."""
+    from lm_eval.models.huggingface import HFLM
+
+    text = prose.haystack(64, seed=3).text[:5000]
+    (tmp_path / "text.txt").write_text(text)
+    for length in (256, 512):
+        lm = HFLM(pretrained=str(WEIGHTS), dtype="float32", device="cpu", max_length=length)
+        ids = lm.tok_encode(text)
+        words = ["perplexity", "embedded", "--text", str(tmp_path / "text.txt"), "--metric"]
+        words += ["rolling", "--lengths", f"{length},{len(ids) + 1}", "--methods", "none"]
+        words += ["--documents", "1", "--output", str(tmp_path / f"run{length}"), "--json"]
+        result = CliRunner().invoke(cli.app, words)
+        assert result.exit_code == 0, result.output
+        told = json.loads(result.stdout.splitlines()[-1])["methods"]["none"]["lengths"][str(length)]
+        (total,) = lm.loglikelihood_rolling([instance("loglikelihood_rolling", text)])
+        assert told["tokens"] == len(ids)
+        assert told["nll"] == pytest.approx(-total / len(ids), rel=2e-6)
+        bits = -total / math.log(2) / len(text.encode())
+        assert told["bits_per_byte"] == pytest.approx(bits, rel=2e-6)

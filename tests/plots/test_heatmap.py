@@ -128,7 +128,7 @@ def test_states_without_a_score_look_different(tmp_path: Path) -> None:
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == [
         "not run",
-        "error or cut off (8, not scored)",
+        "error (5, not scored) or answer cut off (3, scored by what it has)",
         "longer than the target takes (3)",
         "needle 8K tokens before the question",
         "95 % interval of the score",
@@ -249,7 +249,8 @@ def test_the_terminal_map_says_it_all_without_colours(tmp_path: Path) -> None:
     assert lines[3].split()[:5] == ["100%", "3/3", "3/3", "│", "×"]
     assert lines[3].split()[5:] == ["100%", "3/3", "–", "│", "╱╱╱"]
     legend = " ".join(" ".join(lines[5:]).split())
-    assert "│ trained 8K; – not run; ╱╱╱ error or cut off (8, not scored); ×" in legend
+    hatch = "╱╱╱ error (5, not scored) or answer cut off (3, scored by what it has)"
+    assert f"│ trained 8K; – not run; {hatch}; ×" in legend
     assert "╎__ needle 8K tokens before the question" in legend
 
 

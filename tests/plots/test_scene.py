@@ -15,6 +15,7 @@ from report_helpers import page_of
 from rich.console import Console
 from run_fakes import LENGTHS, METHODS, all_states, four_methods, write_perplexity, write_run
 
+from longctx.errors import UserError
 from longctx.eval.needle.summary import load
 from longctx.eval.perplexity import summary as perplexity_summary
 from longctx.plots import frontier, heatmap, perplexity
@@ -60,9 +61,9 @@ def test_the_scene_of_a_run(folder: Path) -> None:
     none, dca = scene.panels
     assert rows(none) == [
         ["ok", "ok", "0/2", "0/2", "0/2", "ok"],
-        ["ok", "ok", "0/2", "0/2", "0/1/", "/"],
+        ["ok", "ok", "0/2", "0/2", "0/1/", "1/2/"],
         ["ok", "ok", "0/2", "0/2", "1/2", ".x"],
-        ["ok", "ok", "ok", "0/2", "0/1/", "/"],
+        ["ok", "ok", "ok", "0/2", "0.5/2/", "/"],
         ["ok", "ok", "ok", "0/2", "1/2", "."],
         ["ok", "ok", "ok", "ok", "ok", "1/2"],
     ]
@@ -83,7 +84,7 @@ def test_the_scene_of_a_run(folder: Path) -> None:
     assert none.cells[6 + 4].told == "4K at 30%: 0 of 1 found, 1 error"
     assert none.cells[6 + 4].figures == "0/1 +1 error"
     (difference,) = scene.differences
-    assert rows(difference)[1] == ["=", "=", "+2", "+2", "+1", "."]
+    assert rows(difference)[1] == ["=", "=", "+2", "+2", "+1", "="]
     assert rows(difference)[5] == ["=", "=", "=", "=", "=", "="]
     assert [entry.sign for entry in scene.legend] == [
         *("not run", "hatch", "cross", "frontier", "interval", "star")
@@ -144,7 +145,7 @@ def wanted(scene: Scene) -> list[list[str]]:
 
 def test_painters_show_the_same_counts(folder: Path) -> None:
     texts = wanted(scene_of(load(folder), Style()))
-    assert texts[0][:4] == ["0/2", "0/2", "0/2", "0/2"] and len(texts[0]) == 14
+    assert texts[0][:4] == ["0/2", "0/2", "0/2", "0/2"] and len(texts[0]) == 15
     assert text_of_figure(heatmap.figure_of([load(folder)], Style()), 2) == texts
     assert text_of_page(page_of(folder))[:2] == texts
     assert text_of_terminal(folder) == texts
@@ -175,7 +176,7 @@ def test_painters_draw_the_same_frontier_and_marks(folder: Path) -> None:
     lines = terminal(folder, coloured=False).splitlines()[1:7]
     assert [line.count("_") > 0 for line in lines] == [False, False, True, False, True, True]
     assert [line.count("╎") for line in lines] == [0, 0, 0, 1, 1, 1]
-    assert sum(line.count(HATCH) for line in lines) == 2 * 2 + 2 * 3
+    assert sum(line.count(HATCH) for line in lines) == 3 * 2 + 1 * 3
     assert sum(line.count(CROSS) for line in lines) == 1
     assert all("│" in line for line in lines)
 
@@ -208,7 +209,7 @@ def test_a_plain_figure_is_cells_labels_and_one_scale(folder: Path, tmp_path: Pa
         assert (panel.trained, panel.frontier, panel.bars, panel.bracket) == (None, (), (), None)
     # What has a score is a colour; what has none does not pass for one that did not run.
     marked = [cell for cell in scene.panels[0].cells if cell.hatched or cell.crossed]
-    assert [cell.score for cell in marked] == [None] * 3
+    assert [cell.score for cell in marked] == [None] * 2
     figure = heatmap.figure_of([run], Style(kind="plain"))
     assert len(figure.axes) == 3 and not figure.legends  # two maps and the scale
     words = [text.get_text() for axes in figure.axes[:2] for text in axes.texts]
@@ -218,7 +219,22 @@ def test_a_plain_figure_is_cells_labels_and_one_scale(folder: Path, tmp_path: Pa
     assert "Mine" in [text.get_text() for text in titled.texts]
 
 
-@pytest.mark.parametrize("kind", ["full", "plain"])
+def test_a_figure_in_the_manner_of_the_qwen2_report(folder: Path) -> None:
+    run = load(folder)
+    figure = heatmap.figure_of([run], Style(kind="qwen2"))
+    assert len(figure.axes) == 3 and not figure.legends
+    words = [text.get_text() for text in figure.texts]
+    for wanted_words in ("context length in tokens", "document's top", "its bottom"):
+        assert wanted_words in words
+    assert any(text.startswith("Needle in a haystack: ") for text in words)
+    classic, default = Style(palette="classic").colours, Style().colours
+    assert Style(kind="qwen2").colours == classic != default
+    assert Style(kind="qwen2", palette="classic").colours == classic
+    with pytest.raises(UserError, match="--style qwen2 shows no counts"):
+        Style(kind="qwen2", annotate="all")
+
+
+@pytest.mark.parametrize("kind", ["full", "plain", "qwen2"])
 @pytest.mark.parametrize(("columns", "rows"), [(1, 1), (21, 1), (6, 11)])
 def test_nothing_lies_on_anything(tmp_path: Path, kind: str, columns: int, rows: int) -> None:
     from picture_checks import check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -16,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from perplexity_fakes import LENGTHS, METHODS, done
 from transformers import GraniteConfig, GraniteForCausalLM
+from typer.testing import CliRunner
 
+from longctx import cli
 from longctx.attention.hf import extend
 from longctx.errors import UserError
-from longctx.eval.perplexity.passes import windows
+from longctx.eval.perplexity.passes import rolling_windows, windows
 from longctx.eval.runfolder import records
 from longctx.models import logprobs
 from longctx.models.source import load_config, load_model, locate
@@ -186,6 +189,55 @@ def test_each_token_is_predicted_once(tokens: int, room: int, stride: int, first
     for window in made:
         assert window.stop - window.start <= room
         assert window.start == 0 or window.scored - window.start >= room - stride
+
+
+def side_by_side(model: Any, ids: list[int], begin: int, length: int) -> list[float]:
+    """The rule of lm-evaluation-harness, in float64: `length` tokens are read, each but the first
+    of a window predicts the next one, and a last window that is short is filled from before."""
+    found, done = list[float](), 0
+    while done < len(ids):
+        end = min(done + length, len(ids))
+        context = [begin] if done == 0 else ids[end - length - 1 : done]
+        rows = losses(model.double(), [*context, *ids[done:end]])
+        found += rows[len(context) - 1 :].tolist()
+        done = end
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rolling_is_lm_evals_rule(
+    command: list[str], model: Any, documents: list[list[int]], chatml: Any, method: str
+) -> None:
+    """Lengths that do not divide the text, and one that is all of it."""
+    command[command.index("--lengths") + 1] = "256,640"
+    told = done(*command, "--metric", "rolling")
+    begin = chatml.bos_token_id if chatml.bos_token_id is not None else chatml.eos_token_id
+    exact = copy.deepcopy(model)
+    for length in LENGTHS:
+        with extend(exact, method, request_length=EDGES.get(length, length)):
+            rows = [side_by_side(exact, ids[:639], begin, length) for ids in documents]
+        figure = told["methods"][method]["lengths"][str(length)]
+        assert figure["tokens"] == sum(map(len, rows)) == 3 * 639
+        assert figure["nll"] == pytest.approx(sum(map(sum, rows)) / (3 * 639), rel=2e-6)
+    assert told["meaning"].startswith("Perplexity of every token of each document once, in windows")
+    assert f"Token {begin} before the first window" in told["meaning"]
+
+
+@given(st.integers(1, 400), st.integers(2, 90))
+def test_rolling_windows_predict_each_token_once(tokens: int, room: int) -> None:
+    made = list(rolling_windows(tokens, room))
+    assert [t for w in made for t in range(w.scored, w.stop)] == list(range(tokens))
+    assert made[0] == (0, min(room, tokens), 0)
+    for window in made[1:]:
+        assert window.stop - window.start == room + 1  # read but for the last, which is predicted
+        assert window.scored > window.start
+
+
+def test_rolling_has_a_rule_of_its_own_for_the_beginning(command: list[str]) -> None:
+    with pytest.raises(UserError, match="--bos never: --metric rolling has a rule of its own"):
+        CliRunner().invoke(
+            cli.app, [*command, "--metric", "rolling", "--bos", "never"], catch_exceptions=False
+        )
 
 
 def test_bits_per_byte(command: list[str], chatml: Any, documents: list[list[int]]) -> None:

@@ -27,6 +27,10 @@ def four_methods(method: str, length: int, depth: float, repeat: int) -> str:
     return "ok"
 
 
+# Of the cut-off answers half was there.
+_SCORES = {"ok": 1.0, "miss": 0.0, "partial": 0.5, "truncated_output": 0.5}
+
+
 def window(tokens: int) -> Status:
     """A simulated model that finds needles nearer than so many tokens to the question."""
 
@@ -93,7 +97,7 @@ def write_run(
                 "scheme": {"method": method},
                 **{"length": length, "depth": depth, "repeat": repeat},
                 "status": found,
-                "score": {"ok": 1.0, "miss": 0.0, "partial": 0.5}.get(found),
+                "score": _SCORES.get(found),
                 "error": "broken" if found == "error" else None,
             }
             number = repeat if texts == "shared" else 1_000_000 * (repeat + 1) + int(1000 * depth)

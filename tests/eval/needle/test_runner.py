@@ -111,7 +111,7 @@ def test_a_record_holds_what_it_promises(tmp_path: Path, chatml: Any, book: Hays
     record = summary.load(tmp_path).records[0]
     promised = """schema key scheme task language length prompt_tokens slack depth depth_actual
         needle_span evidence_spans distance_to_question seed repeat haystack question expected match
-        response finish_reason score status error ttft_s cached_tokens server_prompt_tokens
+        response finish_reason score scores status error ttft_s cached_tokens server_prompt_tokens
         total_s compute_s peak_mem_bytes backend
         ts prompt_sha256 recipe"""
     assert set(record) == set(promised.split())
@@ -154,7 +154,7 @@ def test_only_missing_and_failed_cells_run_again(
     assert third.cells == []
 
 
-def test_overflow_and_cut_off_answers_are_not_scored(
+def test_what_is_cut_off_is_scored_and_what_overflows_is_not(
     tmp_path: Path, chatml: Any, book: Haystack
 ) -> None:
     def too_long(request: Request, text: str) -> str:
@@ -166,6 +166,14 @@ def test_overflow_and_cut_off_answers_are_not_scored(
     _, figures = run(sweep, tmp_path, {"none": too_long}, finish_reason="length")
     assert figures["states"] == {"truncated_output": 3, "overflow": 3, "not_run": 0}
     assert figures["methods"]["none"]["lengths"]["1024"]["score"] is None
+    cut = figures["methods"]["none"]["lengths"]["512"]
+    assert (cut["n"], cut["k"], cut["score"]) == (3, 0, 0.0)
+    table = (tmp_path / "summary.md").read_text()
+    assert "| 0/3 (0-56 %), 3 cut off | – +3 overflow |" in table
+    assert (
+        "Not counted: 3 overflow. Cut off by the token budget, and scored by what they have: 3."
+        in table
+    )
     assert figures["failures"] == []
 
 

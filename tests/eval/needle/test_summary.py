@@ -90,7 +90,7 @@ def test_too_few_samples_are_not_called_no_break(tmp_path: Path) -> None:
     assert "+12 error" in shown
 
 
-@pytest.mark.parametrize("status", ["error", "overflow", "truncated_output", None])
+@pytest.mark.parametrize("status", ["error", "overflow", None])
 def test_what_is_not_scored_is_no_sample(tmp_path: Path, status: str | None) -> None:
     # 12 of 22 cells at 512 have no score.
     def fails(method: str, length: int, depth: float, repeat: int) -> str | None:

@@ -91,7 +91,9 @@ def test_a_needle_run_writes_what_the_page_says(tmp_path: Path) -> None:
     command(*perfect, *cell, "1K", "--output", tmp_path / "files")
     several = ("needle", "sim:perfect", "--tasks", "vt,uuid_chain", "--hops", "2")
     command(*several, *cell, "1K", "--output", tmp_path / "tasks")
-    runs = [tmp_path / name for name in ("embedded", "sim", "files", "tasks/uuid_chain")]
+    spread = ("needle", "sim:perfect", "--samples", "2", "--depths", "50,", "--lengths", "1K")
+    command(*spread, "--output", tmp_path / "spread")
+    runs = [tmp_path / name for name in ("embedded", "sim", "files", "tasks/uuid_chain", "spread")]
 
     # A verdict of other rules, and a cell that failed.
     for name in ("results.jsonl", "controls.jsonl"):
