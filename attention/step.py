@@ -139,6 +139,8 @@ def attend_step(
             return packed.attend_packed(layout, q_BHLD, keys[0], values[0], kernel, scale)
     if tokens is not None and len(tokens.tokens) == batch * columns:
         out_1HRD = attend_tokens(tokens, plan.turns, plan.kept, q_BHLD, keys, values, kernel, scale)
+        if batch == columns == 1:
+            return out_1HRD.to(q_BHLD.dtype).contiguous().view(1, 1, heads, dim)
         out_RHD = out_1HRD[0].transpose(0, 1).to(q_BHLD.dtype).contiguous()
         return out_RHD.view(batch, columns, heads, dim)
     out_BLHD = q_BHLD.new_zeros(batch, columns, heads, dim)

@@ -99,7 +99,10 @@ def read(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Views [B, K, M, D]."""
     k_BKMD, v_BKMD = keys[slots.stack], values[slots.stack]
-    span = slice(slots.start, slots.stop)
+    first, count = slots.start, slots.stop - slots.start
+    if k_BKMD.shape[0] == 1:  # nothing to choose: a view less, for every call of every layer
+        return k_BKMD.narrow(2, first, count), v_BKMD.narrow(2, first, count)
+    span = slice(first, slots.stop)
     return k_BKMD[batch, :, span], v_BKMD[batch, :, span]
 
 
@@ -121,19 +124,23 @@ def attend_tokens(
         if (table := kept.get(("turns", device))) is None:
             assert turns is not None
             table = kept["turns", device] = turns.take(tokens.turn_N, device)
-        turned_1HND = rotate(q_1HND[:, :, turned:], table)
+        turned_1HND = rotate(_span(q_1HND, turned, total), table)
     partials = []
     for slots, batch, logit_scale, first, stop in tokens.calls:
         if first < turned:
-            mine_1HND = q_1HND[:, :, first:stop]
+            mine_1HND = _span(q_1HND, first, stop)
         else:
-            mine_1HND = turned_1HND[:, :, first - turned : stop - turned]
+            mine_1HND = _span(turned_1HND, first - turned, stop - turned)
         k_1KMD, v_1KMD = read(slots, slice(batch, batch + 1), keys, values)
         partials.append(kernel(mine_1HND, k_1KMD, v_1KMD, causal=False, scale=scale * logit_scale))
     count, most = len(tokens.tokens), len(tokens.parts_RA[0])
     if len(partials) == 1 and most == 1:
         return partials[0].out_BHLD
     dtype = torch.promote_types(q_BHLD.dtype, torch.float32)
+    if count == 1 and len(partials) == 2:
+        weights_1H2 = _weights(torch.cat([part.lse_BHL for part in partials], dim=2).to(dtype))
+        a_1H1D, b_1H1D = (part.out_BHLD.to(dtype) for part in partials)
+        return torch.lerp(a_1H1D, b_1H1D, weights_1H2[:, :, 1:].unsqueeze(3))
     out_1HND = torch.cat([part.out_BHLD for part in partials], dim=2).to(dtype)
     if most == 1:
         return out_1HND[:, :, _parts_index(tokens, kept, device)]
@@ -150,6 +157,12 @@ def attend_tokens(
     return (weights_1HRA.unsqueeze(3) @ parts_1HRAD).squeeze(3)
 
 
+def _span(q_1HND: torch.Tensor, first: int, stop: int) -> torch.Tensor:
+    """Queries `first` .. `stop` - 1, a view."""
+    count = stop - first
+    return q_1HND if count == q_1HND.shape[2] else q_1HND.narrow(2, first, count)
+
+
 def _weights(lse: torch.Tensor) -> torch.Tensor:
     """Of partial results, along the last dimension; they add up to 1."""
     return lse.softmax(-1)
@@ -158,9 +171,13 @@ def _weights(lse: torch.Tensor) -> torch.Tensor:
 def _expand(tokens: Tokens, kept: dict[Any, Any], q_BHLD: torch.Tensor) -> torch.Tensor:
     """[1, H, N, D]: each token's query as often as it is asked."""
     if len(tokens.tokens) == 1:
-        batch, column = tokens.tokens[0]
-        q_1H1D = q_BHLD[batch : batch + 1, :, column : column + 1]
-        return q_1H1D.expand(-1, -1, len(tokens.of_N), -1)
+        if q_BHLD.shape[0] == q_BHLD.shape[2] == 1:
+            q_1H1D = q_BHLD
+        else:
+            batch, column = tokens.tokens[0]
+            q_1H1D = q_BHLD[batch : batch + 1, :, column : column + 1]
+        many = len(tokens.of_N)
+        return q_1H1D if many == 1 else q_1H1D.expand(-1, -1, many, -1)
     key = ("queries", q_BHLD.device)
     if key not in kept:
         found = [tokens.tokens[at] for at in tokens.of_N]

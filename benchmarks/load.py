@@ -1,12 +1,15 @@
 """Many clients at once against a running server: who waits how long, and does anything grow.
 
     longctx serve --port 8123 &
-    python benchmarks/load.py --url http://127.0.0.1:8123 --pid $! --minutes 5
+    python benchmarks/load.py --url http://127.0.0.1:8123 --pid $! --minutes 5 --bomb-every 10
 
 First every prompt of a small pool is asked once, one after the other, for the reference answers.
 Then the clients ask prompts of the pool, and prompts that nobody asked before, without a pause. An
 answer of the pool must be the reference answer, character for character; a 429 is waited for as
 long as its Retry-After says and counted apart; everything else that is no answer is an error.
+
+With --bomb-every, a JSON schema that no compiler gets through is sent now and then, each another
+one; it must be refused with a 400.
 
 Time to the first token is from sending to the first content of the stream, refusals not included.
 """
@@ -44,6 +47,7 @@ class Seen:
     compared: int = 0
     different: list[dict[str, str]] = field(default_factory=list)
     memory: list[tuple[float, float, float]] = field(default_factory=list)  # seconds, MiB, KV MiB
+    bombs_s: list[float] = field(default_factory=list)  # until each was refused
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,31 @@ async def one_client(
                     )
 
 
+def bomb(name: str) -> dict[str, Any]:
+    """Each pattern doubles what compiling takes; another name makes another schema."""
+    patterns = [{"type": "string", "pattern": f"^.*a.{{{n}}}b.*$"} for n in range(1, 30)]
+    schema = {"title": name, "allOf": patterns}
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+async def send_bombs(client: httpx.AsyncClient, every: float, seen: Seen) -> None:
+    for number in count():
+        began = time.perf_counter()
+        body = {
+            "messages": [{"role": "user", "content": "x"}],
+            "response_format": bomb(str(number)),
+        }
+        try:
+            answer = await client.post("/v1/chat/completions", json=body)
+        except httpx.HTTPError as error:
+            seen.errors.append(f"a bomb: {type(error).__name__}: {error}")
+        else:
+            seen.bombs_s.append(time.perf_counter() - began)
+            if answer.status_code != 400:
+                seen.errors.append(f"a bomb: {answer.status_code}: {answer.text[:200]}")
+        await asyncio.sleep(max(0.0, began + every - time.perf_counter()))
+
+
 async def watch_memory(client: httpx.AsyncClient, pid: int, seen: Seen, began: float) -> None:
     """The process, and what of it are keys and values: those grow to their budget by design."""
     status = Path(f"/proc/{pid}/status")
@@ -161,11 +190,10 @@ def quantile(values: list[float], share: float) -> float | None:
 
 
 def slope(points: list[tuple[float, float]]) -> float | None:
-    """MiB per minute over the second half: the first fills the prefix cache."""
-    later = points[len(points) // 2 :]
-    if len(later) < 3:
+    """MiB per minute."""
+    if len(points) < 3:
         return None
-    return round(60 * statistics.linear_regression(*zip(*later, strict=True)).slope, 2)
+    return round(60 * statistics.linear_regression(*zip(*points, strict=True)).slope, 2)
 
 
 def by_minute(points: list[tuple[float, float]]) -> list[float]:
@@ -206,7 +234,9 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         watcher = None
         if options.pid:
             watcher = asyncio.create_task(watch_memory(client, options.pid, seen, began))
-        until = began + 60 * options.minutes
+        if options.bomb_every:
+            bombs = asyncio.create_task(send_bombs(client, options.bomb_every, seen))
+        until = began + 60 * (options.warm_up + options.minutes)
         await asyncio.gather(
             *(
                 one_client(client, draw, reference, seen, until, options.answer)
@@ -216,6 +246,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         seconds = time.perf_counter() - began
         if watcher is not None:
             watcher.cancel()
+        if options.bomb_every:
+            bombs.cancel()
     return report(options, seen, seconds)
 
 
@@ -232,6 +264,12 @@ def report(options: argparse.Namespace, seen: Seen, seconds: float) -> dict[str,
         "different": len(seen.different),
         "first_different": seen.different[:3],
     }
+    if seen.bombs_s:
+        figures["bombs"] = {
+            "refused": len(seen.bombs_s),
+            "median_s": round(statistics.median(seen.bombs_s), 1),
+            "worst_s": round(max(seen.bombs_s), 1),
+        }
     for kind, values in seen.first_s.items():
         figures[kind] = {
             "answers": len(values),
@@ -241,6 +279,8 @@ def report(options: argparse.Namespace, seen: Seen, seconds: float) -> dict[str,
             },
         }
     if seen.memory:
+        # Behind the last minute clients end one by one.
+        rest_of_run, last = 60 * options.warm_up, 60 * (options.warm_up + options.minutes)
         rss = [(when, size) for when, size, _ in seen.memory]
         kv = [(when, size) for when, _, size in seen.memory]
         rest = [(when, size - kept) for when, size, kept in seen.memory]
@@ -251,7 +291,10 @@ def report(options: argparse.Namespace, seen: Seen, seconds: float) -> dict[str,
                 "last": round(points[-1][1], 1),
                 "most": round(max(size for _, size in points), 1),
                 "by_minute": by_minute(points),
-                "per_minute_second_half": slope(points),
+                "per_minute_second_half": slope(points[len(points) // 2 :]),
+                "per_minute_after_warm_up": slope(
+                    [(when, size) for when, size in points if rest_of_run <= when < last]
+                ),
             }
             for name, points in (("rss", rss), ("keys_and_values", kv), ("rss_without_them", rest))
         }
@@ -265,10 +308,14 @@ def main() -> None:
     parser.add_argument("--api-key")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument(
+        "--warm-up", type=float, default=0, help="minutes before: caches fill, and count as well"
+    )
     parser.add_argument("--short", type=int, default=200, help="tokens of a short prompt")
     parser.add_argument("--long", type=int, default=8000, help="tokens of a long prompt")
     parser.add_argument("--long-share", type=float, default=0.1, help="of the requests")
     parser.add_argument("--answer", type=int, default=16, help="tokens of an answer")
+    parser.add_argument("--bomb-every", type=float, help="seconds from one bomb to the next")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     figures = asyncio.run(measure(options))

@@ -1,14 +1,16 @@
-"""A column of needle prompts with and without shared prefill: same model, same prompts, one run.
+"""A column of needle prompts with and without shared prefill, and of prompts that share no text.
 
     python benchmarks/prefix_sharing.py --length 8K
     python benchmarks/prefix_sharing.py --model models/smollm2-135m --methods dca --json
 
 The prompts of a column are random tokens that differ in where a needle stands; each asks for one
-token, so that prefill is all there is. Arms are interleaved; the figure is a ratio of minima over
-the pairs, in process CPU time with one thread, with wall clock beside it. Beside it stands the
-bound of the grid: the sum of work(L) over that of work(L, cached), by the formula of
-longctx/eval/estimate.py, and the same for linear layers and for attention alone. The bound takes
-both kinds of work as equally fast. The model is a random one without --model; always on the CPU.
+token, so that prefill is all there is. `with` and `without` sharing are the same prompts, as of
+`longctx needle --shared-texts`; `own` are as many with a text each, the command's default. Arms are
+interleaved; the figure is a ratio of minima over the pairs, in process CPU time with one thread,
+with wall clock beside it. Beside it stands the bound of the grid: the sum of work(L) over that of
+work(L, cached), by the formula of longctx/eval/estimate.py, and the same for linear layers and for
+attention alone. The bound takes both kinds of work as equally fast. The model is a random one
+without --model; always on the CPU.
 """
 
 from __future__ import annotations
@@ -66,11 +68,14 @@ def load(options: argparse.Namespace) -> Any:
     return load_model(source, config, getattr(torch, options.dtype), "cpu")
 
 
-def column(length: int, depths: list[float], vocabulary: int) -> tuple[list[list[int]], list[int]]:
+def column(
+    length: int, depths: list[float], vocabulary: int, *, own: bool = False
+) -> tuple[list[list[int]], list[int]]:
     """Prompts in ascending depth, and how many tokens each has in common with the one before.
 
-    Needle tokens come from the upper half of the vocabulary and the others from the lower one:
-    what two neighbours share ends exactly where the first needle begins.
+    With `own` texts that is the introduction alone. Needle tokens come from the upper half of the
+    vocabulary and the others from the lower one: what two neighbours share ends exactly where the
+    first needle begins.
     """
     import torch
 
@@ -81,10 +86,13 @@ def column(length: int, depths: list[float], vocabulary: int) -> tuple[list[list
         return list(torch.randint(low, high, (count,), generator=generator).tolist())
 
     text, needle = draw(length - NEEDLE, 0, half), draw(NEEDLE, half, vocabulary)
+    texts = [text] + [
+        text[:HEAD] + draw(len(text) - HEAD, 0, half) if own else text for _ in depths[1:]
+    ]
     room = length - HEAD - NEEDLE - TAIL
     places = [HEAD + round(room * depth / 100) for depth in depths]
-    prompts = [text[:place] + needle + text[place:] for place in places]
-    return prompts, [0, *places[:-1]]
+    prompts = [one[:place] + needle + one[place:] for one, place in zip(texts, places, strict=True)]
+    return prompts, [0, *places[:-1]] if not own else [0] * len(places)
 
 
 def bounds(shape: Any, length: int, cached: list[int]) -> dict[str, float]:
@@ -111,24 +119,28 @@ def run_method(model: Any, method: str, options: argparse.Namespace) -> dict[str
 
     length = options.length
     prompts, common = column(length, options.depths, model.config.vocab_size)
-    times: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
+    apart, _ = column(length, options.depths, model.config.vocab_size, own=True)
+    times: dict[str, list[tuple[float, float]]] = {"without": [], "with": [], "own": []}
     scheme = resolve(model.config, method, request_length=length)
     sessions = {
         name: ServedSession(
             model,
             None,
             scheme,
-            Asking("auto", length + 1, options.prefill_chunk, prefix_sharing=name == "with"),
+            Asking("auto", length + 1, options.prefill_chunk, prefix_sharing=name != "without"),
         )
         for name in times
     }
-    requests = [Request(ids, 1, length) for ids in prompts]
+    asked = {
+        name: [Request(ids, 1, length) for ids in (apart if name == "own" else prompts)]
+        for name in times
+    }
 
     def ask(name: str) -> None:
         """One column, from an empty engine as each column of a sweep."""
         with sessions[name] as session:
             cpu, wall = time.process_time(), time.perf_counter()
-            answers = [answer for _, answer in session.answers(requests)]
+            answers = [answer for _, answer in session.answers(asked[name])]
             times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
         cached = sum(answer.cached_tokens for answer in answers)
         if cached < (0.99 * sum(common) if name == "with" else 0):
@@ -141,6 +153,7 @@ def run_method(model: Any, method: str, options: argparse.Namespace) -> dict[str
         name: [min(each) for each in zip(*rows[1:], strict=True)] for name, rows in times.items()
     }
     ratio_cpu, ratio_wall = (best["without"][at] / best["with"][at] for at in (0, 1))
+    own_cost = best["own"][0] / best["with"][0]
     found = bounds(shape_of(model.config), length, common)
     return {
         "method": method,
@@ -152,6 +165,7 @@ def run_method(model: Any, method: str, options: argparse.Namespace) -> dict[str
         "ratio_wall": round(ratio_wall, 4),
         **found,
         "reached": round(ratio_cpu / found["bound"], 4),
+        "own_texts_cost": round(own_cost, 4),
         "pairs": options.pairs,
     }
 
@@ -163,7 +177,8 @@ def print_row(row: dict[str, Any]) -> None:
         f"without {cpu['without']:8.2f} s  with {cpu['with']:8.2f} s  "
         f"ratio {row['ratio_cpu']:.3f} (wall {row['ratio_wall']:.3f})  "
         f"bound {row['bound']:.3f} (linear {row['bound_linear']:.3f}, "
-        f"attention {row['bound_attention']:.3f})  {row['reached']:.2f} of it, >= {TARGET} {mark}",
+        f"attention {row['bound_attention']:.3f})  {row['reached']:.2f} of it, >= {TARGET} {mark}  "
+        f"own texts {cpu['own']:8.2f} s, {row['own_texts_cost']:.3f} x",
         flush=True,
     )
 

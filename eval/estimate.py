@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from longctx.eval.format import show_bytes, show_length, show_seconds
+from longctx.eval.needle.config import Texts
 from longctx.eval.needle.grid import Cell, columns
 
 # One decoded token against one prefilled token: 65 and 71 measured on a CPU at 2K and 8K.
@@ -50,7 +51,8 @@ def work(shape: ModelSizes, length: int, answer_tokens: int, cached: int = 0) ->
 def expected_work(
     pending: Iterable[Cell], shape: ModelSizes, answer_tokens: int, prefix_sharing: bool
 ) -> dict[Cell, float]:
-    """The work of each cell. With sharing, a prompt goes on from the needle of the one before."""
+    """The work of each cell. With sharing, a prompt goes on from the needle of the one before:
+    where texts are shared as well as their prefill."""
     found = {}
     for _, column in columns(pending):
         shared = 0.0
@@ -74,6 +76,9 @@ class NeedlePlan:
     seconds: float | None
     seconds_from: str
     kv_bytes: int
+    # The work of a text for every cell, over that of texts which depths share; None where they do,
+    # and where no prefill is shared anyway.
+    own_texts_cost: float | None = None
 
     def __str__(self) -> str:
         time = "time unknown"
@@ -81,9 +86,11 @@ class NeedlePlan:
             time = f"about {show_seconds(self.seconds)} ({self.seconds_from})"
         memory = f" · KV cache {show_bytes(self.kv_bytes)} at {show_length(self.longest)}"
         memory = memory if self.kv_bytes else ""
+        cost = self.own_texts_cost
+        texts = "" if cost is None else f" · a text each: {cost:.2f} x the work of --shared-texts"
         return (
             f"{self.cells} cells: {self.done} done, {self.to_do} to do · {self.prompts} prompts, "
-            f"{self.tokens:,} tokens · {time}{memory}"
+            f"{self.tokens:,} tokens · {time}{memory}{texts}"
         )
 
 
@@ -94,6 +101,7 @@ def plan(
     shape: ModelSizes,
     answer_tokens: int,
     prefix_sharing: bool,
+    texts: Texts,
     bytes_per_value: int,
     rate: float | None,
     rate_from: str,
@@ -101,7 +109,14 @@ def plan(
     """`rate` is seconds per unit of work()."""
     cells, to_do = list(everything), list(pending)
     longest = max(cell.length for cell in cells)
-    total = sum(expected_work(to_do, shape, answer_tokens, prefix_sharing).values())
+
+    def work_with(shared: bool) -> float:
+        return sum(expected_work(to_do, shape, answer_tokens, shared).values())
+
+    total = work_with(prefix_sharing and texts == "shared")
+    cost = None
+    if texts == "own" and prefix_sharing and to_do and cells[0].depth is not None:
+        cost = total / work_with(True)
     return NeedlePlan(
         cells=len(cells),
         done=len(cells) - len(to_do),
@@ -112,6 +127,7 @@ def plan(
         seconds=None if rate is None else rate * total,
         seconds_from=rate_from,
         kv_bytes=shape.kv_bytes(longest, bytes_per_value),
+        own_texts_cost=cost,
     )
 
 

@@ -31,10 +31,12 @@ class Truth:
     """What only a simulated model may look at: the answer, and where in the prompt it stands.
 
     `depth` is None where evidence lies all over the text: simulated models take the worst place.
+    `text` names the window of the haystack with its needle, which several prompts may share.
     """
 
     expected: Sequence[str]
     depth: float | None
+    text: str = ""
 
 
 @dataclass(frozen=True)

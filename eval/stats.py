@@ -1,13 +1,14 @@
-"""Figures from counts and scores: 95 % intervals, with and without shared documents, paired tests.
+"""Figures from counts and scores: Wilson's interval, the bootstrap over documents, paired tests.
 
-Pure functions of numbers: the same numbers give the same interval, the bootstrap's included.
+Samples of texts that are asked several times are in clustered.py, runs that end by what they have
+found in sequential.py, and which of them counts where in needle/inference.py. Pure functions of
+numbers: the same numbers give the same interval, the bootstrap's included.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +23,10 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(successes: float, trials: int, z: float = _Z95) -> Interval:
+def wilson(successes: float, trials: float, z: float = _Z95) -> Interval:
     """Wilson's score interval: unlike the normal one it stays inside 0-1 and is wide at k = n.
 
-    `successes` may be a sum of partial scores.
+    `successes` may be a sum of partial scores, `trials` an effective number of samples.
     """
     if trials == 0:
         return Interval(0.0, 1.0)
@@ -61,30 +62,6 @@ def cluster_bootstrap(
     means = totals[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return Interval(float(low), float(high))
-
-
-def pooled_interval(groups: Sequence[Sequence[float]]) -> Interval:
-    """Wilson's interval where all or none is right, else the wider bounds of both.
-
-    With all right every resample is all right too: the bootstrap sees no doubt where Wilson does.
-    Drawn once for equal scores: summary, terminal, pictures and page all ask.
-    """
-    return _pooled(tuple(map(tuple, groups)))
-
-
-@lru_cache(maxsize=4096)
-def _pooled(groups: tuple[tuple[float, ...], ...]) -> Interval:
-    scores = [score for group in groups for score in group]
-    total, n = math.fsum(scores), len(scores)
-    by_count = wilson(total, n)
-    if total in (0, n):
-        return by_count
-    by_document = cluster_bootstrap(groups)
-    return Interval(min(by_count.low, by_document.low), max(by_count.high, by_document.high))
-
-
-def pooled_lower(groups: Sequence[Sequence[float]]) -> float:
-    return pooled_interval(groups).low
 
 
 _FEWEST_DOCUMENTS = 6

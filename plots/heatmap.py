@@ -21,6 +21,7 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 
 from longctx.eval.needle.summary import NeedleResults, load
 from longctx.plots import draw_legend, draw_panel, fonts
+from longctx.plots.difference import STAR
 from longctx.plots.layout import NARROWEST, Box, Layout, layout_for
 from longctx.plots.palette import INK, MUTED, NOT_RUN, RGB, difference_stops
 from longctx.plots.perplexity_strip import Strips, scale_of
@@ -173,6 +174,9 @@ def _paint_differences(figure: FigureBase, layout: Layout, scene: Scene) -> None
         y = box.y + box.height + (layout.star_row + 0.08) / layout.height
         name = fonts.fitted(panel.heading, layout.panel_width, 10.5, bold=True)
         figure.text(box.x, y, name, fontsize=10.5, fontweight="bold", color=INK.hex)
+        if panel.star:
+            right = box.x + (fonts.width_of(name, 10.5, bold=True) + 0.08) / layout.width
+            figure.text(right, y, STAR, fontsize=9, color=INK.hex)
     x, y = layout.difference_words()
     style: dict[str, Any] = {"va": "top", "linespacing": 1.3}
     name = fonts.fitted(f"to {scene.base}", layout.panel_width, 10.5, bold=True)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from longctx.eval.format import show_length
-from longctx.eval.needle.effective import THRESHOLD
+from longctx.eval.needle.inference import THRESHOLD
 from longctx.eval.needle.paired import LIMIT
 from longctx.eval.needle.summary import NeedleResults
 from longctx.plots import frontier
@@ -56,6 +56,11 @@ def entries_of(
     found.append(LegendEntry(Sign.INTERVAL, "95 % interval of the score"))
     if brackets:
         found.append(LegendEntry(Sign.EFFECTIVE, f"effective: intervals lie above {THRESHOLD}"))
-    if any(difference.stars for difference in differences):
-        found.append(LegendEntry(Sign.STAR, f"differs: McNemar, Holm, p < {LIMIT:g}"))
+    if any(difference.holds for difference in differences):
+        words = f"differs there, by the name over all lengths: paired test, p < {LIMIT:g}"
+        found.append(LegendEntry(Sign.STAR, words))
+    lacking = [one.compared for one in differences if one.lengths and not one.compared.by_length]
+    if lacking:
+        words = f"no stars: lengths need {lacking[0].texts_needed} texts each"
+        found.append(LegendEntry(Sign.STAR, words))
     return tuple(found)

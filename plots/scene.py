@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longctx.eval.format import show_depth, show_length
-from longctx.eval.needle.effective import THRESHOLD, Effective
+from longctx.eval.needle.effective import Effective
+from longctx.eval.needle.inference import THRESHOLD
 from longctx.eval.needle.summary import NeedleResults, heading
 from longctx.plots import frontier
 from longctx.plots.cells import MapCell, cells_of, difference_cells
-from longctx.plots.difference import DifferenceMap, differences
+from longctx.plots.difference import DifferenceMap, differences, differs_words
 from longctx.plots.legend import LegendEntry, entries_of
 from longctx.plots.perplexity_strip import Scale, StripPoint, Strips, points_of
 from longctx.plots.style import Style
@@ -91,6 +92,7 @@ class Panel:
     bracket: Bracket | None = None
     perplexity: tuple[StripPoint, ...] | None = None  # None: this map has no such strip
     stars: tuple[int, ...] = ()  # columns at which the paired test holds
+    star: bool = False  # whether it holds over all of them together
 
 
 @dataclass(frozen=True)
@@ -198,14 +200,15 @@ def panel_of(
 
 def difference_panel(results: NeedleResults, difference: DifferenceMap, heading: str) -> Panel:
     stars = [length for length in difference.stars if length in results.lengths]
-    held = ", ".join(show_length(length) for length in stars)
+    words = differs_words(difference)
     return Panel(
         grid_of(results),
         heading,
-        f"differs at {held}" if held else "no length differs for certain",
+        words,
         difference_cells(results, difference),
-        f"Difference map {heading}; the paired test holds at {held or 'no length'}.",
+        f"Difference map {heading}; by the paired test: {words}.",
         stars=tuple(results.lengths.index(length) for length in stars),
+        star=difference.overall is not None and difference.overall.holds,
     )
 
 
@@ -252,6 +255,8 @@ def subtitle(results: NeedleResults) -> str:
     samples = f"one sample a {place}" if repeats == 1 else f"{repeats} samples a {place}"
     if results.stopping:
         samples = f"up to {samples}"
+    if results.texts == "shared":
+        samples += ", depths share texts"
     return f"{text}, {samples}"
 
 

@@ -63,6 +63,34 @@ def test_prefix_sharing_benchmark_reports_ratio_and_bound(tmp_path: Path) -> Non
         assert 1.25 < row["bound_attention"] < row["bound"] < row["bound_linear"]
         ratio = row["cpu_s"]["without"] / row["cpu_s"]["with"]
         assert abs(ratio - row["ratio_cpu"]) < 0.05
+        # What a text for every cell costs.
+        own = row["cpu_s"]["own"] / row["cpu_s"]["with"]
+        assert abs(own - row["own_texts_cost"]) < 0.05
+
+
+def test_certainty_benchmark_prints_its_tables() -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "certainty.py"), "--runs", "8"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    # Six figures, each a head, a line and seven designs at four correlations.
+    assert len(rows) == 6 * 9
+    assert all(row.count("|") == 6 for row in rows)
+
+
+@pytest.mark.slow
+def test_certainty_benchmark_runs_the_whole_harness() -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "certainty.py"), "--harness", "1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["0", "0.1", "0.3", "0.6"]
 
 
 def test_unknown_methods_are_refused() -> None:

@@ -117,7 +117,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "longctx.models": (
         *("longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat", "longctx.eval"),
-        *("longctx.options", "longctx.errors"),
+        *("longctx.vllm", "longctx.options", "longctx.errors"),
     ),
     # What may be said; what it means is settled above.
     "longctx.options": ("longctx.eval", "longctx.chat", "longctx.errors"),
@@ -136,15 +136,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(f"longctx.eval.needle.{name}" for name in ("effective", "paired", "ranking", "summary")),
         *(f"longctx.eval.perplexity.{name}" for name in ("summary", "files")),
     ),
-    "longctx.tiny": ("longctx.eval",),
+    "longctx.tiny": ("longctx.eval", "longctx.chat.template"),
     # Sees models through a protocol. The version is kept in run folders.
     "longctx.eval": ("longctx.chat", "longctx.errors", "longctx.__version__"),
     "longctx.engine": (
         *("longctx.grammar", "longctx.attention", "longctx.options.engine", "longctx.errors"),
     ),
+    # Loaded by vLLM, in processes of its own: an adapter of the attention, and nothing else.
+    "longctx.vllm": ("longctx.attention",),
     # Its worker must start at once, and without torch.
-    "longctx.grammar": (),
-    "longctx.chat": ("longctx.errors",),
+    "longctx.grammar": ("longctx.killable",),
+    "longctx.chat": ("longctx.killable", "longctx.errors"),
+    "longctx.killable": (),
     "longctx.attention": (),
     "longctx.errors": (),
 }
@@ -158,9 +161,11 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "longctx.errors": (),
     "longctx.options": ("pydantic",),
     "longctx.options.engine": (),
-    "longctx.grammar": ("llguidance", "numpy", "psutil"),
+    "longctx.grammar": ("llguidance", "numpy"),
+    "longctx.killable": ("psutil",),
     "longctx.attention": ("torch",),
     "longctx.attention.hf": ("torch", "transformers", "accelerate"),  # the one place that knows it
+    "longctx.vllm": ("torch", "vllm"),
     "longctx.attention.kernels.flash_attn": ("torch", "flash_attn", "flash_attn_interface"),
 }
 

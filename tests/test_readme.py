@@ -275,7 +275,11 @@ def test_paths_are_told_from_other_words() -> None:
 @pytest.mark.parametrize("page", TEXTS)
 def test_every_path_that_is_named_exists(page: str) -> None:
     ignored = {"runs/", "dist/", "build/"}  # what commands make
-    names = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    names = {
+        path.name
+        for path in ROOT.rglob("*.py")
+        if not any(part.startswith(".venv") for part in path.parts)
+    }
     names |= {path.name for path in ROOT.iterdir()}
     wrong = []
     for word in sorted(paths_in(TEXTS[page])):

@@ -38,7 +38,8 @@ names = {
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
     if found.name.startswith("longctx.")
 }
-for name in sorted(names - OPTIONAL):
+PLUGIN = {name for name in names if name.startswith("longctx.vllm.")}  # loaded by vLLM
+for name in sorted(names - OPTIONAL - PLUGIN):
     importlib.import_module(name)
 assert len(names) > 150, len(names)
 """

@@ -15,34 +15,36 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 
-from longctx.eval.needle.effective import SAMPLES_NEEDED, THRESHOLD, Scores
+from longctx.eval.needle.config import Texts
 from longctx.eval.needle.grid import Cell
+from longctx.eval.needle.inference import THRESHOLD, Scores, pooled_interval
 from longctx.eval.needle.runner import Sweep
-from longctx.eval.runfolder.records import Record, scored
+from longctx.eval.runfolder.records import Record, scored, text_of
 from longctx.eval.runfolder.schema import Stopping
-from longctx.eval.stats import pooled_interval
+
+_VALID: dict[Texts, str] = {
+    "own": "Intervals and tests hold at every look, whatever ended the run.",
+    "shared": "The 5 % of intervals and tests are dealt out to the looks, one after each repeat.",
+}
 
 
-def stopping_rule(repeats: int, budget_minutes: float | None) -> Stopping:
+def stopping_rule(repeats: int, budget_minutes: float | None, texts: Texts = "own") -> Stopping:
     """What run.json keeps: when a run with these settings ends."""
     budget = "" if budget_minutes is None else f", or after {budget_minutes:g} minutes"
     return {
         "rule": f"adaptive: every cell once; then all depths of a length again while its pooled "
-        f"95 % interval holds {THRESHOLD} or fewer than {SAMPLES_NEEDED} of its samples could "
-        f"pass, then while one of its cells is neither all found nor all missed; at most "
-        f"{repeats} repeats{budget}. Intervals are not widened for having been looked at before.",
+        f"95 % interval holds {THRESHOLD}, then while one of its cells is neither all found nor "
+        f"all missed; at most {repeats} repeats{budget}. {_VALID[texts]}",
         "threshold": THRESHOLD,
         "most_repeats": repeats,
         "budget_minutes": budget_minutes,
     }
 
 
-def undecided(scores: Scores) -> bool:
+def undecided(scores: Scores, looks: int) -> bool:
     """Whether more samples of a length could tell on which side of the threshold it is."""
-    low, high = pooled_interval(scores)
-    if high < THRESHOLD:
-        return False
-    return low < THRESHOLD or sum(map(len, scores)) < SAMPLES_NEEDED
+    low, high = pooled_interval(scores, looks)
+    return low < THRESHOLD <= high
 
 
 def next_round(
@@ -69,9 +71,9 @@ def next_round(
         ]
         begun += missing
         more = [cell for cell in column if cell.repeat == repeats]
-        if missing or not more or not _scores(found, [repeats - 1])[0]:
+        if missing or not more or not _scores(found, [repeats - 1]):
             continue
-        if undecided(_scores(found, range(repeats))):
+        if undecided(_scores(found, range(repeats)), sweep.config.repeats):
             doubtful += more
         elif _has_mixed(found):
             mixed += more
@@ -80,17 +82,12 @@ def next_round(
 
 
 def _scores(found: Mapping[Cell, Record | None], repeats: Sequence[int]) -> list[list[float]]:
-    """One list of scores per repeat: they share a text."""
-    return [
-        [
-            score
-            for cell, record in found.items()
-            if cell.repeat == repeat
-            and record is not None
-            and (score := scored(record)) is not None
-        ]
-        for repeat in repeats
-    ]
+    """One list of scores per text."""
+    texts: dict[int, list[float]] = {}
+    for cell, record in found.items():
+        if cell.repeat in repeats and record and (score := scored(record)) is not None:
+            texts.setdefault(text_of(record), []).append(score)
+    return list(texts.values())
 
 
 def _failed(record: Record | None) -> bool:

@@ -9,12 +9,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from longctx.chat.encoder import TemplateStyle
 from longctx.errors import UserError
 from longctx.eval.needle.needle import DEFAULT_ANSWER_PREFIX, LANGUAGE, TASK
 from longctx.eval.scoring import SCORERS, Scorer
+
+# A text is a window of the haystack with its needle: one for every cell, or one for all depths of
+# a repeat, which then share its prefill.
+Texts = Literal["own", "shared"]
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2}
 _LONGEST = 1 << 30
@@ -31,8 +35,9 @@ class NeedleConfig:
     """
 
     lengths: tuple[int, ...] = (2048, 4096, 8192)
-    depths: tuple[float | None, ...] = (0.0, 25.0, 50.0, 75.0, 100.0)
-    repeats: int = 5
+    depths: tuple[float | None, ...] = tuple(10.0 * step for step in range(11))
+    repeats: int = 2
+    texts: Texts = "own"
     spread: bool = False
     seed: int = 0
     template: TemplateStyle = "chat"

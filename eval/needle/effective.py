@@ -10,39 +10,46 @@ neither records nor depths.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from longctx.eval.format import show_length
-from longctx.eval.stats import pooled_interval, pooled_lower, wilson
+from longctx.eval.needle.inference import (
+    TEXTS_NEEDED,
+    THRESHOLD,
+    Scores,
+    count,
+    pooled_interval,
+    samples_needed,
+    shared,
+    texts_of,
+)
 
-THRESHOLD = 0.85
 RULE = f"pooled lower bound >= {THRESHOLD}"
 MEANING = f"Effective length: up to it, every length's 95 % lower bound is at least {THRESHOLD}."
 OTHER_RULES = (
     "RULER's rule: every length's mean is at least 0.856; NoLiMa's: at least 0.85 of the shortest "
     "length's. Both look at means alone, however few the samples."
 )
-# Fewer cannot pass, even when all are right: 22.
-SAMPLES_NEEDED = next(n for n in itertools.count(1) if wilson(n, n).low >= THRESHOLD)
 RULER_AT_LEAST = 0.856  # arXiv 2404.06654: what Llama-2-7B scores at its 4K
 NOLIMA_SHARE = 0.85  # arXiv 2502.05167: of the own score where the text is short
 _ROUNDING = 1e-9
 
-# The scores of one length, one sequence per document.
-Scores = Sequence[Sequence[float]]
-
 
 @dataclass(frozen=True)
 class Effective:
-    """`length` is None below the shortest length, and where samples are lacking."""
+    """`length` is None below the shortest length, and where samples are lacking.
+
+    Where depths share texts, texts are what may be lacking: `texts` of them there are.
+    """
 
     length: int | None
     at_least: bool  # no tested length failed
     enough_samples: bool
     samples: int  # scored ones at the length that ends it, else the fewest at any
+    needed: int  # samples, or texts where they are shared
+    texts: int | None  # at the length that ends it, else the fewest at any; None: each its own
     last_pass: int | None
     first_fail: int | None
     ruler: int | None
@@ -53,25 +60,33 @@ class Effective:
         return {"rule": RULE, **asdict(self)}
 
 
-def effective_length(scores: Mapping[int, Scores]) -> Effective:
-    """Walks up from the shortest length and stops at the first that does not pass."""
-    counts = {length: _count(scores[length]) for length in sorted(scores)}
+def effective_length(scores: Mapping[int, Scores], looks: int = 1) -> Effective:
+    """Walks up from the shortest length and stops at the first that does not pass.
+
+    Args:
+        scores: of each length, one sequence per text.
+        looks: 1 for a fixed grid, else the most repeats of a run that ends by what it has found.
+    """
     last_pass: int | None = None
     problem: int | None = None
-    for length, samples in counts.items():
-        if samples < SAMPLES_NEEDED or pooled_lower(scores[length]) < THRESHOLD:
+    for length in sorted(scores):
+        groups = scores[length]
+        if not _enough(groups, looks) or pooled_interval(groups, looks).low < THRESHOLD:
             problem = length
             break
         last_pass = length
-    samples = min(counts.values(), default=0) if problem is None else counts[problem]
+    ends = scores if problem is None else {problem: scores[problem]}
+    clustered = any(map(shared, ends.values()))
     # Fewer are enough to fail for certain: what is under the threshold with its upper bound.
-    failed = problem is not None and pooled_interval(scores[problem]).high < THRESHOLD
-    enough = samples >= SAMPLES_NEEDED or failed
+    failed = problem is not None and pooled_interval(scores[problem], looks).high < THRESHOLD
+    enough = failed or (all(_enough(one, looks) for one in ends.values()) and len(scores) > 0)
     return Effective(
         length=last_pass if enough else None,
         at_least=problem is None and enough,
         enough_samples=enough,
-        samples=samples,
+        samples=min(map(count, ends.values()), default=0),
+        needed=TEXTS_NEEDED if clustered else samples_needed(looks),
+        texts=min(map(texts_of, ends.values()), default=0) if clustered else None,
         last_pass=last_pass,
         first_fail=problem if enough else None,
         ruler=_up_to(scores, lambda mean, _: mean >= RULER_AT_LEAST - _ROUNDING),
@@ -80,10 +95,18 @@ def effective_length(scores: Mapping[int, Scores]) -> Effective:
     )
 
 
+def _enough(groups: Scores, looks: int) -> bool:
+    if shared(groups):
+        return texts_of(groups) >= TEXTS_NEEDED
+    return count(groups) >= samples_needed(looks)
+
+
 def show_effective(effective: Effective) -> str:
     """`4K`, `>= 8K (max tested)`, `below 256` or `not enough samples (10 of 22)`."""
     if not effective.enough_samples:
-        return f"not enough samples ({effective.samples} of {SAMPLES_NEEDED})"
+        if effective.texts is not None:
+            return f"not enough texts ({effective.texts} of {effective.needed})"
+        return f"not enough samples ({effective.samples} of {effective.needed})"
     if effective.length is None:
         return f"below {show_length(effective.first_fail or 0)}"
     shown = show_length(effective.length)
@@ -123,9 +146,5 @@ def _up_to(scores: Mapping[int, Scores], passes: Callable[[float, float], bool])
 
 
 def _mean(groups: Scores) -> float | None:
-    n = _count(groups)
+    n = count(groups)
     return sum(sum(group) for group in groups) / n if n else None
-
-
-def _count(groups: Scores) -> int:
-    return sum(len(group) for group in groups)

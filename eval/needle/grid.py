@@ -27,6 +27,22 @@ class Cell:
     repeat: int
 
 
+# Numbers of texts are apart: an own one never is one that depths share (their repeat).
+_OWN_TEXTS, _PER_PERCENT = 1_000_000, 1000
+
+
+def text_number(config: NeedleConfig, cell: Cell) -> int:
+    """What haystack window, needle and wording are drawn by, beside seed and length.
+
+    Its repeat where depths share a text; else repeat and depth, so that a grid may grow and the
+    texts that it has stay: repeat 1 at 25 % is 2025000. Two depths a thousandth of a percent apart
+    are one. Samples of --samples are numbered already: each stands at one depth.
+    """
+    if config.texts == "shared" or config.spread or cell.depth is None:
+        return cell.repeat
+    return _OWN_TEXTS * (cell.repeat + 1) + round(cell.depth * _PER_PERCENT)
+
+
 @dataclass(frozen=True)
 class NeedleIdentity:
     """What stays the same over a sweep and is part of every key."""
@@ -44,7 +60,7 @@ class NeedleIdentity:
             length=cell.length,
             depth=cell.depth,
             seed=config.seed,
-            repeat=cell.repeat,
+            repeat=text_number(config, cell),
             answer_tokens=config.answer_tokens,
             answer_prefix=config.answer_prefix,
             system=config.system,
@@ -77,7 +93,7 @@ def cells(config: NeedleConfig, methods: Sequence[str]) -> Iterator[Cell]:
     """Short lengths first, whole maps before more repeats, methods side by side.
 
     A run that is stopped early leaves a complete picture of what it reached. Depths are innermost:
-    a column shares its haystack, and whoever shares prefill over depths gets them in a row.
+    where a column shares its text, whoever shares prefill over depths gets them in a row.
     """
     for length in config.lengths:
         for repeat in range(config.repeats):

@@ -78,7 +78,7 @@ def seeded(*parts: object) -> random.Random:
 def make_needle(
     haystack: Haystack, *, seed: int, length: int, repeat: int, answer_prefix: str
 ) -> Needle:
-    """The needle of a cell. Depth is not an argument: a column of cells shares one needle."""
+    """The needle of a text, whose number `repeat` is: cells that share the text share it."""
     rng = seeded(TASK, seed, length, repeat)
     while True:
         key = f"{rng.choice(_ADJECTIVES)}-{rng.choice(_NOUNS)}"

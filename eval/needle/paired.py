@@ -1,39 +1,44 @@
 """Two arms on identical prompts: the difference per cell and per length, and whether it holds.
 
     both right | first only | second only | none      pairs of one length
-                 ╰── McNemar, exact, Holm over lengths ──╯   -> p
-    second - first, whole documents drawn                     -> difference, its 95 % interval
+    second - first                                     -> difference, its 95 % interval
+
+    every pair has a text of its own    McNemar, exact, for each length and for all together, Holm
+    pairs share texts                   signs of whole texts, Holm over lengths; where a length has
+                                        too few texts to hold after it, one test of all lengths
+    a run ended by what it had found    the same, made to hold at every look
 
 A pair is one place of the grid at which both arms were scored on the same prompt; what has no
 partner is left out, never guessed. Knows records, not where they come from: the arms may be two
 methods of a run or two models, as long as their prompts are equal.
-
-McNemar takes pairs for independent ones. Depths of one repeat share a text, so that a p near the
-limit is worth less than it says: the interval, which draws whole texts, stands beside it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from longctx.eval.runfolder.records import Record, scored
-from longctx.eval.stats import Interval, cluster_bootstrap, holm, mcnemar_exact
+from longctx.eval.clustered import ALPHA, difference_interval, sign_flip, texts_for
+from longctx.eval.runfolder.records import Record, scored, text_of
+from longctx.eval.sequential import anytime_mcnemar
+from longctx.eval.stats import Interval, holm, mcnemar_exact
 
-LIMIT = 0.05
+LIMIT = ALPHA
 MEANING = (
-    f"A star marks a length at which the arms differ: McNemar's exact test on identical prompts, "
-    f"p < {LIMIT:g} after Holm's correction over lengths."
+    f"A star marks a length at which the arms differ on identical prompts, p < {LIMIT:g} after "
+    "Holm's correction."
 )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Scores of both arms at one place."""
+    """Scores of both arms at one place; `text` is the number of its text at that length."""
 
     length: int
     depth: float | None
     repeat: int
+    text: int
     first: float
     second: float
 
@@ -44,10 +49,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """One length: `p` is corrected over the lengths that were compared.
+    """One length, or all of them: `p` is corrected for the number of tests, None without a test.
 
-    `interval` rests on `texts`, drawn whole: of one text it is a point and says nothing, of a few
-    it says little.
+    `interval` rests on `texts`: of few it is wide.
     """
 
     pairs: int
@@ -56,11 +60,53 @@ class PairedComparison:
     second_only: int
     difference: float
     interval: Interval
-    p: float
+    p: float | None
 
     @property
     def holds(self) -> bool:
-        return self.p < LIMIT
+        return self.p is not None and self.p < LIMIT
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms by length, in ascending order, and over all lengths where that was tested.
+
+    Attributes:
+        shared: whether pairs share texts.
+        looks: 1 for a fixed grid, else the most repeats of a run that ended by what it had found.
+        texts_needed: of a length, for single lengths to be tested; 0 where pairs share none.
+    """
+
+    lengths: Mapping[int, PairedComparison] = field(default_factory=dict)
+    overall: PairedComparison | None = None
+    shared: bool = False
+    looks: int = 1
+    texts_needed: int = 0
+
+    @property
+    def by_length(self) -> bool:
+        """Whether single lengths were tested."""
+        return any(one.p is not None for one in self.lengths.values())
+
+    @property
+    def meaning(self) -> str:
+        """What was tested, in a sentence or two."""
+        looks = f", dealt out to {self.looks} looks" if self.shared and self.looks > 1 else ""
+        if self.shared and self.by_length:
+            return (
+                f"Tested: signs of whole texts turned, for each length, Holm over lengths{looks}: "
+                "depths share texts."
+            )
+        if self.shared:
+            fewest = min((one.texts for one in self.lengths.values()), default=0)
+            return (
+                f"Tested: all lengths together, signs of whole texts turned{looks}: depths share "
+                f"texts, and {fewest} a length are too few to tell which lengths differ. "
+                f"{self.texts_needed} would do (--repeats {self.texts_needed}), or a text of its "
+                "own for every cell (without --shared-texts)."
+            )
+        test = "McNemar's exact test" if self.looks == 1 else "McNemar's test, valid at every look,"
+        return f"Tested: {test} for each length and for all together, Holm over these."
 
 
 def pairs_of(first: Iterable[Record], second: Iterable[Record]) -> list[Pair]:
@@ -75,36 +121,76 @@ def pairs_of(first: Iterable[Record], second: Iterable[Record]) -> list[Pair]:
         if first_score is None or second_score is None:
             continue
         if one.get("prompt_sha256") == other.get("prompt_sha256"):
-            pairs.append(Pair(*place, first_score, second_score))
+            pairs.append(Pair(*place, text_of(one), first_score, second_score))
     return sorted(pairs, key=lambda pair: (pair.length, pair.depth or 0.0, pair.repeat))
 
 
-def compare(pairs: Sequence[Pair]) -> Mapping[int, PairedComparison]:
-    """Per length that has pairs, in ascending order."""
+def compare(pairs: Sequence[Pair], looks: int = 1) -> Comparison:
+    """
+    Args:
+        looks: 1 for fixed grids, else the most repeats of a run that ended by what it had found.
+    """
     by_length: dict[int, list[Pair]] = {}
     for pair in pairs:
         by_length.setdefault(pair.length, []).append(pair)
-    # Wrong is what is not wholly right: a partial answer does not count as found.
-    only = {
-        length: (
-            sum(pair.first == 1 > pair.second for pair in group),
-            sum(pair.second == 1 > pair.first for pair in group),
-        )
-        for length, group in by_length.items()
-    }
-    corrected = holm([mcnemar_exact(*counts) for counts in only.values()])
-    return {
-        length: PairedComparison(
-            pairs=len(group),
-            texts=len(_by_document(group)),
-            first_only=only[length][0],
-            second_only=only[length][1],
-            difference=sum(pair.difference for pair in group) / len(group),
-            interval=cluster_bootstrap(_by_document(group)),
-            p=p,
-        )
-        for (length, group), p in zip(by_length.items(), corrected, strict=True)
-    }
+    if not by_length:
+        return Comparison(looks=looks)
+    groups = list(by_length.values())
+    texts = [len(_by_text(group)) for group in groups]
+    clustered = any(count < len(group) for count, group in zip(texts, groups, strict=True))
+    needed = texts_for(len(groups), LIMIT / looks) if clustered else 0
+    p_lengths: list[float] | list[None]
+    p_overall: float | None = None
+    if not clustered:
+        tested = [_mcnemar(group, looks) for group in groups]
+        if len(groups) > 1:
+            tested.append(_mcnemar(pairs, looks))
+        corrected = holm(tested)
+        p_lengths = corrected[: len(groups)]
+        p_overall = corrected[-1] if len(groups) > 1 else None
+    elif min(texts) >= needed:
+        p_lengths = holm([_flipped(group, looks) for group in groups])
+    else:
+        p_lengths = [None] * len(groups)
+        p_overall = _flipped(pairs, looks)
+    return Comparison(
+        {
+            length: _compared(group, p, looks)
+            for (length, group), p in zip(by_length.items(), p_lengths, strict=True)
+        },
+        None if p_overall is None else _compared(pairs, p_overall, looks),
+        *(clustered, looks, needed),
+    )
+
+
+def _compared(pairs: Sequence[Pair], p: float | None, looks: int) -> PairedComparison:
+    texts = _by_text(pairs)
+    first_only, second_only = _discordant(pairs)
+    return PairedComparison(
+        pairs=len(pairs),
+        texts=len(texts),
+        first_only=first_only,
+        second_only=second_only,
+        difference=sum(pair.difference for pair in pairs) / len(pairs),
+        interval=difference_interval(texts, LIMIT / looks),
+        p=p,
+    )
+
+
+def _discordant(pairs: Sequence[Pair]) -> tuple[int, int]:
+    """Wrong is what is not wholly right: a partial answer does not count as found."""
+    return (
+        sum(pair.first == 1 > pair.second for pair in pairs),
+        sum(pair.second == 1 > pair.first for pair in pairs),
+    )
+
+
+def _mcnemar(pairs: Sequence[Pair], looks: int) -> float:
+    return (mcnemar_exact if looks == 1 else anytime_mcnemar)(*_discordant(pairs))
+
+
+def _flipped(pairs: Sequence[Pair], looks: int) -> float:
+    return min(1.0, looks * sign_flip([math.fsum(text) for text in _by_text(pairs)]))
 
 
 def net_by_cell(pairs: Sequence[Pair]) -> dict[tuple[int, float | None], tuple[float, int]]:
@@ -120,8 +206,8 @@ def _place(record: Record) -> tuple[int, float | None, int]:
     return record["length"], record["depth"], record["repeat"]
 
 
-def _by_document(pairs: Sequence[Pair]) -> list[list[float]]:
-    groups: dict[int, list[float]] = {}
+def _by_text(pairs: Sequence[Pair]) -> list[list[float]]:
+    groups: dict[tuple[int, int], list[float]] = {}
     for pair in pairs:
-        groups.setdefault(pair.repeat, []).append(pair.difference)
+        groups.setdefault((pair.length, pair.text), []).append(pair.difference)
     return list(groups.values())

@@ -196,12 +196,17 @@ class Sweep:
         return self._judge(cell, prompt, outcome, took, session.backend).record
 
     def _request(self, cell: Cell, prompt: Prompt) -> Request:
+        recipe = self.recipe(cell)
         return Request(
             ids=prompt.ids,
             max_new_tokens=self.config.answer_tokens,
             request_length=self.request_length(cell),
             conversation=prompt.conversation,
-            truth=Truth(prompt.sample.expected, cell.depth),
+            truth=Truth(
+                prompt.sample.expected,
+                cell.depth,
+                f"{recipe.seed}/{recipe.length}/{recipe.repeat}",
+            ),
         )
 
     def _judge(

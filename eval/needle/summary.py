@@ -20,7 +20,8 @@ from typing import NamedTuple, cast
 
 from longctx.errors import UserError
 from longctx.eval.format import depth_name, show_depth, show_length
-from longctx.eval.needle.config import depths_of
+from longctx.eval.needle.certainty import TEXTS, interval_words, sentences
+from longctx.eval.needle.config import Texts, depths_of
 from longctx.eval.needle.effective import (
     MEANING,
     OTHER_RULES,
@@ -30,8 +31,9 @@ from longctx.eval.needle.effective import (
     show_effective,
     show_other,
 )
+from longctx.eval.needle.inference import Scores, pooled_interval
 from longctx.eval.runfolder import folder, records
-from longctx.eval.runfolder.records import newest, place_of, scored
+from longctx.eval.runfolder.records import newest, place_of, scored, text_of
 from longctx.eval.runfolder.schema import (
     ControlFigures,
     ControlRecord,
@@ -44,12 +46,9 @@ from longctx.eval.runfolder.schema import (
     TallyFigures,
 )
 from longctx.eval.scoring import SCORED, Scorer
-from longctx.eval.stats import Interval, pooled_interval, wilson
+from longctx.eval.sequential import anytime_interval
+from longctx.eval.stats import Interval, wilson
 
-INTERVAL = (
-    "Found / asked, with the 95 % interval: Wilson's, or wider where the depths of a text fail "
-    "together."
-)
 # A map whose easiest cells fail, or which succeeds without a needle, says nothing about length.
 _SHORTEST_AT_LEAST = 0.85
 _CLOSED_BOOK_AT_MOST = 0.05
@@ -151,6 +150,19 @@ class NeedleResults:
         """The rule by which repeats were spent; None for a fixed grid."""
         return self.run.get("stopping")
 
+    @property
+    def looks(self) -> int:
+        """1 for a fixed grid, else the most repeats, after each of which the run may have ended."""
+        return 1 if self.stopping is None else self.stopping["most_repeats"]
+
+    @property
+    def texts(self) -> Texts:
+        """Whether each cell has a text of its own, or the depths of a repeat share one, as in all
+        folders that do not say."""
+        if self.depths == [None]:
+            return "own"
+        return self.run["settings"].get("texts", "shared")
+
     @cached_property
     def _by_cell(self) -> dict[tuple[str, int, float | None], list[NeedleRecord]]:
         found: dict[tuple[str, int, float | None], list[NeedleRecord]] = {}
@@ -189,7 +201,9 @@ class NeedleResults:
         if missing:
             states["not_run"] = missing
         scores = [score for record in chosen if (score := scored(record)) is not None]
-        return Tally(len(scores), sum(scores), dict(states))
+        total, n = sum(scores), len(scores)
+        bounds = None if self.looks == 1 else anytime_interval(total, n)
+        return Tally(n, total, dict(states), bounds)
 
     def _repeats_at(self, depth: float | None) -> int:
         if self.stopping:  # it decides how many a cell needs; one it has in any case
@@ -216,23 +230,22 @@ class NeedleResults:
         tally = self.tally(method, length)
         return replace(tally, bounds=self.interval(method, length))
 
-    def by_document(self, method: str, length: int) -> list[list[float]]:
-        """Scores grouped by what they share: the depths of one repeat have one text and needle."""
+    def by_text(self, method: str, length: int) -> Scores:
+        """Scores grouped by what they share: a text is a window of the haystack with its needle."""
         groups: dict[int, list[float]] = {}
         for record in self.chosen(method, length):
             if (score := scored(record)) is not None:
-                groups.setdefault(record["repeat"], []).append(score)
-        return [groups[repeat] for repeat in sorted(groups)]
+                groups.setdefault(text_of(record), []).append(score)
+        return [groups[text] for text in sorted(groups)]
 
     def interval(self, method: str, length: int) -> Interval:
-        """Over all depths; not narrower than Wilson's, as samples share texts."""
-        return pooled_interval(self.by_document(method, length))
+        """Over all depths, by how the samples came to be: inference.py."""
+        return pooled_interval(self.by_text(method, length), self.looks)
 
     def effective(self, method: str) -> Effective:
         if method not in self._effective:
-            self._effective[method] = effective_length(
-                {length: self.by_document(method, length) for length in self.lengths}
-            )
+            scores = {length: self.by_text(method, length) for length in self.lengths}
+            self._effective[method] = effective_length(scores, self.looks)
         return self._effective[method]
 
 
@@ -281,6 +294,7 @@ def summarize(results: NeedleResults) -> NeedleSummary:
         "model": run["model"]["name"],
         "haystack": run["haystack"],
         "trained_length": results.trained_length,
+        "texts": results.texts,
         "stopping": results.stopping,
         "states": dict(states),
         "superseded": results.superseded,
@@ -373,7 +387,7 @@ def as_markdown(results: NeedleResults, summary: NeedleSummary) -> str:
         "",
         f"Haystack {run['haystack']['id']}, depths "
         f"{', '.join(show_depth(depth) for depth in results.depths)}, "
-        f"{_repeats_words(results)}, "
+        f"{_repeats_words(results)}, {TEXTS[results.texts]}, "
         f"seed {run['settings'].get('seed')}, trained length "
         f"{show_length(results.trained_length) if results.trained_length else 'unknown'}.",
         "",
@@ -388,13 +402,23 @@ def as_markdown(results: NeedleResults, summary: NeedleSummary) -> str:
         row += [show_effective(found), show_break(found)]
         row += [show_other(found, found.ruler), show_other(found, found.nolima)]
         lines.append(f"| {method} | " + " | ".join(row) + " |")
-    lines += ["", f"{INTERVAL} {others_sentence(summary)}", ""]
+    told = interval_words(results.texts, results.looks)
+    lines += ["", f"{told} {others_sentence(summary)}", ""]
     lines += [f"{MEANING}\n", f"{OTHER_RULES}\n"]
+    lines.append(f"## How certain is this\n\n{' '.join(certainty(results))}\n")
     if results.stopping:
         lines.append(f"Stopping rule: {results.stopping['rule']}\n")
     for reason in summary["controls"]["reasons"]:
         lines.append(f"**Not discriminative**: the model {reason}.\n")
     return "\n".join(lines)
+
+
+def certainty(results: NeedleResults) -> list[str]:
+    """How certain the figures are, in sentences for everybody."""
+    samples = [
+        results.by_text(method, length) for method in results.methods for length in results.lengths
+    ]
+    return sentences(results.texts, results.looks, samples)
 
 
 def _repeats_words(results: NeedleResults) -> str:

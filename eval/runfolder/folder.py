@@ -52,9 +52,8 @@ RUN, RESULTS, CONTROLS = "run.json", "results.jsonl", "controls.jsonl"
 # Two files: Windows lets nobody read what is locked, and filelock empties or removes its file.
 LOCK, _LOCKED = "lock", ".lock"
 # Settings that older folders lack, and what they were.
-_OLDER_SETTINGS = {"scorer": "whole"}
+_OLDER_SETTINGS = {"scorer": "whole", "texts": "shared"}
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "accelerate", "flash-attn")
-
 
 RunT = TypeVar("RunT", NeedleRunJson, PerplexityRunJson)
 

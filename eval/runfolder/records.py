@@ -76,6 +76,13 @@ def scored(record: NeedleRecord | ControlRecord) -> float | None:
     return record["score"] if record["status"] in SCORED else None
 
 
+def text_of(record: NeedleRecord) -> int:
+    """Which text of its length it was asked about: the depths of a repeat share one, or each has
+    one of its own. Records without a recipe are of a time when they shared it."""
+    recipe = record.get("recipe") or {}
+    return int(recipe.get("repeat", record["repeat"]))
+
+
 def place_of(record: NeedleRecord | ControlRecord) -> tuple[str, int, float | None, int]:
     """Method, length, depth and repeat."""
     return record["scheme"]["method"], record["length"], record["depth"], record["repeat"]

@@ -127,7 +127,13 @@ class RecipeJson(TypedDict):
     length: Annotated[int, Field("the prompt with room for its answer", "tokens")]
     depth: Annotated[float | None, Field("where the needle was to stand", "percent")]
     seed: Annotated[int, Field("of the run")]
-    repeat: Annotated[int, Field("each repeat has a text and a needle of its own")]
+    repeat: Annotated[
+        int,
+        Field(
+            "number of the text: a window of the haystack with its needle. The repeat where depths "
+            "share a text; else 1000000 (repeat + 1) + 1000 depth"
+        ),
+    ]
     answer_tokens: Annotated[int, Field("room for the answer", "tokens")]
     answer_prefix: Annotated[str, Field("what the answer begins with, before it is generated")]
     system: Annotated[str | None, Field("the system message; null: none")]
@@ -200,7 +206,7 @@ class NeedleRecord(TypedDict):
         int | None, Field("from the needle's end to the question", "tokens")
     ]
     seed: Annotated[int, Field("of the run")]
-    repeat: Annotated[int, Field("from 0; the depths of one repeat share text and needle")]
+    repeat: Annotated[int, Field("from 0, of the cell")]
     haystack: Annotated[RecordText, Field("where the text came from")]
     question: Annotated[str, Field("as it was asked")]
     expected: Annotated[list[str], Field("what the answer must hold")]
@@ -491,6 +497,15 @@ class NeedleSettings(Settings):
         Annotated[dict[Option, Any], Field("of the task, by name", when="where a task has any")]
     ]
     boundary: NotRequired[Annotated[Boundary, Field("as in recipes", when=_NO_SENTENCES)]]
+    texts: NotRequired[
+        Annotated[
+            Literal["own", "shared"],
+            Field(
+                "own: each cell has a text of its own; shared: --shared-texts",
+                when="where the task has depths; older files lack it, and share",
+            ),
+        ]
+    ]
     spread: NotRequired[
         Annotated[
             list[float | None],
@@ -604,6 +619,8 @@ class EffectiveFigures(TypedDict):
     at_least: Annotated[bool, Field("whether no tested length failed")]
     enough_samples: Annotated[bool, Field("whether there were enough to tell")]
     samples: Annotated[int, Field("scored at the length that ends it, else the fewest at any")]
+    needed: Annotated[int, Field("samples that can pass at the least, or texts")]
+    texts: Annotated[int | None, Field("as samples, of texts; null where samples share none")]
     last_pass: Annotated[int | None, Field("the last length that passed", "tokens")]
     first_fail: Annotated[int | None, Field("the first that failed", "tokens")]
     ruler: Annotated[int | None, Field("by RULER's rule", "tokens")]
@@ -618,7 +635,8 @@ class MethodFigures(TypedDict):
     effective_length: Annotated[int | None, Field("effective.length again", "tokens")]
     effective: Annotated[EffectiveFigures, Field("up to where it can be relied on")]
     lengths: Annotated[
-        dict[Length, TallyFigures], Field("over all depths; bounds allow for shared texts")
+        dict[Length, TallyFigures],
+        Field("over all depths; bounds allow for shared texts and for looks"),
     ]
     cells: Annotated[
         dict[Depth, dict[Length, TallyFigures]], Field("by depth and length; Wilson's bounds")
@@ -658,6 +676,10 @@ class NeedleSummary(TypedDict):
     model: Annotated[str, Field("its name")]
     haystack: Annotated[RunText, Field("as in run.json")]
     trained_length: Annotated[int | None, Field("as in run.json", "tokens")]
+    texts: Annotated[
+        Literal["own", "shared"],
+        Field("own: one for every cell; shared: one for a repeat's depths"),
+    ]
     stopping: Annotated[Stopping | None, Field("as in run.json; null: a fixed grid")]
     states: Annotated[States, Field("samples by state, `not_run` among them")]
     superseded: Annotated[int, Field(_SUPERSEDED)]

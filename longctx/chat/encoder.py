@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from longctx.chat import template
+from longctx.chat.process import TemplateLimitError, TemplateProcess
 from longctx.errors import UserError
 
 TemplateStyle = Literal["chat", "none"]
@@ -94,7 +95,11 @@ class ChatEncoder:
             {"role": role, "content": template.mark(index)} for index, role in enumerate(roles)
         ]
         try:
-            rendered = template.render(self._tokenizer, messages)
+            rendered = self._rendered(messages)
+        except TemplateLimitError as error:
+            raise UserError(
+                f"the model's chat template {error.what}: correct it, or pass --template none"
+            ) from error
         except Exception as error:
             # Templates raise what they like: jinja2 errors, or their own words about roles.
             remedy = "leave --system out" if with_system else "pass --template none"
@@ -109,6 +114,13 @@ class ChatEncoder:
                 "pass --template none" + (" or leave --system out" if with_system else "")
             )
         return [list(self._encoder.template(piece)) for piece in layout.pieces]
+
+    def _rendered(self, messages: list[dict[str, Any]]) -> str:
+        """Apart, where the template is not known to come to an end: once or twice in a run."""
+        if self._tokenizer.chat_template == template.CHATML:
+            return template.render(self._tokenizer, messages)
+        with TemplateProcess(self._tokenizer) as process:
+            return process.render(messages)
 
     def _plain_layout(self, with_system: bool) -> list[list[int]]:
         if with_system:

@@ -18,7 +18,10 @@ from longctx.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _DEEPEST = 100
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# Gateways prefix names with a server's, and keep what they need in a call's id. Both may stand in a
+# prompt as the template prints them: no special token is made of these characters alone.
+_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+_ID = re.compile(r"[A-Za-z0-9_.:/+=@~-]{1,512}")
 # Keys and values that templates compare with. None of them is a special token of any tokenizer.
 _WORDS = {
     *("type", "function", "name", "description", "parameters", "properties", "required", "items"),
@@ -87,7 +90,7 @@ def normalise(messages: Any) -> list[dict[str, Any]]:
             made |= _answer(message, where)
             called |= {call["id"] for call in made.get("tool_calls", ())}
         elif role == "tool":
-            made["tool_call_id"] = _identifier(message.get("tool_call_id"), f"{where}.tool_call_id")
+            made["tool_call_id"] = _id(message.get("tool_call_id"), f"{where}.tool_call_id")
             if made["tool_call_id"] not in called:
                 raise UserError(
                     f"{where}.tool_call_id: {made['tool_call_id']} is no call of an assistant "
@@ -121,10 +124,10 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: is no call of a function: pass type, id and function")
     written = function.get("arguments") or "{}"
     return {
-        "id": _identifier(call.get("id"), f"{where}.id"),
+        "id": _id(call.get("id"), f"{where}.id"),
         "type": "function",
         "function": {
-            "name": _identifier(function.get("name"), f"{where}.function.name"),
+            "name": _name(function.get("name"), f"{where}.function.name"),
             "arguments": _arguments(written, f"{where}.function.arguments"),
         },
     }
@@ -183,9 +186,17 @@ def _check_depth(value: Any, where: str, left: int = _DEEPEST) -> None:
         _check_depth(item, where, left - 1)
 
 
-def _identifier(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
-        raise UserError(f"{where}: {short(value)} must be 1 to 64 letters, digits, _ and -")
+def _name(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise UserError(f"{where}: {short(value)} must be 1 to 128 letters, digits and _ . : / -")
+    return value
+
+
+def _id(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise UserError(
+            f"{where}: {short(value)} must be 1 to 512 letters, digits and _ . : / + = @ ~ -"
+        )
     return value
 
 
@@ -236,12 +247,18 @@ def functions_of(tools: Any) -> dict[str, dict[str, Any]]:
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or tool.get("type") != "function":
             raise UserError(f"{where}: is no function: pass type function, and function")
-        name = _identifier(function.get("name"), f"{where}.function.name")
+        name = _name(function.get("name"), f"{where}.function.name")
         if name in functions:
             raise UserError(f"{where}.function.name: {name} is there twice: rename one")
-        if not isinstance(function.get("parameters", {}), dict | None):
-            raise UserError(f"{where}.function.parameters: must be a JSON schema, an object")
         _check_depth(function, where)
+        parameters = function.get("parameters")
+        if not isinstance(parameters, dict | None):
+            raise UserError(f"{where}.function.parameters: must be a JSON schema, an object")
+        if parameters and parameters.get("type", "object") != "object":
+            raise UserError(
+                f"{where}.function.parameters.type: {short(parameters['type'])} cannot be "
+                "arguments: make it object"
+            )
         functions[name] = function
     return functions
 

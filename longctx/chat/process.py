@@ -2,25 +2,20 @@
 
 The template is code that came with the weights: a loop in it, or a text that doubles, costs one
 request, and neither the server's threads nor its memory. Renders one conversation after the other:
-each takes milliseconds. Never forked: a copy of a process with torch's threads would hang.
+each takes milliseconds.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from longctx.chat import template
 from longctx.errors import UserError
-
-# From a cold disk; a second or two is usual.
-_START_SECONDS = 120.0
+from longctx.killable.process import START_SECONDS, EndedError, KillableProcess, TooSlowError
 
 
 class TemplateLimits(NamedTuple):
@@ -59,7 +54,7 @@ class TemplateProcess:
         special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
         self._limits = limits
         self._setup = {"chat_template": tokenizer.chat_template, "special_tokens_map": special}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: KillableProcess | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -83,6 +78,7 @@ class TemplateProcess:
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         """The template's text.
 
@@ -91,16 +87,19 @@ class TemplateProcess:
             template.SyntaxProblem: it is no template.
             ValueError: what the template itself refuses, in its words.
         """
-        given = template.arguments(messages, tools, add_generation_prompt)
-        line = json.dumps(given).encode()
+        given = template.arguments(messages, tools, add_generation_prompt, options)
+        line = json.dumps(given)
         limits = self._limits
         seconds = limits.seconds + len(line) / limits.speed
         with self._lock:
-            told = self._ask(self._started(), line, seconds)
-            if told is None or told.get("spent"):
+            try:
+                told = self._started().ask(line, seconds)
+            except (TooSlowError, EndedError) as error:
                 self._end()
-        if told is None:
-            raise TemplateLimitError(f"does not come to an end within {seconds:.0f} seconds")
+                what = f"does not come to an end within {seconds:.0f} seconds"
+                raise TemplateLimitError(what) from error
+            if told.get("spent"):
+                self._end()
         if told.get("spent"):
             raise TemplateLimitError("takes more memory than its texts need")
         if told.get("line") is not None:
@@ -122,59 +121,24 @@ class TemplateProcess:
 
     # -- with the lock ----------------------------------------------------------------------------
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> KillableProcess:
         if self._process is not None:
             return self._process
         if self._closed:
             raise TemplateLimitError("is no longer rendered: the server is shutting down")
-        # It imports what this process does, from wherever it does; -P keeps a json.py of the user's
-        # own directory out.
-        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "longctx.chat.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C is the server's alone: it ends its workers
-            )
-        except OSError as error:
-            raise TemplateLimitError(f"cannot be rendered: {error.strerror}") from error
-        setup = json.dumps({**self._setup, **self._limits._asdict()}).encode()
-        if self._ask(self._process, setup, _START_SECONDS) is None:
+            self._process = KillableProcess("longctx.chat.worker")
+        except EndedError as error:
+            raise TemplateLimitError(f"cannot be rendered: {error}") from error
+        try:
+            setup = json.dumps({**self._setup, **self._limits._asdict()})
+            self._process.ask(setup, START_SECONDS)
+        except (TooSlowError, EndedError) as error:
             self._end()
-            raise TemplateLimitError("cannot be rendered: its process does not start")
+            raise TemplateLimitError("cannot be rendered: its process does not start") from error
         return self._process
-
-    def _ask(
-        self, process: subprocess.Popen[bytes], line: bytes, seconds: float
-    ) -> dict[str, Any] | None:
-        """None where it was ended before it answered."""
-        clock = threading.Timer(seconds, process.kill)
-        clock.daemon = True
-        clock.start()
-        answer = b""
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            with suppress(OSError, ValueError):  # a pipe to nobody, or one that is closed
-                process.stdin.write(line + b"\n")
-                process.stdin.flush()
-                answer = process.stdout.readline()
-        finally:
-            clock.cancel()
-        if not answer.endswith(b"\n"):
-            return None
-        told: dict[str, Any] = json.loads(answer)
-        return told
 
     def _end(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            with suppress(OSError):
-                pipe.close()
+        if process is not None:
+            process.close()

@@ -10,19 +10,16 @@ calls) is encoded as one piece, as it was in training. Knows neither HTTP nor th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from reprlib import repr as short
 from typing import Any, Literal, NamedTuple
 
 from longctx.chat import template
-from longctx.chat.messages import Marked, Text, functions_of, mark_messages, mark_tools, normalise
+from longctx.chat.forced import ForcedCall, ToolChoice, forced_call, offer
+from longctx.chat.messages import Marked, Text, mark_messages, mark_tools, normalise
 from longctx.chat.process import TemplateLimitError, TemplateProcess
 from longctx.chat.tools import OPEN
 from longctx.errors import UserError
-
-ToolChoice = str | dict[str, Any] | None
 
 # What templates do to the white space around a text.
 _TRIMS: tuple[Callable[[str], str], ...] = (
@@ -36,23 +33,20 @@ _TRIMS: tuple[Callable[[str], str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class ForcedCall:
-    """What makes an answer a tool call: the prompt ends with `prefix`, the answer is in `schema`.
-
-    `prefix` is part of the ids of `encode`; feed it to `ToolCallParser` before the answer's text,
-    which ends with the JSON. A `$ref` in a function's parameters still points into them.
-    """
-
-    prefix: str
-    schema: dict[str, Any]
-
-
 class Stretch(NamedTuple):
     """A stretch of a conversation: the template's, a message's, or data of tools."""
 
     kind: Literal["template", "special", "content", "data"]
     text: str
+
+
+class _Turn(NamedTuple):
+    """What a conversation is rendered with."""
+
+    tools: list[dict[str, Any]] | None
+    add_generation_prompt: bool
+    continue_final: bool
+    options: Mapping[str, Any] | None
 
 
 class ChatRenderer:
@@ -82,6 +76,8 @@ class ChatRenderer:
         tools: list[dict[str, Any]] | None = None,
         tool_choice: ToolChoice = None,
         add_generation_prompt: bool = True,
+        continue_final: bool = False,
+        options: Mapping[str, Any] | None = None,
         check: Callable[[list[str]], None] | None = None,
     ) -> list[int]:
         """Token ids of the prompt.
@@ -91,17 +87,30 @@ class ChatRenderer:
         message and `tool_call_id` reach the model where the template prints them. White space is
         trimmed where the template trims it. With `tool_choice` "none" the model is told of no
         tools; with "required" or a function's name the ids end with the prefix of `forced_call`.
-        `check` is called with the texts that are tokenised, before they are.
+        With `continue_final` they end with the last message's text, an assistant's. `options` are
+        what the template looks at beside the conversation, as `enable_thinking`.
+        `check` is called with contents that must be in the prompt before it is rendered, and with
+        all texts of it before they are tokenised.
 
         Raises:
             UserError: what the template refuses, leaves out or reads into (a text that holds
                 marks of its own, such as `<tool_response>` with some); images; unknown roles;
                 tools where the template has no place for them or writes calls in another format.
         """
-        forced = self.forced_call(tools, tool_choice)
+        forced = forced_call(tools, tool_choice)
+        tools, tool_choice = offer(tools, tool_choice)
         offered = None if tool_choice == "none" else tools or None
         ids: list[int] = []
-        runs = self._runs(normalise(messages), offered, add_generation_prompt)
+        if options:
+            template.check_options(self._tokenizer, options)
+        normal = normalise(messages)
+        if check is not None:  # of answers, templates may leave out what was thought
+            check([_trimmed(each["content"]) for each in normal if each["role"] != "assistant"])
+        if continue_final:
+            _check_final(normal[-1], forced)
+            add_generation_prompt = False
+        turn = _Turn(offered, add_generation_prompt, continue_final, options)
+        runs = self._runs(normal, turn)
         if check is not None:
             check([run.text for run in runs])
         for run in runs:
@@ -117,52 +126,26 @@ class ChatRenderer:
         """Ids of text by itself, none of them a special token's."""
         return self._encoder.contents(text)
 
-    @staticmethod
-    def forced_call(
-        tools: list[dict[str, Any]] | None, tool_choice: ToolChoice
-    ) -> ForcedCall | None:
-        """How "required" and a named function are made sure of; None for "auto" and "none".
+    def unused_options(self, options: Mapping[str, Any]) -> list[str]:
+        """Of `options`, the names that the template does not look at."""
+        return template.unused_options(self._tokenizer, options)
 
-        Raises:
-            UserError: a choice that is none of these, or of a tool that is not there; bad tools.
-        """
-        functions = functions_of(tools)
-        named = _named(tool_choice)
-        if named is None and tool_choice in (None, "auto", "none"):
-            return None
-        if named is None and tool_choice != "required":
-            raise UserError(
-                f"tool_choice: {short(tool_choice)} is none of none, auto, required and "
-                '{"type": "function", "function": {"name": …}}: pass one of these'
-            )
-        if not functions:
-            raise UserError(f"tool_choice: {short(tool_choice)} needs tools: pass some")
-        if named is not None and named not in functions:
-            raise UserError(
-                f"tool_choice: there is no tool {short(named)}: name one of {', '.join(functions)}"
-            )
-        chosen = list(functions) if named is None else [named]
-        return ForcedCall(f"{OPEN}\n", _schema({name: functions[name] for name in chosen}))
-
-    def _runs(
-        self,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None,
-        add_generation_prompt: bool,
-    ) -> list[Stretch]:
-        real = self._render(messages, tools, add_generation_prompt)
+    def _runs(self, messages: list[dict[str, Any]], turn: _Turn) -> list[Stretch]:
+        real = self._render(messages, turn.tools, turn)
         for candidate in _readings(messages):
             marked = Marked()
             with_marks = self._render(
-                mark_messages(candidate, marked), mark_tools(tools, marked), add_generation_prompt
+                mark_messages(candidate, marked), mark_tools(turn.tools, marked), turn
             )
             try:
                 layout = template.split(with_marks)
             except template.UnreadableError as error:
                 raise UserError(f"messages: this model's chat template: {error}") from None
-            _nothing_lost(layout, marked.texts, with_marks, tools)
+            _nothing_lost(layout, marked.texts, with_marks, turn.tools)
             runs = _fill(layout, marked.texts, real)
             if runs is not None:
+                if turn.continue_final:
+                    runs = runs[: _final_text(layout, marked.texts) + 1]
                 return _merged([part for run in runs for part in self._cut(run)])
         raise UserError(
             "messages: this model's chat template acts on what a text says, so what is the "
@@ -170,19 +153,18 @@ class ChatRenderer:
         )
 
     def _render(
-        self,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None,
-        add_generation_prompt: bool,
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, turn: _Turn
     ) -> str:
+        prompt, options = turn.add_generation_prompt, turn.options
         try:
             if self._process is not None:
-                return self._process.render(messages, tools, add_generation_prompt)
+                return self._process.render(messages, tools, prompt, options)
             return template.render(
                 self._tokenizer,
                 messages,
                 tools=tools,
-                add_generation_prompt=add_generation_prompt,
+                add_generation_prompt=prompt,
+                options=options,
             )
         except TemplateLimitError:
             raise
@@ -204,47 +186,28 @@ class ChatRenderer:
         yield Stretch("template", run.text[last:])
 
 
-def _named(choice: ToolChoice) -> str | None:
-    if not isinstance(choice, dict) or choice.get("type") != "function":
-        return None
-    function = choice.get("function")
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) else None
+def _check_final(message: dict[str, Any], forced: ForcedCall | None) -> None:
+    if message["role"] != "assistant" or not message["content"] or message.get("tool_calls"):
+        raise UserError(
+            "continue_final_message: the last message must be an assistant's, with a text and "
+            "without tool calls: pass one, or leave continue_final_message out"
+        )
+    if forced is not None:
+        raise UserError(
+            "continue_final_message: an answer that must be a tool call cannot go on with a text: "
+            "leave one of them out"
+        )
 
 
-def _schema(functions: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A call of one of the functions, as JSON schema."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": name},
-                "arguments": {"$ref": f"#/$defs/{name}"},
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for name in functions
-    ]
-    definitions = {
-        name: _moved(function.get("parameters") or {"type": "object"}, f"#/$defs/{name}")
-        for name, function in functions.items()
-    }
-    return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), "$defs": definitions}
+def _final_text(layout: template.TemplatePieces, texts: Sequence[Text]) -> int:
+    """Which stretch of `_fill` is the last message's text; every text is in the layout."""
+    last = max(at for at, text in enumerate(texts) if text.where.endswith("].content"))
+    return 2 * max(at for at, found in enumerate(layout.found) if found.mark == last) + 1
 
 
-def _moved(schema: Any, root: str) -> Any:
-    """A schema whose `#` has become `root`."""
-    if isinstance(schema, list):
-        return [_moved(item, root) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: root + value[1:]
-        if key == "$ref" and isinstance(value, str) and value.startswith("#")
-        else _moved(value, root)
-        for key, value in schema.items()
-    }
+def _trimmed(text: str) -> str:
+    """What is left of it by templates that trim; a megabyte of white space is not worth a look."""
+    return text if len(text) > 1 << 20 else text.strip()
 
 
 def _readings(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -9,7 +9,7 @@ is encoded with its special tokens. Knows no roles, no tools and no task.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -19,6 +19,13 @@ from longctx.errors import UserError
 # Some templates print today's date or open a thinking block; a prompt must be a function of its
 # recipe, and the models served here answer without thinking.
 SETTINGS = {"date_string": "26 Jul 2024", "enable_thinking": False}
+
+# The plain one, and the embedded model's: known to end, and to be as long as its texts.
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 Form = Literal["plain", "json", "ascii"]  # as it is, or inside a JSON string
 
@@ -85,9 +92,12 @@ def render(
     *,
     tools: Sequence[dict[str, Any]] | None = None,
     add_generation_prompt: bool = True,
+    options: Mapping[str, Any] | None = None,
 ) -> str:
     """The template's text. It raises what it likes: jinja2's errors, or its own words on roles."""
-    text: str = tokenizer.apply_chat_template(**arguments(messages, tools, add_generation_prompt))
+    text: str = tokenizer.apply_chat_template(
+        **arguments(messages, tools, add_generation_prompt, options)
+    )
     return text
 
 
@@ -95,15 +105,64 @@ def arguments(
     messages: Sequence[dict[str, Any]],
     tools: Sequence[dict[str, Any]] | None,
     add_generation_prompt: bool,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Of apply_chat_template, wherever it is called."""
+    """Of apply_chat_template, wherever it is called; `options` have been checked."""
     return {
         "conversation": list(messages),
         "tools": None if tools is None else list(tools),
         "tokenize": False,
         "add_generation_prompt": add_generation_prompt,
         **SETTINGS,
+        **(options or {}),
     }
+
+
+# Of what is no special token and opens no turn: it is printed as the template's own text.
+_PLAIN = re.compile(r"[A-Za-z0-9 _.,:+/-]{0,64}")
+_MOST_OPTIONS = 16
+_RESERVED = {
+    "messages",
+    "conversation",
+    "raise_exception",
+    "strftime_now",
+    "bos_token",
+    "eos_token",
+}
+
+
+def check_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
+    """What a request may tell a template: flags, numbers and plain words, under names of its own.
+
+    Raises:
+        UserError: names the option.
+    """
+    import inspect
+
+    where = "chat_template_kwargs"
+    if len(options) > _MOST_OPTIONS:
+        raise UserError(f"{where}: {len(options)} given, at most {_MOST_OPTIONS} are taken")
+    taken = {*inspect.signature(tokenizer.apply_chat_template).parameters, *_RESERVED}
+    taken |= set(getattr(tokenizer, "special_tokens_map", ()))
+    for name, value in options.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name) or name in taken:
+            raise UserError(
+                f"{where}: {name[:80]!r} is nothing that a request may set: leave it out"
+            )
+        if isinstance(value, str) and not _PLAIN.fullmatch(value):
+            raise UserError(
+                f"{where}.{name}: {value[:80]!r} must be at most 64 letters, digits, spaces and "
+                "_ . , : + / -"
+            )
+        if not isinstance(value, str | int | float | bool | None):
+            raise UserError(f"{where}.{name}: must be a flag, a number, a plain word or null")
+
+
+def unused_options(tokenizer: Any, options: Mapping[str, Any]) -> list[str]:
+    """Those whose names the template does not hold."""
+    found = getattr(tokenizer, "chat_template", None) or ""
+    source = "\n".join(found.values()) if isinstance(found, dict) else found
+    return [name for name in options if not re.search(rf"\b{re.escape(name)}\b", source)]
 
 
 def syntax_error(

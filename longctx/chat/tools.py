@@ -44,7 +44,8 @@ class ToolCallArguments:
 Piece = ContentPiece | ToolCallStart | ToolCallArguments
 
 
-def _new_id() -> str:
+def new_call_id() -> str:
+    """Of a call that the model has made."""
     return f"call_{secrets.token_hex(12)}"
 
 
@@ -55,11 +56,11 @@ class ToolCallParser:
     the calls are the same. A call whose closing tag never came counts where its JSON is complete.
     """
 
-    def __init__(self, new_id: Callable[[], str] = _new_id) -> None:
+    def __init__(self, new_id: Callable[[], str] = new_call_id) -> None:
         self._new_id = new_id
         self._text = ""  # what is undecided yet
         self._calls = 0
-        self._object: _ObjectEnd | None = None  # inside a call: looks for the end of its JSON
+        self._object: ObjectEnd | None = None  # inside a call: looks for the end of its JSON
         self._spaces = ""  # before the open call: content if it turns out to be none
         self._between = False  # behind a call, and nothing said since
 
@@ -85,7 +86,7 @@ class ToolCallParser:
         said, tag, rest = self._text.partition(OPEN)
         if tag:
             kept = said.rstrip()
-            self._spaces, self._text, self._object = said[len(kept) :], rest, _ObjectEnd()
+            self._spaces, self._text, self._object = said[len(kept) :], rest, ObjectEnd()
             self._say(pieces, kept)
             return True
         if last:
@@ -207,7 +208,7 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-class _ObjectEnd:
+class ObjectEnd:
     """Finds where the JSON object at the beginning of a growing text ends; reads each part once."""
 
     def __init__(self) -> None:

@@ -3,20 +3,15 @@
     python -m longctx.chat.worker
 
 The first line on stdin is what to set up, every further one a conversation; a JSON object a line
-answers on stdout. The rendering is transformers' own, without a tokenizer and without torch. Ends
-with its stdin, also in the middle of its work, and by its own clock where its parent cannot end it.
+answers on stdout. The rendering is transformers' own, without a tokenizer and without torch.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import queue
-import signal
-import sys
-import threading
-from contextlib import suppress
 from typing import Any
+
+from longctx.killable.worker import address_space, asked, limit_memory, tell, within
 
 
 class TemplateWords:
@@ -31,66 +26,32 @@ class TemplateWords:
 
 
 def main() -> None:
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    first = sys.stdin.buffer.readline()
-    threading.Thread(target=_read, args=(lines,), daemon=True).start()
-    given = json.loads(first)
+    following = asked()
+    given = json.loads(following())
     words = TemplateWords(given["chat_template"], given["special_tokens_map"])
-    begun = _address_space()
-    _tell(ready=True)
+    begun = address_space()
+    tell(ready=True)
     while True:
-        line = lines.get()
-        with suppress(AttributeError):  # Windows: the parent's clock is the only one
-            signal.setitimer(signal.ITIMER_REAL, given["seconds"] + len(line) / given["speed"] + 1)
-        _limit(begun + given["memory"] + given["copies"] * len(line))
-        try:
-            text = words.apply_chat_template(**json.loads(line))
-            if len(text) > given["longer"] * len(line) + given["extra"]:
-                raise MemoryError
-        except MemoryError:
-            _tell(spent=True)  # what is left of it may not do for the next one
-        except Exception as error:
-            lineno = getattr(error, "lineno", None) if _is_syntax(error) else None
-            _tell(refused=str(getattr(error, "message", None) or error)[:2000], line=lineno)
-        else:
-            _tell(text=text)
-        with suppress(AttributeError):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        line = following()
+        with within(given["seconds"] + len(line) / given["speed"] + 1):
+            limit_memory(begun + given["memory"] + given["copies"] * len(line))
+            try:
+                text = words.apply_chat_template(**json.loads(line))
+                if len(text) > given["longer"] * len(line) + given["extra"]:
+                    raise MemoryError
+            except MemoryError:
+                tell(spent=True)  # what is left of it may not do for the next one
+            except Exception as error:
+                lineno = getattr(error, "lineno", None) if _is_syntax(error) else None
+                tell(refused=str(getattr(error, "message", None) or error)[:2000], line=lineno)
+            else:
+                tell(text=text)
 
 
 def _is_syntax(error: Exception) -> bool:
     from jinja2 import TemplateSyntaxError
 
     return isinstance(error, TemplateSyntaxError)
-
-
-def _read(lines: queue.SimpleQueue[bytes]) -> None:
-    for line in sys.stdin.buffer:
-        lines.put(line)
-    os._exit(0)
-
-
-def _limit(most: int) -> None:
-    """On the addresses that may be taken, where the system has such limits."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    value = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    with suppress(ValueError, OSError):  # macOS knows RLIMIT_AS and does not take it
-        resource.setrlimit(resource.RLIMIT_AS, (value, hard))
-
-
-def _address_space() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().vms)
-
-
-def _tell(**told: Any) -> None:
-    sys.stdout.write(json.dumps(told) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

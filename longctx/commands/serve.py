@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import socket
-import sys
 
 from longctx.commands.command import command
+from longctx.errors import UserError
 from longctx.serve.settings import ServeSettings
 
 
@@ -20,7 +21,23 @@ def run(settings: ServeSettings) -> int | None:
     from longctx.serve.listen import listening_socket
 
     with listening_socket(settings) as bound:
-        return _serve(settings, bound)
+        try:
+            return _serve(settings, bound)
+        except (MemoryError, ImportError, OSError) as error:
+            if not _is_no_memory(error):
+                raise
+            raise UserError(
+                f"MODEL {settings.model}: there is not enough memory to load it, or a library: "
+                "free some, or raise the limit of this process (ulimit -v)"
+            ) from error
+
+
+def _is_no_memory(error: Exception) -> bool:
+    """Also of a library that the system's loader has no room for."""
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    words = ("failed to map segment", "annot allocate memory", "cannot create shared object")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
 
 
 def _serve(settings: ServeSettings, bound: socket.socket) -> int | None:
@@ -34,9 +51,9 @@ def _serve(settings: ServeSettings, bound: socket.socket) -> int | None:
 
     def tell(loaded: Loaded, url: str) -> None:
         for line in loading.banner(prepared, loaded, url):
-            print(line, file=sys.stderr, flush=True)
+            logs.say(line)
 
     def tell_loading(url: str) -> None:
-        print(f"loading {prepared.name}, for {url}", file=sys.stderr, flush=True)
+        logs.say(f"loading {prepared.name}, for {url}")
 
     return serve_until_signal(service, bound, tell, tell_loading)

@@ -1,4 +1,5 @@
-"""Output in a grammar: which tokens may come next. JSON schemas through llguidance, if installed.
+"""Output in a grammar: which tokens may come next. JSON schemas and other grammars through
+llguidance, if installed.
 
 The engine knows the protocol only; the tokenizer's trie is built once per engine. Compiling is not
 bounded: whoever takes schemas of strangers has them proven first (`longctx.grammar.prover`).
@@ -12,6 +13,7 @@ import torch
 
 from longctx.engine.errors import ConstraintError
 from longctx.grammar.compiler import Compiler, GrammarError, Matcher, vocabulary_of
+from longctx.grammar.forms import Grammar, name_of
 
 
 class Constraint(Protocol):
@@ -44,27 +46,28 @@ class JsonConstraints:
             ) from error
         self._compiler = Compiler(vocabulary_of(tokenizer, vocabulary))
 
-    def compile(self, schema: dict[str, Any]) -> Constraint:
+    def compile(self, schema: dict[str, Any] | Grammar) -> Constraint:
         """The constraint of one answer; {} is any JSON object.
 
         Raises:
-            ConstraintError: a schema that llguidance does not take, with its reason.
+            ConstraintError: a schema or grammar that llguidance does not take, with its reason.
         """
+        name = name_of(schema)
         try:
-            return _JsonConstraint(self._compiler.compile(schema))
+            return _JsonConstraint(self._compiler.compile(schema), name)
         except GrammarError as error:
-            raise ConstraintError(f"json_schema cannot be compiled: {error}") from error
+            raise ConstraintError(f"{name} cannot be compiled: {error}") from error
 
 
 class _JsonConstraint:
-    def __init__(self, matcher: Matcher) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: Matcher, name: str) -> None:
+        self._matcher, self._name = matcher, name
 
     def mask(self, logits_V: torch.Tensor) -> None:
         try:
             allowed = self._matcher.allowed()
         except GrammarError as error:
-            raise ConstraintError(f"json_schema: {error}") from error
+            raise ConstraintError(f"{self._name}: {error}") from error
         allowed_V = torch.from_numpy(allowed).to(logits_V.device)
         logits_V.masked_fill_(allowed_V == 0, -torch.inf)
 
@@ -72,4 +75,4 @@ class _JsonConstraint:
         try:
             return self._matcher.accept(token)
         except GrammarError as error:
-            raise ConstraintError(f"json_schema: {error}") from error
+            raise ConstraintError(f"{self._name}: {error}") from error

@@ -19,10 +19,18 @@ class Detokenizer:
     Args:
         decode: tokens to text; called on a few tokens at a time.
         stop: strings that end the text; `stopped` names the one that did.
+        stops_after: tokens; what begins in their text ends nothing.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        decode: Callable[[list[int]], str],
+        stop: Sequence[str] = (),
+        *,
+        stops_after: int = 0,
+    ) -> None:
         self._decode = decode
+        self._unstopped = stops_after
         self._stop = tuple(stop)
         self._ids: list[int] = []  # from a few tokens before the first undecided one
         self._decided = 0  # of these, tokens whose text is out
@@ -32,6 +40,8 @@ class Detokenizer:
     def push(self, token: int) -> str:
         """Text that has become certain. After a stop string, all that is left before it."""
         self._ids.append(token)
+        free = self._unstopped > 0
+        self._unstopped -= free
         # Decoded together with tokens before it: a token alone may lose its leading space.
         before = self._decode(self._ids[: self._decided])
         text = self._decode(self._ids)
@@ -42,7 +52,8 @@ class Detokenizer:
             return ""
         self._ids = self._ids[self._decided :]
         self._decided = len(self._ids)
-        return self._filter(text[len(before) :])
+        new = text[len(before) :]
+        return new if free else self._filter(new)
 
     def finish(self) -> str:
         """What was held back, at the end of the answer."""

@@ -31,7 +31,7 @@ from longctx.engine.handle import Generation
 from longctx.engine.health import Health
 from longctx.engine.kv import KvPool
 from longctx.engine.memory import default_kv_budget
-from longctx.engine.request import EngineRequest, Event
+from longctx.engine.request import EngineRequest, Event, Failed
 from longctx.engine.rules import check, default_context, eos_ids
 from longctx.engine.runner import Runner
 from longctx.engine.scheduler import MAX_SCORED, Scheduler
@@ -139,9 +139,8 @@ class Engine:
         )
         self._max_waiting = max_waiting
         known_tokens = self._runner.vocabulary if tokenizer is None else len(tokenizer)
-        self._stepper = Stepper(
-            self._runner, self._scheduler, eos_ids(model, tokenizer), known_tokens
-        )
+        self._eos_ids = eos_ids(model, tokenizer)
+        self._stepper = Stepper(self._runner, self._scheduler, self._eos_ids, known_tokens)
         self._health = Health(self._runner.probe)
         self._json: JsonConstraints | None = None
         self._json_lock = threading.Lock()
@@ -222,10 +221,11 @@ class Engine:
         """
         if self.broken is not None:
             raise EngineBrokenError(self.broken)
-        pool = self._scheduler.pool
-        check(request, self.max_context, pool, self._runner.vocabulary, self.tokenizer)
+        self.check(request)
         constraint = self._constraint(request)
         bucket = self._runner.bucket(request.request_length or len(request.prompt_ids))
+        ends = request.stop_ids if request.ignore_eos else request.stop_ids | self._eos_ids
+        ends = frozenset(each for each in ends if each < self._runner.vocabulary)
         handle = Generation(lambda: self._cancel(sequence), listener)
         sequence = RequestState(
             request,
@@ -236,8 +236,10 @@ class Engine:
                 request.prompt_ids,
                 top_logprobs=request.top_logprobs if request.logprobs else None,
                 constraint=constraint,
+                banned=ends,
+                banned_for=request.min_new_tokens,
             ),
-            detokenizer=Detokenizer(self._decode, request.stop),
+            detokenizer=Detokenizer(self._decode, request.stop, stops_after=request.min_new_tokens),
             constraint=constraint,
             emit=handle.emit,
         )
@@ -251,6 +253,20 @@ class Engine:
             self._inbox.append(sequence)
             self._wake.notify_all()
         return handle
+
+    def check(self, request: EngineRequest) -> None:
+        """Refuse what can never be served, as submit() does, without queueing anything.
+
+        Raises:
+            ContextLengthError, InsufficientMemoryError, UserError: with the numbers.
+        """
+        pool = self._scheduler.pool
+        check(request, self.max_context, pool, self._runner.vocabulary, self.tokenizer)
+
+    @property
+    def max_running(self) -> int:
+        """Requests in a step."""
+        return self._scheduler.max_running
 
     def stats(self) -> Stats:
         scheduler, pool = self._scheduler, self._scheduler.pool
@@ -293,6 +309,15 @@ class Engine:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def give_up(self) -> None:
+        """The step at work will not end, and this is the process's end: clients are told now, for
+        the engine's own thread cannot."""
+        self._health.broken = TimeoutError(f"no step has ended for {self.stalled_s:.0f} s")
+        with self._wake:
+            pending = [*self._scheduler.running, *self._scheduler.waiting, *self._inbox]
+        for sequence in pending:
+            sequence.emit(Failed(EngineBrokenError(self._health.broken)))
 
     # -- the loop ---------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ class Answer:
     logprobs: tuple[TokenLogprob, ...] = field(default=(), repr=False)
     prompt_logprobs: tuple[float, ...] | None = field(default=None, repr=False)
     prompt_likeliest: tuple[int, ...] | None = field(default=None, repr=False)
+    prompt_top: tuple[tuple[tuple[int, float], ...], ...] | None = field(default=None, repr=False)
 
 
 class Generation:
@@ -114,5 +115,6 @@ class Generation:
                     tuple(logprobs),
                     event.prompt_logprobs,
                     event.prompt_likeliest,
+                    event.prompt_top,
                 )
         raise RuntimeError("the events of this request were read already: ask for result() once")

@@ -17,6 +17,9 @@ from torch import nn
 
 from longctx.attention import cpu
 
+# Numbers of a float32 weight. Below, one row costs up to three times the plain product, and many
+# cost the same, while every new number of rows keeps half a megabyte of code in the library.
+SMALLEST_FLOAT32 = 1 << 16
 # Freed weights of a few megabytes stay with the allocator, in holes too small for packed ones.
 _TRIM_EVERY = 64 << 20
 
@@ -25,7 +28,7 @@ class PackedLinears:
     """Packs what can be packed of a model: nothing on a GPU, nor what `cpu.packs_linear` refuses.
 
     Left as they are: layers that are not exactly nn.Linear (adapters, quantised ones), tied or
-    offloaded weights, and those with hooks. A plain layer computes the same, slower.
+    offloaded weights, those with hooks, and small ones of float32. A plain layer computes the same.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -88,6 +91,8 @@ def _fits(module: nn.Linear) -> bool:
         return False
     weight = module.weight
     if weight.device.type != "cpu" or not weight.is_contiguous():
+        return False
+    if weight.dtype == torch.float32 and weight.numel() < SMALLEST_FLOAT32:
         return False
     return bool(cpu.packs_linear(weight.dtype))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from longctx.errors import UserError
+from longctx.grammar.forms import Grammar
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -28,6 +29,7 @@ class Sampling:
             prompt's included. 1 is off.
         presence_penalty, frequency_penalty: subtracted from the logits of the answer's tokens, once
             and per occurrence.
+        logit_bias: added to the logits of these token ids, before all else.
         seed: None draws a fresh one.
     """
 
@@ -38,6 +40,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +51,8 @@ class Sampling:
         _check("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _check("top_k", self.top_k, 0, math.inf)
+        for _, bias in self.logit_bias:
+            _check("logit_bias", bias, -100.0, 100.0)
 
     @property
     def penalises(self) -> bool:
@@ -72,15 +77,19 @@ class EngineRequest:
         prompt_ids: the templated prompt; at least one token.
         max_new_tokens: at most so many; 0 computes the prompt, for its logprobs or to keep it.
         stop: strings that end the answer and are not part of it.
+        min_new_tokens: before so many tokens no eos id, stop id or stop string ends the answer; not
+            with json_schema, whose answers end where they are complete.
         stop_ids: token ids that end the answer, beside the engine's own eos ids.
         ignore_eos: go on behind the engine's eos ids, for measurements.
         logprobs: report the log-probability of every token.
         top_logprobs: and of so many likeliest ones.
         prompt_logprobs: report the log-probability of every prompt token but the first, and the
             token that the model thought likeliest there.
+        prompt_top_logprobs: and of so many likeliest ones at each of them.
         prompt_logprobs_from: of those from this index on only; what stands before the one before
             it may come from a cached prefix.
-        json_schema: answer in JSON of this schema ({} for any JSON object); needs llguidance.
+        json_schema: answer in JSON of this schema ({} for any JSON object), or in another grammar
+            (`longctx.grammar.forms`); needs llguidance.
         request_length: what YaRN's temperature is taken from; None is the prompt's own length.
         share_prefix: reuse, and leave for reuse, the keys and values of equal leading tokens.
     """
@@ -89,13 +98,15 @@ class EngineRequest:
     max_new_tokens: int = 256
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = field(default=(), repr=False)
+    min_new_tokens: int = 0
     stop_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs: bool = False
+    prompt_top_logprobs: int = 0
     prompt_logprobs_from: int = 1
-    json_schema: dict[str, Any] | None = field(default=None, repr=False)
+    json_schema: dict[str, Any] | Grammar | None = field(default=None, repr=False)
     request_length: int | None = None
     share_prefix: bool = True
 
@@ -104,6 +115,16 @@ class EngineRequest:
             raise UserError("prompt_ids is empty: give at least one token")
         if self.max_new_tokens < 0:
             raise UserError(f"max_new_tokens={self.max_new_tokens} must be at least 0")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise UserError(
+                f"min_new_tokens={self.min_new_tokens} must be at least 0 and at most "
+                f"max_new_tokens={self.max_new_tokens}"
+            )
+        if self.min_new_tokens and self.json_schema is not None:
+            raise UserError(
+                f"min_new_tokens={self.min_new_tokens} with json_schema: such an answer ends where "
+                "it is complete: leave one of them out"
+            )
         if not 1 <= self.prompt_logprobs_from <= max(1, len(self.prompt_ids) - 1):
             raise UserError(
                 f"prompt_logprobs_from={self.prompt_logprobs_from} must be at least 1 and an index "
@@ -112,6 +133,11 @@ class EngineRequest:
         if self.top_logprobs < 0 or (self.top_logprobs and not self.logprobs):
             raise UserError(
                 f"top_logprobs={self.top_logprobs} needs logprobs=True and a count of at least 0"
+            )
+        if self.prompt_top_logprobs < 0 or (self.prompt_top_logprobs and not self.prompt_logprobs):
+            raise UserError(
+                f"prompt_top_logprobs={self.prompt_top_logprobs} needs prompt_logprobs=True and a "
+                "count of at least 0"
             )
         if any(not text for text in self.stop):
             raise UserError("stop holds an empty string, which is found everywhere: leave it out")
@@ -163,13 +189,15 @@ class Delta:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end. `stop` is the string or token id that ended the answer, if one did."""
+    """The end. `stop` is the string or token id that ended the answer, if one did; `prompt_top` the
+    likeliest tokens at each scored one of the prompt, where they were asked for."""
 
     reason: FinishReason
     usage: Usage
     stop: str | int | None = None
     prompt_logprobs: tuple[float, ...] | None = field(default=None, repr=False)
     prompt_likeliest: tuple[int, ...] | None = field(default=None, repr=False)
+    prompt_top: tuple[tuple[tuple[int, float], ...], ...] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ def check(
             f"prompt_ids hold {low if low < 0 else high}: ids of this model are 0 to "
             f"{vocabulary - 1}"
         )
+    wrong = next((n for n, _ in request.sampling.logit_bias if not 0 <= n < vocabulary), None)
+    if wrong is not None:
+        raise UserError(f"logit_bias holds {wrong}: ids of this model are 0 to {vocabulary - 1}")
     if request.stop and tokenizer is None:
         raise UserError("stop needs text, and the engine has no tokenizer: use stop_ids")
 

@@ -8,7 +8,7 @@ Shape legend: R rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ class RowSampler:
     Args:
         prompt: for the repetition penalty.
         top_logprobs: None reports nothing, n >= 0 the drawn token and the n likeliest.
+        banned: token ids that are not drawn before `banned_for` others were.
     """
 
     def __init__(
@@ -41,8 +42,15 @@ class RowSampler:
         *,
         top_logprobs: int | None = None,
         constraint: Constraint | None = None,
+        banned: Iterable[int] = (),
+        banned_for: int = 0,
     ) -> None:
         self.sampling = sampling
+        self._banned = torch.tensor(sorted(banned) if banned_for else [], dtype=torch.int64)
+        self._banned_for = banned_for if len(self._banned) else 0
+        ids, biases = zip(*sampling.logit_bias, strict=True) if sampling.logit_bias else ((), ())
+        self._bias_ids = torch.tensor(ids, dtype=torch.int64)
+        self._biases = torch.tensor(biases, dtype=torch.float32)
         self.top_logprobs = top_logprobs
         self.constraint = constraint
         # On the CPU whatever the model's device: one seed, one answer.
@@ -56,17 +64,27 @@ class RowSampler:
 
     @property
     def adjusts(self) -> bool:
-        return self.constraint is not None or self.sampling.penalises
+        return (
+            self.constraint is not None
+            or self.sampling.penalises
+            or self._banned_for > 0
+            or bool(self.sampling.logit_bias)
+        )
 
     def note(self, token: int) -> None:
         """A token was drawn."""
+        self._banned_for -= self._banned_for > 0
         if self.sampling.penalises:
             self._seen.add(token)
             self._counts[token] = self._counts.get(token, 0) + 1
 
     def adjust(self, logits_V: torch.Tensor) -> None:
-        """Penalties and grammar, in place."""
-        sampling = self.sampling
+        """Biases, penalties and grammar, in place."""
+        sampling, device = self.sampling, logits_V.device
+        if sampling.logit_bias:
+            logits_V.index_add_(0, self._bias_ids.to(device), self._biases.to(device))
+        if self._banned_for:
+            logits_V[self._banned.to(device)] = -torch.inf
         if sampling.repetition_penalty != 1.0 and self._seen:
             ids = torch.tensor(sorted(self._seen), device=logits_V.device)
             seen = logits_V[ids]

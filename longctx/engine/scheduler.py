@@ -74,7 +74,7 @@ class Scheduler:
         self.waiting: deque[RequestState] = deque()
         self.running: list[RequestState] = []  # in order of admission
         self._chunk_budget = chunk_budget
-        self._max_running = max_running
+        self.max_running = max_running
         self._prompts_first = prompts_first
 
     def next_batch(self) -> list[Chunk]:
@@ -113,7 +113,7 @@ class Scheduler:
         admitted: list[RequestState] = []
         blocked: list[RequestState] = []
         for sequence in list(self.waiting):
-            if len(self.running) >= self._max_running or len(blocked) == MAX_BLOCKED:
+            if len(self.running) >= self.max_running or len(blocked) == MAX_BLOCKED:
                 break
             if self._worth_waiting(sequence):
                 continue

@@ -57,6 +57,7 @@ class RequestState:
         self.kv: SequenceKv | None = None
         self.prompt_logprobs: list[float] = []
         self.prompt_likeliest: list[int] = []
+        self.prompt_top: list[tuple[tuple[int, float], ...]] = []
         self.passed_over = 0
         self.cancelled = False
         self.compute_s = 0.0

@@ -232,6 +232,10 @@ class Stepper:
             raise NonFiniteLogitsError
         sequence.prompt_logprobs.extend(found)
         sequence.prompt_likeliest.extend(logits_LV.argmax(-1).tolist())
+        if count := sequence.request.prompt_top_logprobs:
+            values_LK, ids_LK = logprobs_LV.topk(min(count, logprobs_LV.shape[1]), dim=-1)
+            rows = zip(ids_LK.tolist(), values_LK.tolist(), strict=True)
+            sequence.prompt_top.extend(tuple(zip(ids, values, strict=True)) for ids, values in rows)
 
     def _progress(self, sequence: RequestState) -> None:
         total = sequence.prompt_length
@@ -249,7 +253,8 @@ class Stepper:
         asked = sequence.request.prompt_logprobs
         scores = tuple(sequence.prompt_logprobs) if asked else None
         likeliest = tuple(sequence.prompt_likeliest) if asked else None
-        self._emit(sequence, Finished(reason, sequence.usage(), stop, scores, likeliest))
+        top = tuple(sequence.prompt_top) if sequence.request.prompt_top_logprobs else None
+        self._emit(sequence, Finished(reason, sequence.usage(), stop, scores, likeliest, top))
 
     def fail(self, sequence: RequestState, error: Exception) -> None:
         """The end by an error: nothing of it is kept."""

@@ -1,9 +1,10 @@
 """Whether a stranger's schema can be compiled, in bounded time and memory: asked before it is.
 
-    submit -> known? -> queue (bounded) -> a process proves it, or is ended -> a verdict, kept
+    submit -> known? -> a lane (bounded) -> a process proves it, or is ended -> a verdict, kept
 
 What compiles there compiles here as well, with the same limits: a matcher cannot be sent. Threads
-wait for processes; nobody else does. Knows no HTTP and no event loop.
+wait for processes; nobody else does. Plain schemas have a lane of their own: others may take all of
+their time there. Knows no HTTP and no event loop.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from longctx.grammar.compiler import Vocabulary
-from longctx.grammar.process import CompileLimits, CompileProcess, EndedError, TooSlowError
+from longctx.grammar.plain import is_plain
+from longctx.grammar.process import CompileLimits, CompileProcess
+from longctx.killable.process import EndedError, TooSlowError
 
 _log = logging.getLogger(__name__)
 
 LIMITS = CompileLimits()
-PROCESSES = 2
-WAITING = 16  # schemas; more are sent away
+PROCESSES = 2  # beside the one for plain schemas
+WAITING = 16  # schemas of a lane; more are sent away
 _KEPT = 1024  # verdicts
 # A busy machine may have been to blame: such a verdict is asked for again, after so many seconds.
 _FORGET_AFTER = 300.0
@@ -53,21 +56,33 @@ class ProverFullError(Exception):
 
 
 @dataclass(eq=False)
+class Lane:
+    """Schemas that wait for one another, and who takes them."""
+
+    most: int  # processes, a thread each
+    queue: deque[SchemaProof] = field(default_factory=deque)
+    threads: int = 0
+    free: int = 0  # of them: without a schema
+
+
+@dataclass(eq=False)
 class SchemaProof:
     """One schema on its way, for all who ask for it at the time."""
 
     key: str
     schema: str
+    lane: Lane
     done: Future[SchemaVerdict] = field(default_factory=Future)
     wanted_by: int = 1
 
 
 class Prover:
-    """Proves schemas one after the other, in up to PROCESSES processes that are kept warm.
+    """Proves schemas one after the other, in processes that are kept warm.
 
     Args:
         vocabulary: made in the first thread that needs it.
-        waiting: schemas beside those in work.
+        processes: for schemas that are not plain; one more is for those.
+        waiting: schemas of a lane beside those in work.
     """
 
     def __init__(
@@ -79,23 +94,23 @@ class Prover:
         waiting: int = WAITING,
     ) -> None:
         self._make, self._bounds = vocabulary, bounds
-        self._processes, self._most = processes, waiting
+        self._most = waiting
         self._made: Vocabulary | None = None
         self._making = threading.Lock()
         self._wake = threading.Condition()  # guards all that follows
-        self._queue: deque[SchemaProof] = deque()
+        self._plain, self._others = Lane(1), Lane(processes)
         self._open: dict[str, SchemaProof] = {}
         self._known: OrderedDict[str, SchemaVerdict] = OrderedDict()
         self._threads: list[threading.Thread] = []
-        self._free = 0  # threads without a schema
         self._at_work: dict[CompileProcess, SchemaProof | None] = {}
         self._closed = False
 
     def warm(self) -> None:
-        """Start one process, so that the first schema does not wait for it. Returns at once."""
+        """Start a process a lane, so that no first schema waits for it. Returns at once."""
         with self._wake:
-            if not self._closed and not self._threads:
-                self._add_thread()
+            for lane in (self._plain, self._others):
+                if not self._closed and not lane.threads:
+                    self._add_thread(lane)
 
     def submit(self, schema: str) -> SchemaProof:
         """Ask for a schema, in JSON. Whoever wants to know no longer says so: `leave`.
@@ -104,8 +119,9 @@ class Prover:
             ProverFullError: too many wait already.
         """
         key = hashlib.sha256(schema.encode("utf-8", "surrogatepass")).hexdigest()
+        lane = self._plain if is_plain(schema) else self._others
         with self._wake:
-            proof = SchemaProof(key, schema)
+            proof = SchemaProof(key, schema, lane)
             verdict = SchemaVerdict("closed") if self._closed else self._recall(key)
             if verdict is not None:
                 proof.done.set_result(verdict)
@@ -113,15 +129,15 @@ class Prover:
             if key in self._open:
                 self._open[key].wanted_by += 1
                 return self._open[key]
-            to_be_taken = self._processes - len(self._threads) + self._free
-            if len(self._queue) >= self._most + to_be_taken:
-                rounds = -(-len(self._queue) // self._processes) + 1
-                raise ProverFullError(len(self._queue), rounds * self._bounds.seconds)
+            to_be_taken = lane.most - lane.threads + lane.free
+            if len(lane.queue) >= self._most + to_be_taken:
+                rounds = -(-len(lane.queue) // lane.most) + 1
+                raise ProverFullError(len(lane.queue), rounds * self._bounds.seconds)
             self._open[key] = proof
-            self._queue.append(proof)
-            if self._free < len(self._queue) and len(self._threads) < self._processes:
-                self._add_thread()
-            self._wake.notify()
+            lane.queue.append(proof)
+            if lane.free < len(lane.queue) and lane.threads < lane.most:
+                self._add_thread(lane)
+            self._wake.notify_all()
         return proof
 
     def leave(self, proof: SchemaProof) -> None:
@@ -132,11 +148,17 @@ class Prover:
                 return
             if self._open.get(proof.key) is proof:
                 del self._open[proof.key]
-            if proof in self._queue:
-                self._queue.remove(proof)
+            if proof in proof.lane.queue:
+                proof.lane.queue.remove(proof)
             for process, worked_at in self._at_work.items():
                 if worked_at is proof:
                     process.kill()
+
+    @property
+    def waiting(self) -> int:
+        """Schemas that are not plain, and that no process has taken yet."""
+        with self._wake:
+            return len(self._others.queue)
 
     @property
     def pids(self) -> list[int]:
@@ -150,7 +172,8 @@ class Prover:
             self._closed = True
             waiting = list(self._open.values())
             self._open.clear()
-            self._queue.clear()
+            for lane in (self._plain, self._others):
+                lane.queue.clear()
             for process in self._at_work:
                 process.kill()
             self._wake.notify_all()
@@ -161,21 +184,24 @@ class Prover:
 
     # -- in the threads ---------------------------------------------------------------------------
 
-    def _add_thread(self) -> None:
+    def _add_thread(self, lane: Lane) -> None:
         # Daemons: an exit waits for none of them, and their processes end with their pipes.
-        thread = threading.Thread(target=self._work, name="longctx-prover", daemon=True)
+        thread = threading.Thread(
+            target=self._work, args=(lane,), name="longctx-prover", daemon=True
+        )
         self._threads.append(thread)
-        self._free += 1
+        lane.threads += 1
+        lane.free += 1
         thread.start()
 
-    def _work(self) -> None:
+    def _work(self, lane: Lane) -> None:
         process: CompileProcess | None = None
         try:
             while True:
                 failed = None
                 if process is None:
                     process, failed = self._begin()
-                proof = self._next()
+                proof = self._next(lane)
                 if proof is None:
                     return
                 verdict, spent = (failed, True) if failed else self._prove(process, proof)
@@ -187,15 +213,15 @@ class Prover:
         finally:
             self._drop(process)
 
-    def _next(self) -> SchemaProof | None:
+    def _next(self, lane: Lane) -> SchemaProof | None:
         """The next schema; None when all is over."""
         with self._wake:
-            while not self._queue and not self._closed:
+            while not lane.queue and not self._closed:
                 self._wake.wait()
             if self._closed:
                 return None
-            self._free -= 1
-            return self._queue.popleft()
+            lane.free -= 1
+            return lane.queue.popleft()
 
     def _begin(self) -> tuple[CompileProcess | None, SchemaVerdict | None]:
         """A process that is ready; or why there is none, and the next schema is told so."""
@@ -247,7 +273,7 @@ class Prover:
 
     def _end(self, proof: SchemaProof, verdict: SchemaVerdict) -> None:
         with self._wake:
-            self._free += 1
+            proof.lane.free += 1
             wanted = self._open.get(proof.key) is proof  # else left, or closed
             if wanted:
                 del self._open[proof.key]

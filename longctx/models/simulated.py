@@ -5,15 +5,19 @@
                         depth 1 - N/L, so that its effective length is N
     sim:lost-middle     finds needles near both ends; the longer the text, the less in between
     sim:flaky[=SHARE]   misses a share of the prompts (0.2), by chance
+    sim:clustered=P,RHO finds a share P of the prompts; those of one text are found or missed
+                        together, with a correlation of RHO (beta-binomial over texts)
 
 For tests, documentation and for seeing what a map means. Chance is seeded by the prompt: the same
-prompt is answered alike in every run. Distances are those of the map: depth times length.
+prompt is answered alike in every run. A third number of sim:clustered is a seed: another draw of
+the same model. Distances are those of the map: depth times length.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import random
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,12 +26,16 @@ from typing import Any
 from longctx import tiny
 from longctx.errors import UserError
 from longctx.eval.needle.config import parse_lengths
+from longctx.eval.needle.needle import seeded
 from longctx.eval.protocol import Completion, Request, Session, Truth
 from longctx.models import source
 from longctx.models.base import Loaded, Model, TokensOnly, bare_scheme
 from longctx.models.source import SIMULATED
 
-NAMES = ("sim:perfect", "sim:window=N", "sim:lost-middle", "sim:flaky", "sim:flaky=SHARE")
+NAMES = (
+    *("sim:perfect", "sim:window=N", "sim:lost-middle", "sim:flaky", "sim:flaky=SHARE"),
+    *("sim:clustered=P,RHO", "sim:clustered=P,RHO,SEED"),
+)
 METHOD = "sim"
 _FLAKY_SHARE = 0.2
 _MIDDLE_HOLDS = 1024  # up to here sim:lost-middle finds everything
@@ -96,6 +104,8 @@ def _rule(model: str) -> tuple[Finds, int | None]:
         return _near_an_end, None
     if name == "flaky" and (share := _share(value or str(_FLAKY_SHARE))) is not None:
         return lambda request, truth: _chance(request) >= share, None
+    if name == "clustered" and (rule := _clustered(value)) is not None:
+        return rule, None
     raise UserError(f"MODEL {model}: no such simulated model: use one of {', '.join(NAMES)}")
 
 
@@ -115,8 +125,33 @@ def _near_an_end(request: Request, truth: Truth) -> bool:
     )
 
 
-def _chance(request: Request) -> float:
-    digest = hashlib.sha256(array("q", request.ids).tobytes()).digest()
+def _clustered(value: str) -> Finds | None:
+    """None where it is not two numbers from 0 to 1, and perhaps a whole one."""
+    share, correlation, *more = (*value.split(","), "")
+    p, rho, seed = _share(share), _share(correlation), more[0] if more else ""
+    if p is None or rho is None or len(more) > 2 or (len(more) == 2 and not seed.isdigit()):
+        return None
+
+    def finds(request: Request, truth: Truth) -> bool:
+        drawn = seeded("clustered", p, rho, seed, truth.text)
+        return _chance(request, value) < text_share(drawn, p, rho)
+
+    return finds
+
+
+def text_share(drawn: random.Random, p: float, rho: float) -> float:
+    """The share of a text's prompts that is found: Beta, of mean `p`, such that prompts of one text
+    correlate by `rho`."""
+    if rho == 0 or p in (0.0, 1.0):
+        return p
+    if rho == 1:
+        return float(drawn.random() < p)
+    weight = (1 - rho) / rho
+    return drawn.betavariate(p * weight, (1 - p) * weight)
+
+
+def _chance(request: Request, salt: str = "") -> float:
+    digest = hashlib.sha256(array("q", request.ids).tobytes() + salt.encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 

@@ -158,6 +158,15 @@ def load_config(source: Source) -> PretrainedConfig:
     return config
 
 
+def generation_config(source: Source) -> Any:
+    """What the model's makers sample with; None where they say nothing."""
+    from transformers import GenerationConfig
+
+    if not (source.directory / "generation_config.json").is_file():
+        return None
+    return GenerationConfig.from_pretrained(source.directory)
+
+
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer; it must be a fast one, because needles are found by character offsets."""
     from transformers import AutoTokenizer

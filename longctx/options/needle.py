@@ -21,11 +21,8 @@ from longctx.options.shared import EMBEDDED_METHODS, MACHINE, SWEEP, length_word
 
 _PROMPT, _ENDPOINT = "Prompt", "Endpoint"
 # What is run where the user names no model.
-EMBEDDED_SWEEP = NeedleConfig(
-    lengths=(256, 512, 1024, 2048, 4096, 8192), depths=parse_depths("11"), repeats=2
-)
+EMBEDDED_SWEEP = NeedleConfig(lengths=(256, 512, 1024, 2048, 4096, 8192))
 ADAPTIVE_REPEATS = 10
-_DEPTHS = ",".join(f"{depth:g}" for depth in NeedleConfig.depths)
 _PRESETS = "; ".join(f"{name}: {preset.words}" for name, preset in PRESETS.items())
 
 
@@ -41,8 +38,9 @@ class NeedleOptions:
         str,
         Argument(
             "Model directory, hub id, or .gguf file; with --base-url the server's name for "
-            "it; or simulated: sim:perfect, sim:window=N, sim:lost-middle, sim:flaky. Default: the "
-            "embedded tiny model, trained on 512 tokens for this task."
+            "it; or simulated: sim:perfect, sim:window=N, sim:lost-middle, sim:flaky, "
+            "sim:clustered=P,RHO. Default: the embedded tiny model, trained on 512 tokens for this "
+            "task."
         ),
     ] = ""
     tasks: Annotated[
@@ -79,7 +77,7 @@ class NeedleOptions:
         tuple[float, ...] | None,
         Option(
             "Needle depths in percent (0 is the start), as 10,50,90 or 50%; or how many, as 11 or "
-            f"n=41. Default: {_DEPTHS}; embedded model: {len(EMBEDDED_SWEEP.depths)}.",
+            f"n=41. Default: {len(NeedleConfig.depths)}.",
             SWEEP,
             parse_depths,
         ),
@@ -87,11 +85,19 @@ class NeedleOptions:
     repeats: Annotated[
         int | None,
         Option(
-            f"Samples per cell. Default: {NeedleConfig.repeats}; embedded model: "
-            f"{EMBEDDED_SWEEP.repeats}.",
+            f"Samples per cell. Default: {NeedleConfig.repeats}.",
             SWEEP,
         ),
     ] = None
+    shared_texts: Annotated[
+        bool,
+        Option(
+            "The depths of a repeat share one text, and its prefill: faster, for maps. Intervals "
+            "then allow for it, and are wide. Default: a text for every cell; in a run folder "
+            "that has records, as it was begun.",
+            SWEEP,
+        ),
+    ] = False
     samples: Annotated[
         int | None,
         Option(

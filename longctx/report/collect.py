@@ -178,4 +178,5 @@ def _versus(base: MethodOfRun, arm: MethodOfRun) -> Versus:
         # Between runs only the hash tells that two prompts are one and the same.
         first = [record for record in first if record.get("prompt_sha256")]
     pairs = pairs_of(first, second)
-    return Versus(base, arm, DifferenceMap(arm.method, net_by_cell(pairs), dict(compare(pairs))))
+    compared = compare(pairs, max(base.results.looks, arm.results.looks))
+    return Versus(base, arm, DifferenceMap(arm.method, net_by_cell(pairs), compared))

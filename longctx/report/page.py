@@ -26,7 +26,7 @@ from longctx.eval.format import depth_name, show_depth, show_length
 from longctx.eval.needle.effective import MEANING, show_effective, show_other
 from longctx.eval.needle.paired import MEANING as STAR_MEANING
 from longctx.eval.needle.ranking import MethodOfRun
-from longctx.eval.needle.summary import show_tally
+from longctx.eval.needle.summary import certainty, show_tally
 from longctx.eval.runfolder.records import Record
 from longctx.plots.palette import difference_colour
 from longctx.plots.perplexity_strip import scale_of
@@ -81,7 +81,8 @@ def render(report: Report, style: Style, *, date: str, command: str) -> str:
         scale=[style.colours.colour(step / 10).hex for step in range(11)],
         difference_scale=[difference_colour(step / 5 - 1).hex for step in range(11)],
         effective_meaning=MEANING,
-        star_meaning=STAR_MEANING,
+        star_meaning=_star_meaning(report),
+        certain=_certain(report),
         environments=[_environment(run.results.run) for run in report.runs],
     )
 
@@ -137,6 +138,24 @@ def _lead(report: Report) -> str:
     if last.effective.enough_samples:
         return f"{told} {report.label(last)} comes last: {_effective(last)}."
     return f"{told} {report.label(last)} comes last with {_found(last)}."
+
+
+def _certain(report: Report) -> list[tuple[str, str]]:
+    """A paragraph for each run, those with the same one together."""
+    told: dict[str, list[str]] = {}
+    for run in report.runs:
+        told.setdefault(" ".join(certainty(run.results)), []).append(run.model)
+    alone = len(told) == 1
+    return [("" if alone else _names(models), words) for words, models in told.items()]
+
+
+def _star_meaning(report: Report) -> str:
+    tests = [
+        one.difference.compared.meaning
+        for one in (*report.within, *report.across)
+        if one.difference.lengths
+    ]
+    return " ".join([STAR_MEANING, *dict.fromkeys(tests)])
 
 
 def _names(labels: Sequence[str]) -> str:
@@ -201,7 +220,7 @@ def _summary_rows(report: Report, style: Style) -> list[dict[str, Any]]:
         results, effective = arm.results, arm.effective
         cells = []
         for length in lengths:
-            tally = results.tally(arm.method, length) if length in results.lengths else None
+            tally = results.pooled(arm.method, length) if length in results.lengths else None
             score = tally.score if tally else None
             words = show_tally(tally) if tally else "not in this run"
             fill = style.colours.colour(score).hex if score is not None else None
@@ -287,6 +306,7 @@ def _versus_view(report: Report, one: Versus, panel: Panel) -> dict[str, Any]:
         "drawing": panels.drawing_of(panel, arms, panel.told),
         "words": panel.heading,
         "lengths": one.difference.lengths,
+        "overall": one.difference.overall,
     }
 
 

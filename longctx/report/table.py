@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from longctx.eval.needle.paired import PairedComparison
+from longctx.eval.needle.inference import texts_of
+from longctx.eval.needle.paired import Comparison, PairedComparison
 from longctx.eval.needle.ranking import MethodOfRun
 from longctx.report.collect import Report, ReportedNeedleRun
 from longctx.report.perplexity import ReportedPerplexityRun
@@ -21,6 +22,7 @@ COLUMNS = (
     *("run", "model", "method", "length", "depth", "n", "k", "score", "low", "high"),
     *_STATES,
     *("difference", "difference_low", "difference_high", "pairs", "p_holm", "effective_length"),
+    *("texts", "p_all_lengths"),
 )
 PERPLEXITY = ("perplexity", "perplexity_low", "perplexity_high")  # where such runs are named
 
@@ -33,9 +35,9 @@ def as_csv(report: Report) -> str:
     for predicted in report.perplexity:
         table.writerows(_perplexity_rows(predicted))
     blank = [None] * len(PERPLEXITY) if wide else []
-    compared = {(one.arm.run, one.arm.method): one.difference.lengths for one in report.within}
+    compared = {(one.arm.run, one.arm.method): one.difference.compared for one in report.within}
     for arm in report.arms:
-        found = compared.get((arm.run, arm.method), {})
+        found = compared.get((arm.run, arm.method), Comparison())
         for row in _needle_rows(report.runs[arm.run], arm, found):
             table.writerow([*row, *blank])
     return stream.getvalue()
@@ -54,7 +56,7 @@ def _perplexity_rows(run: ReportedPerplexityRun) -> Iterator[list[Any]]:
 
 
 def _needle_rows(
-    run: ReportedNeedleRun, arm: MethodOfRun, compared: Mapping[int, PairedComparison]
+    run: ReportedNeedleRun, arm: MethodOfRun, compared: Comparison
 ) -> Iterator[list[Any]]:
     results = arm.results
     names = [_text(name) for name in (run.path.name, run.model, arm.method)]
@@ -67,17 +69,25 @@ def _needle_rows(
                 row |= {"low": round(low, 6), "high": round(high, 6)}
             figures = [row[name] for name in ("n", "k", "score", "low", "high")]
             states = [tally.states.get(state, 0) for state in _STATES]
-            difference = _difference(compared.get(length) if depth is None else None)
+            difference = _difference(compared.lengths.get(length) if depth is None else None)
             last = arm.effective.length if depth is None else None
             place = [length, None if depth is None else f"{depth:g}"]
-            yield [*names, *place, *figures, *states, *difference, last]
+            whole: list[Any] = [None, None]
+            if depth is None:
+                whole = [texts_of(results.by_text(arm.method, length)), _p(compared.overall)]
+            yield [*names, *place, *figures, *states, *difference, last, *whole]
 
 
 def _difference(found: PairedComparison | None) -> list[Any]:
     if found is None:
         return [None] * 5
     figures = (found.difference, found.interval.low, found.interval.high)
-    return [*(round(value, 6) for value in figures), found.pairs, f"{found.p:.6g}"]
+    return [*(round(value, 6) for value in figures), found.pairs, _p(found)]
+
+
+def _p(found: PairedComparison | None) -> str | None:
+    """None where nothing was tested."""
+    return None if found is None or found.p is None else f"{found.p:.6g}"
 
 
 def _text(value: str) -> str:

@@ -126,7 +126,7 @@ def _sweep(
             pending,
             model.shape,
             options.config.answer_tokens,
-            model.prefix_sharing,
+            model.prefix_sharing and options.config.texts == "shared",
             draw_map,
         )
         with report:

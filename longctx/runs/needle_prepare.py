@@ -20,7 +20,7 @@ from longctx.eval import estimate, tasks
 from longctx.eval.estimate import NeedlePlan
 from longctx.eval.gpus import GpuEstimate, GpuSizes, estimate_on, gpu_of
 from longctx.eval.needle.adaptive import next_round, stopping_rule
-from longctx.eval.needle.config import NeedleConfig
+from longctx.eval.needle.config import NeedleConfig, Texts
 from longctx.eval.needle.grid import Cell, NeedleIdentity
 from longctx.eval.needle.needle import LANGUAGE, TASK
 from longctx.eval.needle.runner import Sweep
@@ -84,6 +84,8 @@ class PreparedNeedle:
             found["language"] = config.language
         if config.options:
             found["options"] = dict(config.options)
+        if config.depths != (None,):
+            found["texts"] = config.texts
         if config.spread:
             found["spread"] = list(config.depths)
         if self.sweep.identity.boundary != "sentence":
@@ -119,7 +121,7 @@ class PreparedNeedle:
             },
         )
         if config.adaptive:
-            run["stopping"] = stopping_rule(config.repeats, config.budget_minutes)
+            run["stopping"] = stopping_rule(config.repeats, config.budget_minutes, config.texts)
         return run
 
     def next_cells(
@@ -152,6 +154,7 @@ class PreparedNeedle:
             shape=model.shape,
             answer_tokens=answer_tokens,
             prefix_sharing=model.prefix_sharing,
+            texts=self.options.config.texts,
             bytes_per_value=model.bytes_per_value,
             rate=None if rate is None else rate / model.concurrency,
             rate_from=rate_from,
@@ -169,6 +172,15 @@ class PreparedNeedle:
             config.answer_tokens,
             self.model.prefix_sharing,
         )
+
+
+def _texts(options: NeedleOptions) -> Texts:
+    """What was said, else what the folder was begun with: older ones share texts."""
+    before = None if options.output is None else read_run(options.output)
+    if options.shared_texts or before is None or before["task"] != TASK:
+        return options.config.texts
+    found: Texts = before["settings"].get("texts", "shared")
+    return found
 
 
 def settle_task(options: NeedleOptions) -> NeedleConfig:
@@ -194,6 +206,7 @@ def settle_task(options: NeedleOptions) -> NeedleConfig:
         answer_tokens=task.about.answer_tokens,
         answer_prefix=task.answer_prefix(options.language, settings) if prefix is None else prefix,
         depths=options.config.depths if task.about.has_depth else (None,),
+        texts=_texts(options),
     )
 
 

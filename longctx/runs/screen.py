@@ -15,6 +15,8 @@ from rich.table import Table
 
 from longctx.eval.format import show_depth, show_length
 from longctx.eval.needle.adaptive import stopping_rule
+from longctx.eval.needle.certainty import TEXTS
+from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.effective import Effective, show_break, show_effective, show_other
 from longctx.eval.needle.summary import NeedleResults, Tally, others_sentence
 from longctx.eval.runfolder.schema import NeedleSummary
@@ -53,7 +55,7 @@ def print_banner(err: Console, prepared: PreparedNeedle) -> None:
     for line in model.banner():
         say(err, f"  {line}")
     config = prepared.options.config
-    say(err, f"  {_depth_words(config.depths)}")
+    say(err, f"  {_depth_words(config.depths)}{'' if config.spread else _text_words(config)}")
     if config.spread:
         place = "" if config.depths == (None,) else " and one of the depths"
         say(err, f"  {config.repeats} samples a length, each with a text of its own{place}")
@@ -61,7 +63,8 @@ def print_banner(err: Console, prepared: PreparedNeedle) -> None:
         shown = ", ".join(show_length(length) for length in prepared.left_out)
         say(err, f"  left out: {shown}, too short for {config.task}")
     if config.adaptive:
-        say(err, f"  {stopping_rule(config.repeats, config.budget_minutes)['rule']}")
+        rule = stopping_rule(config.repeats, config.budget_minutes, config.texts)
+        say(err, f"  {rule['rule']}")
 
 
 def _depth_words(depths: Sequence[float | None]) -> str:
@@ -71,6 +74,12 @@ def _depth_words(depths: Sequence[float | None]) -> str:
     if len(shown) > _DEPTHS_SHOWN:
         shown = [*shown[:3], "…", shown[-1]]
     return f"{len(depths)} depth{'s' if len(depths) > 1 else ''}: {', '.join(shown)}"
+
+
+def _text_words(config: NeedleConfig) -> str:
+    if config.depths == (None,):
+        return ""
+    return f" · {TEXTS[config.texts]}"
 
 
 def proof_words(proof: Mapping[str, Any]) -> str:

@@ -52,6 +52,7 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
             lengths=said.lengths or sweep.lengths,
             depths=said.depths or sweep.depths,
             repeats=samples or _repeats(said, sweep.repeats),
+            texts="shared" if said.shared_texts else "own",
             spread=samples is not None,
             **_same(said, "seed", "template", "system", "exact", "allow_repeat"),
             **_same(said, "limit", "adaptive", "budget_minutes", "scorer"),
@@ -65,7 +66,7 @@ def _samples(said: NeedleOptions, preset: Preset | None) -> int | None:
         UserError: no number of samples, or repeats are asked for as well.
     """
     if said.samples is None:
-        said_otherwise = said.repeats is not None or said.adaptive
+        said_otherwise = said.repeats is not None or said.adaptive or said.shared_texts
         return None if preset is None or said_otherwise else preset.samples
     if said.samples < 1:
         raise UserError(f"--samples {said.samples}: must be at least 1")
@@ -73,6 +74,10 @@ def _samples(said: NeedleOptions, preset: Preset | None) -> int | None:
         raise UserError(
             f"--samples {said.samples}: --repeats {said.repeats} is another way to say how many: "
             "leave one of them out"
+        )
+    if said.shared_texts:
+        raise UserError(
+            f"--samples {said.samples}: each sample has a text of its own: leave --shared-texts out"
         )
     return said.samples
 

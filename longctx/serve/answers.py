@@ -16,10 +16,12 @@ from longctx.serve.errors import INTERNAL, ApiError, from_engine
 from longctx.serve.jobs import Heard, Job, Submitted
 from longctx.serve.schema import Body, Generate, parse
 from longctx.serve.service import Service
-from longctx.serve.sse import DONE, ClientGoneError, SseResponse, unless_gone
+from longctx.serve.shapes import check_shape
+from longctx.serve.sse import ClientGoneError, SseResponse, unless_gone
 
 B = TypeVar("B", bound=Body)
 IGNORED_HEADER = "x-longctx-ignored-fields"
+SMALL = 4096  # bytes of a body whose answer is put together at once
 
 
 class AnswerShape(Protocol):
@@ -31,8 +33,18 @@ class AnswerShape(Protocol):
     def whole(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The answer in one piece."""
 
-    def frame(self) -> dict[str, Any]:
-        """A chunk without choices."""
+    def progress(self, progress: dict[str, Any]) -> Sequence[dict[str, Any]]:
+        """Of a stream, while the prompt is read."""
+
+    def last(self, usage: dict[str, Any], wanted: bool) -> Sequence[dict[str, Any] | str]:
+        """Of a stream: what comes behind all chunks.
+
+        Args:
+            wanted: whether the client asked for the usage.
+        """
+
+    def failed(self, error: ApiError) -> Sequence[dict[str, Any] | str]:
+        """Of a stream that has begun: its end by an error."""
 
 
 async def read(request: Request, service: Service, kind: type[B]) -> B:
@@ -46,7 +58,12 @@ async def read(request: Request, service: Service, kind: type[B]) -> B:
     size = request.state.size = len(raw)
     if size < 65536:
         return parse(kind, raw)
-    return await service.workers.run(size, parse, kind, raw)
+
+    def parse_large() -> B:
+        check_shape(raw, service.settings.limits.max_prompts * service.engine.max_context)
+        return parse(kind, raw)
+
+    return await service.workers.run(size, parse_large)
 
 
 async def answer(
@@ -59,14 +76,16 @@ async def answer(
     *,
     param: str,
     schema_param: str = "response_format",
+    unused: Sequence[str] = (),
 ) -> Response:
     """Submit and answer, as a stream or in one piece.
 
     Args:
         requests: makes what is submitted.
         param, schema_param: the fields that hold the prompt and the schema, for errors.
+        unused: fields without effect, beside those that the body knows of.
     """
-    headers = ignored_header(body)
+    headers = ignored_header(body, unused)
     try:
         made = requests()
         submitted = service.submitted(job)
@@ -84,6 +103,7 @@ async def answer(
             chunks,
             keep_alive=service.settings.keep_alive,
             closed=submitted.close,
+            failed=shape.failed,
             headers=headers,
         )
     try:
@@ -97,7 +117,13 @@ async def answer(
     finally:
         submitted.close()
         _account(request, service, job)
-    return JSONResponse(shape.whole(usage_of(job)), headers=headers)
+
+    # The log-probabilities of a long prompt are megabytes of JSON.
+    def put_together() -> Response:
+        return JSONResponse(shape.whole(usage_of(job)), headers=headers)
+
+    size = request.state.size
+    return put_together() if size < SMALL else await service.workers.run(size, put_together)
 
 
 async def _drain(submitted: Submitted, shape: AnswerShape) -> None:
@@ -120,12 +146,12 @@ async def _stream(
                 progress = job.prompt_progress()
                 if progress["processed"] != told:
                     told = progress["processed"]
-                    yield {**shape.frame(), "prompt_progress": progress}
+                    for chunk in shape.progress(progress):
+                        yield chunk
             for chunk in shape.chunks(heard):
                 yield chunk
-        if body.wants_usage:
-            yield {**shape.frame(), "usage": usage_of(job)}
-        yield DONE
+        for end in shape.last(usage_of(job), body.wants_usage):
+            yield end
     except ConstraintError as error:
         submitted.close("failed")
         raise from_engine(error, param=schema_param) from error
@@ -153,8 +179,8 @@ def usage_of(job: Job) -> dict[str, Any]:
     }
 
 
-def ignored_header(body: Body) -> dict[str, str]:
-    names = body.ignored()
+def ignored_header(body: Body, unused: Sequence[str] = ()) -> dict[str, str]:
+    names = sorted([*body.ignored(), *unused])
     if not names:
         return {}
     # Names come from the client: a header takes plain ASCII only.

@@ -1,7 +1,7 @@
 """The routes: OpenAI's, the tokenizer's, and what operators ask.
 
-/v1/chat/completions  /v1/completions  /v1/models  /v1/requests/{id}
-/tokenize  /detokenize  /health  /ready  /metrics
+/v1/chat/completions  /v1/completions  /v1/responses  /v1/models  /v1/requests/{id}
+/tokenize  /detokenize  /tokenizer_info  /health  /ready  /metrics
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from longctx.serve.completions_api import completions
 from longctx.serve.errors import ApiError, of_conversation
 from longctx.serve.faults import Faults
 from longctx.serve.guard import Guard
+from longctx.serve.responses_api import responses, stored
+from longctx.serve.responses_items import ResponsesRequest
 from longctx.serve.schema import (
     ChatRequest,
     CompletionRequest,
@@ -37,6 +39,7 @@ from longctx.serve.tokens import token_list
 _BODIES: tuple[type[BaseModel], ...] = (
     ChatRequest,
     CompletionRequest,
+    ResponsesRequest,
     TokenizeRequest,
     DetokenizeRequest,
 )
@@ -106,6 +109,23 @@ def create_app(service: Service) -> FastAPI:
         """Continue prompts as they are."""
         return await completions(request, service)
 
+    @app.post("/v1/responses", tags=["generation"], **_takes(ResponsesRequest))
+    async def create_response(request: Request) -> Response:
+        """Answer items, from the beginning or from an earlier response on."""
+        return await responses(request, service)
+
+    @app.get("/v1/responses/{id}", tags=["generation"], responses=_answers(404))
+    async def response(id: str) -> dict[str, Any]:
+        """A response that is kept."""
+        return stored(service, id).response
+
+    @app.delete("/v1/responses/{id}", tags=["generation"], responses=_answers(404))
+    async def delete_response(id: str) -> dict[str, Any]:
+        """Keep it no longer; those that came after it stay."""
+        stored(service, id)
+        service.responses.delete(id)
+        return {"id": id, "object": "response.deleted", "deleted": True}
+
     @app.get("/v1/requests/{id}", tags=["generation"], responses=_answers(404))
     async def request_status(id: str) -> dict[str, Any]:
         """How far a request is. `id` is its own or its `x-request-id`."""
@@ -134,6 +154,13 @@ def create_app(service: Service) -> FastAPI:
         text = await service.workers.run(size, _text, service.tokenizer, body.tokens)
         return JSONResponse({"prompt": text}, headers=ignored_header(body))
 
+    @app.get("/tokenizer_info", tags=["tokens"], responses=_answers(503))
+    async def tokenizer_info() -> dict[str, Any]:
+        """What a client without the tokenizer has to know of it."""
+        tokenizer = service.tokenizer
+        names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
+        return {name: getattr(tokenizer, name, None) for name in names}
+
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     app.add_middleware(Faults)  # inside the guard: the last one added is the outermost
     app.add_middleware(Guard, settings=service.settings, done=service.metrics.answered)
@@ -153,9 +180,13 @@ def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
                 body.messages,
                 tools=body.tools,
                 add_generation_prompt=body.add_generation_prompt,
+                check=lambda texts: service.check_text(texts, "messages"),
+                continue_final=body.continue_final_message,
+                options=body.chat_template_kwargs,
             )
         except UserError as error:
             raise of_conversation(error) from error
+    service.check_text([body.prompt or ""], "prompt")
     ids: list[int] = service.tokenizer(
         body.prompt,
         add_special_tokens=body.add_special_tokens,

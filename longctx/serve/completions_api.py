@@ -14,11 +14,13 @@ from starlette.responses import Response
 
 from longctx.engine import Delta, EngineRequest, Finished, TokenLogprob
 from longctx.serve.answers import answer, read
-from longctx.serve.errors import ApiError
+from longctx.serve.constraints import wish_of
+from longctx.serve.errors import ApiError, bad
+from longctx.serve.frames import Frames
 from longctx.serve.jobs import Heard, Job
 from longctx.serve.schema import CompletionRequest
 from longctx.serve.service import Service, too_many
-from longctx.serve.tokens import CompletionLogprobs, TokenText
+from longctx.serve.tokens import CompletionLogprobs, LogprobRow, TokenText
 
 DEFAULT_MAX_TOKENS = 16  # the API's own
 
@@ -28,10 +30,6 @@ async def completions(request: Request, service: Service) -> Response:
     service.ready()
     body = await read(request, service, CompletionRequest)
     service.check_model(body.model)
-    if body.suffix:
-        raise ApiError(
-            400, "suffix is not supported.", code="unsupported_parameter", param="suffix"
-        )
     if body.stream and body.echo and body.logprobs is not None:
         raise ApiError(
             400,
@@ -39,16 +37,16 @@ async def completions(request: Request, service: Service) -> Response:
             code="unsupported_parameter",
             param="stream",
         )
-    n, most = body.n or 1, service.settings.limits.max_n
-    if n * _count(body.prompt) > most:  # before they are tokenised
-        raise too_many("n", n * _count(body.prompt), most)
+    n, limits = body.n or 1, service.settings.limits
+    if n > limits.max_n:
+        raise too_many("n", n, limits.max_n)
+    if _count(body.prompt) > limits.max_prompts:  # before they are tokenised
+        raise too_many("prompt", _count(body.prompt), limits.max_prompts)
+    wish = wish_of(body, limits.max_schema)
     size, run = request.state.size, service.workers.run
     prompts = await run(size, _encode, service, body)
     if not prompts or not all(prompts):
-        raise ApiError(
-            400, "prompt is empty: give at least one token.", code="invalid_value",
-            param="prompt",
-        )  # fmt: skip
+        raise bad("prompt", "prompt is empty: give at least one token.")
     job = Job(
         f"cmpl-{secrets.token_hex(12)}",
         "text_completion",
@@ -60,9 +58,8 @@ async def completions(request: Request, service: Service) -> Response:
     text = None if body.logprobs is None else service.text
     echoed = None
     if body.echo:
-        echoed = [
-            await run(size, _decode, service.tokenizer, ids) for ids in prompts for _ in range(n)
-        ]
+        texts = await run(size, _decode, service.text, prompts)
+        echoed = [one for one in texts for _ in range(n)]
     shape = CompletionShape(job, service.name, text, [ids for ids, _ in generations], echoed)
 
     def requests() -> list[EngineRequest]:
@@ -74,12 +71,16 @@ async def completions(request: Request, service: Service) -> Response:
                 max_tokens=body.max_tokens,
                 default=DEFAULT_MAX_TOKENS,
                 logprobs=body.logprobs,
+                held=None if wish is None else wish.held,
                 prompt_logprobs=bool(body.echo) and body.logprobs is not None,
             )
             for ids, index in generations
         ]
 
-    return await answer(request, service, body, job, requests, shape, param="prompt")
+    held_param = "response_format" if wish is None else wish.param
+    return await answer(
+        request, service, body, job, requests, shape, param="prompt", schema_param=held_param
+    )
 
 
 def _count(prompt: str | list[Any]) -> int:
@@ -96,19 +97,23 @@ def _encode(service: Service, body: CompletionRequest) -> list[list[int]]:
         if isinstance(one, str):
             service.check_length([one], body.max_tokens, "prompt")
     return [
-        tokenizer(one, return_attention_mask=False, verbose=False)["input_ids"]
+        tokenizer(
+            one,
+            add_special_tokens=body.add_special_tokens is not False,
+            return_attention_mask=False,
+            verbose=False,
+        )["input_ids"]
         if isinstance(one, str)
         else list(one)  # type: ignore[arg-type]
         for one in texts
     ]
 
 
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    text: str = tokenizer.decode(ids, skip_special_tokens=False)
-    return text
+def _decode(text: TokenText, prompts: Sequence[Sequence[int]]) -> list[str]:
+    return [text.decode(ids, special=True) for ids in prompts]
 
 
-class CompletionShape:
+class CompletionShape(Frames):
     """Answers and chunks of text_completion.
 
     Args:
@@ -124,44 +129,37 @@ class CompletionShape:
         prompts: Sequence[Sequence[int]],
         echoed: Sequence[str] | None,
     ) -> None:
-        self._job, self._model, self._prompts, self._echoed = job, model, prompts, echoed
+        super().__init__(job, model, "text_completion")
+        self._prompts, self._echoed = prompts, echoed
         count = len(job.prompts)
         self._texts: list[list[str]] = [[] for _ in range(count)]
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
         self._finish: list[str | None] = [None] * count
-        self._prompt_logprobs: list[Sequence[float] | None] = [None] * count
-        self._token_text = text
+        self._ends: list[Finished | None] = [None] * count
         self._columns = None if text is None else [CompletionLogprobs(text) for _ in range(count)]
         self._begun = [False] * count
 
-    def frame(self) -> dict[str, Any]:
-        return {
-            "id": self._job.id,
-            "object": "text_completion",
-            "created": int(self._job.created),
-            "model": self._model,
-            "choices": [],
-        }
-
     def chunks(self, heard: Heard) -> Sequence[dict[str, Any]]:
         index, event = heard.at, heard.event
+        rows: list[LogprobRow] = []
         if isinstance(event, Delta):
             self._texts[index].append(event.text)
-            self._logprobs[index] += event.logprobs
-            text, rows = (
-                event.text,
-                [(one.token_id, one.logprob, one.top) for one in event.logprobs],
-            )
+            if self._echoed is not None:
+                self._logprobs[index] += event.logprobs
+            text, rows = event.text, _rows(event.logprobs)
         elif isinstance(event, Finished):
             self._finish[index] = event.reason
-            self._prompt_logprobs[index] = event.prompt_logprobs
-            text, rows = "", []
+            self._ends[index] = event
+            text = ""
         else:
             return []
         if self._echoed is not None and not self._begun[index]:
             text = self._echoed[index] + text
         self._begun[index] = True
-        logprobs = self._columns[index].columns(rows) if self._columns and rows else None
+        logprobs = None
+        # With an echo, the prompt's come first, and are known at the end: no stream has them.
+        if self._columns is not None and self._echoed is None and rows:
+            logprobs = self._columns[index].answer(rows)
         choice = {
             "index": index,
             "text": text,
@@ -187,12 +185,18 @@ class CompletionShape:
         return {**self.frame(), "choices": choices, "usage": usage}
 
     def _whole_logprobs(self, index: int) -> dict[str, Any] | None:
-        if self._token_text is None:
+        if self._columns is None:
             return None
-        rows: list[tuple[int, float | None, Any]] = []
-        if self._echoed is not None:
-            # The likeliest tokens of a prompt are not kept: its rows have none.
-            known = [None, *(self._prompt_logprobs[index] or ())]
-            rows = [(n, p, None) for n, p in zip(self._prompts[index], known, strict=True)]
-        rows += [(one.token_id, one.logprob, one.top) for one in self._logprobs[index]]
-        return CompletionLogprobs(self._token_text).columns(rows)
+        columns, end = self._columns[index], self._ends[index]
+        if self._echoed is not None and end is not None:
+            scores = [None, *(end.prompt_logprobs or ())]
+            top = [(), *(end.prompt_top or [()] * (len(scores) - 1))]
+            columns.prompt(
+                [LogprobRow(*row) for row in zip(self._prompts[index], scores, top, strict=True)]
+            )
+            columns.answer(_rows(self._logprobs[index]))
+        return columns.found
+
+
+def _rows(logprobs: Sequence[TokenLogprob]) -> list[LogprobRow]:
+    return [LogprobRow(one.token_id, one.logprob, one.top) for one in logprobs]

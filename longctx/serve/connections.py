@@ -22,6 +22,12 @@ from longctx.serve.settings import Deadlines
 
 _log = logging.getLogger("longctx.serve")
 
+# Why the server ends a connection: no place for it, a newcomer's place, no descriptor, a deadline.
+ENDED = (
+    *("refused", "made room", "no descriptor"),
+    *("slow head", "slow body", "answer not taken"),
+)
+
 # Descriptors for all else: files, libraries, and the processes that prove schemas.
 _RESERVED = 100
 _MOST = 4096
@@ -54,12 +60,16 @@ class Connections:
 
     Args:
         most: at once.
+
+    Attributes:
+        ended: how many the server ended or sent away, by reason, since its start.
     """
 
     def __init__(self, most: int, deadlines: Deadlines) -> None:
         self.most, self.deadlines = most, deadlines
         self.open: set[Connection] = set()
         self._ended: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
         self._told = -_TOLD_EVERY
 
     def protocol(self) -> Any:
@@ -99,6 +109,7 @@ class Connections:
 
     def count(self, why: str) -> None:
         self._ended[why] += 1
+        self.ended[why] += 1
 
     def unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """asyncio's own complaint of a full table of descriptors is dozens of tracebacks."""

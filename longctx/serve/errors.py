@@ -61,6 +61,11 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, headers=self.headers)
 
 
+def bad(param: str, message: str) -> ApiError:
+    """A field that makes no sense."""
+    return ApiError(400, message, code="invalid_value", param=param)
+
+
 def overloaded(message: str, code: str, wait_s: float) -> ApiError:
     """429, with how long the backlog will take."""
     seconds = str(max(1, min(3600, math.ceil(wait_s))))
@@ -94,11 +99,15 @@ def too_long(limit: int, prompt: int, answer: int, param: str, *, exact: bool = 
     )
 
 
+_CONVERSATION = (
+    *("messages", "tools", "tool_choice", "chat_template_kwargs", "continue_final_message"),
+)
+
+
 def of_conversation(error: UserError) -> ApiError:
     """What is wrong with messages or tools; the message begins with the field."""
     param = str(error).split(":", 1)[0].split(".")[0].split("[")[0]
-    known = param if param in ("messages", "tools", "tool_choice") else "messages"
-    return ApiError(400, str(error), code="invalid_value", param=known)
+    return bad(param if param in _CONVERSATION else "messages", str(error))
 
 
 def from_engine(error: Exception, *, param: str = "messages", wait_s: float = 1.0) -> ApiError:

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from longctx.engine import (
     Delta,
-    Engine,
     EngineRequest,
     Event,
     Failed,
     Finished,
     Generation,
     Progress,
+    QueueFullError,
     Usage,
 )
+from longctx.engine.serving import ServingEngine
 from longctx.serve.proofs import Proofs
 from longctx.serve.workers import Workers
 
 State = Literal["queued", "prefill", "decoding", "done", "cancelled", "failed"]
+_RETRY_S = 0.05  # while the queue is full of others
 KEPT = 1000  # finished jobs whose figures can still be asked for
 
 
@@ -186,20 +188,27 @@ class Registry:
 
 
 class Submitted:
-    """The engine's side of a job. Close it, whatever happens: that cancels what still runs."""
+    """The engine's side of a job. Close it, whatever happens: that cancels what still runs.
+
+    Of many generations only so many are in the engine at a time that half of its steps' places are
+    left to others; the next is submitted when one ends.
+    """
 
     def __init__(
-        self, engine: Engine, registry: Registry, workers: Workers, proofs: Proofs, job: Job
+        self, engine: ServingEngine, registry: Registry, workers: Workers, proofs: Proofs, job: Job
     ) -> None:
         self._engine, self._registry, self._workers, self.job = engine, registry, workers, job
         self._proofs = proofs
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Heard] = asyncio.Queue()
         self._generations: list[Generation] = []
+        self._left: deque[tuple[int, EngineRequest]] = deque()
         self._open = 0
+        self._compile_s = 0.0  # of a schema, each time
+        self._most = max(1, engine.max_running // 2)
 
     async def start(self, requests: Sequence[EngineRequest]) -> None:
-        """Submit all or none.
+        """Submit all that may be in the engine at a time, or none. All are looked at before.
 
         Raises:
             what `Engine.submit` raises.
@@ -208,16 +217,35 @@ class Submitted:
         try:
             schemas = [each.json_schema for each in requests if each.json_schema is not None]
             if schemas:  # all of a body's answers have the same
-                await self._proofs.prove(schemas[0], len(schemas))
-            for index, request in enumerate(requests):
-                self._generations.append(await self._submit(request, self._listener(index)))
-                self._open += 1
+                self._compile_s = await self._proofs.prove(schemas[0], len(schemas))
+            if len(requests) > self._most:
+                size = sum(4 * len(request.prompt_ids) for request in requests)
+                await self._workers.run(size, _check_all, self._engine, requests)
+            self._left.extend(enumerate(requests))
+            while self._left and self._open < self._most:
+                await self._submit_next()
         except asyncio.CancelledError:
             self.close("cancelled")
             raise
         except BaseException:
             self.close("failed")
             raise
+
+    async def _submit_next(self) -> None:
+        index, request = self._left[0]
+        self._generations.append(await self._submit(request, self._listener(index)))
+        self._left.popleft()
+        self._open += 1
+
+    async def _refill(self) -> None:
+        """Those that come later wait where the engine's queue is full: their job has begun."""
+        while self._left and self._open < self._most:
+            try:
+                await self._submit_next()
+            except QueueFullError:
+                if self._open:
+                    return
+                await asyncio.sleep(_RETRY_S)
 
     async def _submit(
         self, request: EngineRequest, listener: Callable[[Event], None]
@@ -226,7 +254,7 @@ class Submitted:
         their text would be. A thread goes on when nobody waits for it: then its end is the end."""
         submit = self._engine.submit
         if request.json_schema is not None:
-            work = self._workers.compile(submit, request, listener)
+            work = self._workers.compile(self._compile_s, submit, request, listener)
         else:
             work = self._workers.run(4 * len(request.prompt_ids), submit, request, listener)
         task = asyncio.ensure_future(work)
@@ -248,7 +276,10 @@ class Submitted:
         Raises:
             the error of the first generation that failed.
         """
-        while self._open:
+        while self._open or self._left:
+            await self._refill()
+            if not self._open:  # closed meanwhile
+                return
             heard = await self._queue.get()
             self.job.hear(heard)
             if isinstance(heard.event, Failed):
@@ -260,12 +291,18 @@ class Submitted:
 
     def close(self, state: State | None = None) -> None:
         """Cancel what has not ended. Harmless when repeated."""
-        running = self._open > 0
+        running = self._open > 0 or bool(self._left)
+        self._left.clear()
         for generation in self._generations:
             generation.cancel()
         self._open = 0
         self.job.end(state or ("cancelled" if running else "done"))
         self._registry.learn(self.job)
+
+
+def _check_all(engine: ServingEngine, requests: Sequence[EngineRequest]) -> None:
+    for request in requests:
+        engine.check(request)
 
 
 def _cancel_made(task: asyncio.Future[Generation]) -> None:

@@ -29,6 +29,7 @@ from longctx.models.schemes import (
     settle_schemes,
 )
 from longctx.models.source import Source, load_config, load_model, load_tokenizer, locate
+from longctx.serve import loading_vllm
 from longctx.serve.service import Loaded
 from longctx.serve.settings import ServeSettings
 
@@ -71,6 +72,9 @@ class PreparedServer:
             UserError: they cannot be loaded, or the context that was asked for does not fit.
         """
         settings = self.settings
+        if settings.engine == "vllm":
+            files = (self.source, self.config, self.tokenizer)
+            return loading_vllm.load(settings, *files, self.scheme, self.context, self.chosen.name)
         model = load_model(self.source, self.config, self.chosen.dtype, self.device_map)
         engine, notes = self._engine(model, dtypes.named(settings.kv_dtype)), []
         if (
@@ -145,6 +149,8 @@ def prepare(settings: ServeSettings) -> PreparedServer:
     config = load_config(source)
     method = settings.method or default_method(config)
     options = replace(settings, method=method)
+    if settings.engine == "vllm":
+        loading_vllm.check_settings(settings, source, method)
     settle = partial(settle_schemes, named=_METHOD_FLAG)
     wanted = settings.context
     if wanted is None and settings.model == tiny.EMBEDDED and method != "none":
@@ -194,7 +200,9 @@ def banner(prepared: PreparedServer, loaded: Loaded, url: str) -> list[str]:
     if settings.model == tiny.EMBEDDED:
         what += ", the model that comes with the package: name another to serve it"
     stats = engine.stats()
-    linear = dtypes.linear_words(prepared.chosen.dtype, engine.device.type)
+    linear = None
+    if settings.engine == "longctx":
+        linear = dtypes.linear_words(prepared.chosen.dtype, engine.device.type)
     lines = [
         f"longctx serves {what}",
         f"  {str(scheme).replace(' ', '   ', 1)}",

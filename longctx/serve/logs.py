@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from longctx.serve.settings import LogFormat
 
@@ -44,6 +47,28 @@ def _plain(value: object) -> str:
     """Quoted where a client's path could end the line or look like another field."""
     text = str(value)
     return text if text.isprintable() and " " not in text and '"' not in text else json.dumps(text)
+
+
+class LogHandler(logging.StreamHandler[Any]):
+    """What cannot be written, on a full disk, say, is lost: nobody is served worse for it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+def say(line: str) -> None:
+    """A line on stderr that belongs to no record, where that takes one."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def end() -> None:
+    """Python's own last flush would make an exit code of what could not be written."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class RepeatedLines(logging.Filter):
@@ -85,7 +110,7 @@ class RepeatedLines(logging.Filter):
 
 def configure(form: LogFormat) -> None:
     """Send the server's log, and uvicorn's and the engine's warnings, to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogHandler(sys.stderr)
     handler.setFormatter(_Formatter(form))
     handler.addFilter(RepeatedLines(handler.emit))
     for name, level in (

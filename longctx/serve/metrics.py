@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from longctx.engine import Stats
+from longctx.serve.connections import ENDED, Connections
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -45,6 +46,10 @@ class Metrics:
         )
         self._registry.register(_EngineFigures(stats))
 
+    def watch(self, connections: Connections) -> None:
+        """Tell of these as well."""
+        self._registry.register(_ConnectionFigures(connections))
+
     def answered(self, path: str, status: int, seconds: float) -> None:
         # Only names that are ours: any client can invent paths.
         self._answered.labels(path if path in _KNOWN_PATHS else "other", str(status)).inc()
@@ -56,6 +61,23 @@ class Metrics:
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class _ConnectionFigures(Collector):
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        found = self._connections
+        yield GaugeMetricFamily("longctx_connections", "Open connections.", len(found.open))
+        most = "Connections that may be open."
+        yield GaugeMetricFamily("longctx_connections_most", most, found.most)
+        ended = CounterMetricFamily(
+            "longctx_connections_ended", "Connections that the server ended.", labels=["reason"]
+        )
+        for reason in ENDED:
+            ended.add_metric([reason], found.ended[reason])
+        yield ended
 
 
 class _EngineFigures(Collector):

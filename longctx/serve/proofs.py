@@ -12,6 +12,7 @@ from typing import Any
 
 from longctx.engine import ConstraintError
 from longctx.grammar.compiler import vocabulary_of
+from longctx.grammar.forms import Grammar, name_of
 from longctx.grammar.process import CompileLimits
 from longctx.grammar.prover import Prover, ProverFullError
 from longctx.serve.errors import overloaded, unavailable
@@ -21,8 +22,12 @@ from longctx.serve.settings import Limits
 class Proofs:
     """One server's. Nothing is started before `begin`."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, seconds: float) -> None:
+        """
+        Args:
+            seconds: that one schema may take.
+        """
+        self._limits, self._seconds = limits, seconds
         self._prover: Prover | None = None
 
     def begin(self, tokenizer: Any, rows: int) -> None:
@@ -34,21 +39,28 @@ class Proofs:
         limits = self._limits
         self._prover = Prover(
             lambda: vocabulary_of(tokenizer, rows),
-            CompileLimits(limits.schema_seconds, limits.schema_memory),
+            CompileLimits(self._seconds, limits.schema_memory),
             waiting=limits.max_schemas_waiting,
         )
         self._prover.warm()
 
-    async def prove(self, schema: dict[str, Any], answers: int = 1) -> None:
-        """Return once it is known that the schema can be compiled, for each of so many answers.
-        Cancelled, its work ends.
+    @property
+    def prover(self) -> Prover:
+        """Of a server that has begun."""
+        assert self._prover is not None
+        return self._prover
+
+    async def prove(self, schema: dict[str, Any] | Grammar, answers: int = 1) -> float:
+        """The seconds that compiling takes, once it is known that the schema can be compiled for
+        each of so many answers. Cancelled, its work ends.
 
         Raises:
             ConstraintError: it cannot, or not in the time and memory that there is for it.
             ApiError: 429 where too many wait, 503 where it cannot be found out.
         """
+        name = name_of(schema)
         if not schema or self._prover is None:  # any object: our own
-            return
+            return 0.0
         try:
             proof = self._prover.submit(json.dumps(schema))
         except ProverFullError as error:
@@ -61,16 +73,16 @@ class Proofs:
             self._prover.leave(proof)
             raise
         if verdict.kind == "refused":
-            raise ConstraintError(f"json_schema cannot be compiled: {verdict.reason}")
-        if answers > 1 and verdict.seconds * answers > self._limits.schema_seconds:
+            raise ConstraintError(f"{name} cannot be compiled: {verdict.reason}")
+        if answers > 1 and verdict.seconds * answers > self._seconds:
             raise ConstraintError(
-                f"json_schema takes {verdict.seconds:.1f} seconds to compile, and is compiled for "
+                f"{name} takes {verdict.seconds:.1f} seconds to compile, and is compiled for "
                 f"each of {answers} answers: make it simpler, or ask for fewer"
             )
         if verdict.kind == "missing":
             raise ConstraintError(
-                f"json_schema needs the package llguidance ({verdict.reason}): install it, or "
-                "leave json_schema out"
+                f"{name} needs the package llguidance ({verdict.reason}): install it, or "
+                f"leave {name} out"
             )
         if verdict.kind == "closed":
             raise unavailable("The server is shutting down.", "shutting_down")
@@ -79,6 +91,7 @@ class Proofs:
                 "JSON schemas cannot be compiled at the moment: try again later.",
                 "schema_compiler_failed",
             )
+        return verdict.seconds
 
     def close(self) -> None:
         """End the processes; who waits gets a 503."""

@@ -3,7 +3,7 @@
 SIGTERM or SIGINT: no new requests (503, and /ready says so), what runs is finished, then the end; a
 second signal, or --drain-timeout, ends what runs within a step, with the same 503. A thread that
 does not come to its end in time, in a step or in a library, ends with the process. A device that
-fails every step ends the server too: nothing but a new process can help.
+fails every step, or does not end one, ends the server too: nothing but a new process can help.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,7 @@ from types import FrameType
 import uvicorn
 
 from longctx.engine import EngineBrokenError
+from longctx.serve import logs
 from longctx.serve.app import create_app
 from longctx.serve.connections import Connections, descriptors
 from longctx.serve.listen import WAITING
@@ -54,6 +54,7 @@ class Server(uvicorn.Server):
     ) -> None:
         settings = service.settings
         self.connections = Connections(most_connections or descriptors(), settings.deadlines)
+        service.metrics.watch(self.connections)
         config = uvicorn.Config(
             create_app(service),
             host=settings.host,
@@ -85,11 +86,13 @@ class Server(uvicorn.Server):
         self._watch()
         if counter % 10 == 0:
             self.connections.sweep(asyncio.get_running_loop().time())
+            self._service.workers.tidy()
         return await super().on_tick(counter)
 
     def _watch(self) -> None:
         """Ten times a second: whether the device still computes."""
         service = self._service
+        service.end_stalled()
         if service.broken is not None and not self._broken:
             self._broken = True
             _log.error("%s; exit code %d", EngineBrokenError(service.broken), DEVICE_FAILED)
@@ -97,7 +100,7 @@ class Server(uvicorn.Server):
             # Clients are told, and whoever asks /ready, before the end.
             asyncio.get_running_loop().call_later(_TOLD_SECONDS, self._exit)
         stalled = service.stalled_s
-        if (stalled is not None) != self._stalled:
+        if (stalled is not None) != self._stalled and not self._broken:
             self._stalled = stalled is not None
             if stalled is not None:
                 _log.error("no step has ended for %.0f s: not ready until one does", stalled)
@@ -139,10 +142,8 @@ class Server(uvicorn.Server):
 
 def _end_process(code: int) -> None:
     """Python's own end waits for threads."""
-    print(
-        "error: the server did not end by itself in time, and was ended: what still ran is lost",
-        file=sys.stderr,
-        flush=True,
+    logs.say(
+        "error: the server did not end by itself in time, and was ended: what still ran is lost"
     )
     os._exit(code)
 
@@ -182,6 +183,7 @@ def serve(
         # What is broken may fail once more, and it is the process's end.
         with contextlib.suppress(Exception) if service.broken else contextlib.nullcontext():
             service.close()
+        logs.end()
     if service.broken is not None:
         return DEVICE_FAILED
     if service.failure is not None:

@@ -6,7 +6,6 @@ Knows requests' bodies and the engine; knows no HTTP beyond the errors it raises
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import threading
 import time
@@ -16,15 +15,19 @@ from typing import Any
 
 from longctx.chat.process import TemplateProcess
 from longctx.chat.renderer import ChatRenderer
-from longctx.engine import Engine, EngineRequest, Sampling, Stats
+from longctx.engine import EngineRequest, Sampling, Stats
+from longctx.engine.serving import ServingEngine
 from longctx.errors import UserError
 from longctx.serve.bounds import LengthBound
-from longctx.serve.errors import ApiError, broken, too_long, unavailable
+from longctx.serve.constraints import Held
+from longctx.serve.errors import ApiError, bad, broken, too_long, unavailable
 from longctx.serve.jobs import Job, Registry, Submitted
 from longctx.serve.metrics import Metrics
 from longctx.serve.proofs import Proofs
-from longctx.serve.schema import CompletionRequest, Generate, ResponseFormat
+from longctx.serve.response_store import ResponseStore
+from longctx.serve.schema import CompletionRequest, Generate
 from longctx.serve.settings import ServeSettings
+from longctx.serve.shapes import check_characters, check_json
 from longctx.serve.tokens import TokenText
 from longctx.serve.workers import Workers
 
@@ -33,9 +36,9 @@ _log = logging.getLogger("longctx.serve")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a loader gives: an engine that is not started yet, and what the banner adds."""
+    """What a loader gives: an engine that may not be started yet, and what the banner adds."""
 
-    engine: Engine
+    engine: ServingEngine
     tokenizer: Any
     generation_config: Any = None
     notes: tuple[str, ...] = ()
@@ -62,7 +65,9 @@ class Service:
         self.registry = Registry()
         self.metrics = Metrics(self._stats)
         self.workers = Workers()
-        self.proofs = Proofs(settings.limits)
+        self.proofs = Proofs(settings.limits, settings.schema_timeout)
+        limits = settings.limits
+        self.responses = ResponseStore(limits.max_responses, limits.responses_size)
         self.draining = False
         self.failure: Exception | None = None
         self.loaded = threading.Event()  # set when loading ended, well or not
@@ -88,7 +93,7 @@ class Service:
                 self._take(self._load())
             except Exception as error:
                 self.failure = error
-                if not isinstance(error, UserError):
+                if not isinstance(error, UserError | MemoryError):
                     _log.exception("the model could not be loaded")
             finally:
                 self.loaded.set()
@@ -157,12 +162,19 @@ class Service:
     def stalled_s(self) -> float | None:
         """Since when no step has ended though one was asked, where that is too long."""
         seconds = 0.0 if self._found is None else self._found.engine.stalled_s
-        return seconds if seconds > self.settings.stalled_after else None
+        settings = self.settings
+        return seconds if seconds > min(settings.stalled_after, settings.step_timeout / 2) else None
+
+    def end_stalled(self) -> None:
+        """Where a step takes longer than any may: the device is lost, as far as can be told."""
+        if self.broken is None and (self.stalled_s or 0.0) > self.settings.step_timeout:
+            assert self._found is not None
+            self._found.engine.give_up()
 
     # -- what routes need -------------------------------------------------------------------------
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> ServingEngine:
         return self.ready().engine
 
     @property
@@ -203,7 +215,7 @@ class Service:
         *,
         max_tokens: int | None,
         default: int,
-        schema: dict[str, Any] | None = None,
+        held: Held | None = None,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
         stop: tuple[str, ...] = (),
@@ -214,6 +226,7 @@ class Service:
             index: which of the body's n answers; each has a seed of its own.
             max_tokens: None is the default, as far as the context goes.
             default: of the route.
+            held: the grammar of the answer.
             logprobs: likeliest tokens to report, None for none at all.
             stop: beside the body's own.
         """
@@ -225,34 +238,39 @@ class Service:
         if max_tokens is None:
             room = self.engine.max_context - len(ids)
             max_tokens = max(1, min(default, room))
+        least = body.min_tokens or 0
+        if least > max_tokens or (least and held is not None):
+            why = (
+                f"more than the {max_tokens} of the answer"
+                if least > max_tokens
+                else ("an answer in a schema ends where it is complete")
+            )
+            raise bad(
+                "min_tokens", f"min_tokens: {least} asked for: {why}: lower it or leave it out."
+            )
+        vocabulary = self.engine.vocabulary
+        if wrong := [token for token, _ in body.biases if token >= vocabulary]:
+            most = vocabulary - 1
+            raise bad(
+                "logit_bias", f"logit_bias holds {wrong[0]}: ids of this model are 0 to {most}."
+            )
+        stop_ids = body.stop_token_ids or []
+        if len(stop_ids) > limits.max_stop:
+            raise too_many("stop_token_ids", len(stop_ids), limits.max_stop)
         return EngineRequest(
             ids,
             max_new_tokens=max_tokens,
             sampling=self._sampling(body, index),
             stop=(*body.stops, *stop),
+            stop_ids=frozenset(stop_ids),
+            min_new_tokens=least,
             ignore_eos=bool(body.ignore_eos),
             logprobs=logprobs is not None,
             top_logprobs=logprobs or 0,
             prompt_logprobs=prompt_logprobs,
-            json_schema=schema,
+            prompt_top_logprobs=(logprobs or 0) if prompt_logprobs else 0,
+            json_schema=held,
         )
-
-    def schema_of(self, format: ResponseFormat | None) -> dict[str, Any] | None:
-        if format is None or format.type == "text":
-            return None
-        if format.type == "json_object":
-            return {}
-        schema = None if format.json_schema is None else format.json_schema.schema_
-        if schema is None:
-            raise ApiError(
-                400,
-                "response_format.json_schema.schema is missing: give the schema, or use "
-                "json_object.",
-                code="invalid_value",
-                param="response_format",
-            )
-        self.check_schema(schema, "response_format")
-        return schema
 
     def check_conversation(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None
@@ -262,7 +280,7 @@ class Service:
         if len(messages) > most:
             raise too_many("messages", len(messages), most)
         if tools:
-            self.check_schema(tools, "tools")
+            check_json(tools, self.settings.limits.max_schema, "tools")
 
     def check_length(self, texts: Iterable[str], max_tokens: int | None, param: str) -> None:
         """Before a prompt is tokenised: refuse what cannot fit, whatever its tokens are.
@@ -275,16 +293,12 @@ class Service:
         if prompt + answer > self.engine.max_context:
             raise too_long(self.engine.max_context, prompt, answer, param, exact=False)
 
-    def check_schema(self, schema: Any, param: str) -> None:
-        size, most = len(json.dumps(schema)), self.settings.limits.max_schema
-        if size > most:
-            raise ApiError(
-                400,
-                f"{param}: a schema of {size} characters, at most {most} are taken: make it "
-                "smaller.",
-                code="schema_too_large",
-                param=param,
-            )
+    def check_text(self, texts: Iterable[str], param: str) -> None:
+        """Of a text that is only tokenised: no context bounds it.
+
+        Raises: ApiError.
+        """
+        check_characters(texts, self.settings.limits.max_tokenized, param)
 
     def _sampling(self, body: Generate, index: int) -> Sampling:
         base = self._defaults
@@ -301,6 +315,7 @@ class Service:
             repetition_penalty=chosen(body.repetition_penalty, base.repetition_penalty),
             presence_penalty=chosen(body.presence_penalty, 0.0),
             frequency_penalty=chosen(body.frequency_penalty, 0.0),
+            logit_bias=body.biases,
             seed=seed,
         )
 
@@ -331,15 +346,8 @@ def check_stop(stops: tuple[str, ...], most: int, longest: int) -> None:
         raise too_many("stop", len(stops), most)
     for text in stops:
         if not text or len(text) > longest:
-            raise ApiError(
-                400,
-                f"stop: strings of 1 to {longest} characters are taken.",
-                code="invalid_value",
-                param="stop",
-            )
+            raise bad("stop", f"stop: strings of 1 to {longest} characters are taken.")
 
 
 def too_many(param: str, got: int, most: int) -> ApiError:
-    return ApiError(
-        400, f"{param}: {got} asked for, at most {most}.", code="invalid_value", param=param
-    )
+    return bad(param, f"{param}: {got} asked for, at most {most}.")

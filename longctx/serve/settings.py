@@ -16,7 +16,9 @@ from longctx.options.engine import EngineSettings
 from longctx.options.shared import SCHEME, tokens
 from longctx.tiny import EMBEDDED
 
-_SERVER, _LOAD = "Server", "Load and memory"
+_SERVER, _LOAD, _VLLM = "Server", "Load and memory", "vLLM"
+EngineName = Literal["longctx", "vllm"]
+ENGINES: tuple[EngineName, ...] = ("longctx", "vllm")
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
 
@@ -44,15 +46,18 @@ def parse_bytes(text: str, flag: str) -> int:
 class Limits:
     """What one request may ask for, whatever fits the model."""
 
-    max_n: int = 16
+    max_n: int = 16  # answers to one prompt
+    max_prompts: int = 2048  # of one body
     max_top_logprobs: int = 20
-    max_stop: int = 16  # strings
+    max_stop: int = 64  # strings, and as many ids
     max_stop_length: int = 512  # characters each
     max_schema: int = 65536  # characters of JSON
     max_schemas_waiting: int = 16  # to be compiled
-    schema_seconds: float = 5.0  # of compiling one
     schema_memory: int = 256 << 20
     max_messages: int = 4096
+    max_tokenized: int = 16 << 20  # characters, where no context bounds them: a second a million
+    max_responses: int = 1000  # kept, to be gone on from
+    responses_size: int = 64 << 20  # characters of all of them and their conversations
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,10 @@ class ServeSettings:
             environment="LONGCTX_MODEL",  # arguments get none by themselves
         ),
     ] = EMBEDDED
+    vllm_arguments: Annotated[
+        tuple[str, ...],
+        Argument("Behind `--`: vLLM's own, with --engine vllm.", metavar="[-- VLLM...]"),
+    ] = ()
     host: Annotated[str, Option("Address to listen on.", _SERVER)] = "127.0.0.1"
     port: Annotated[int, Option("Port; 0 takes a free one.", _SERVER)] = 8000
     api_key: Annotated[
@@ -104,6 +113,14 @@ class ServeSettings:
     drain_timeout: Annotated[
         float, Option("Seconds that running requests get after SIGTERM.", _SERVER)
     ] = 120.0
+    step_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that one step of the model may take. Then the process ends with exit code 75, "
+            "for a supervisor to start it again; half of them, at most 600, make it not ready.",
+            _SERVER,
+        ),
+    ] = 1800.0
     config: Annotated[
         Path | None,
         Option("TOML file with these options; flags and environment win.", _SERVER, is_file=True),
@@ -156,9 +173,26 @@ class ServeSettings:
         int,
         Option("Largest body, as 64M.", _LOAD, parse_bytes, lambda size: f"{size >> 20}M"),
     ] = 64 << 20
+    schema_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that compiling a JSON schema may take; those that take longer are refused.",
+            _LOAD,
+        ),
+    ] = 5.0
+
+    engine: Annotated[
+        EngineName,
+        Option(f"{' or '.join(ENGINES)}: what computes, longctx's attention in both.", _VLLM),
+    ] = "longctx"
+    tensor_parallel: Annotated[int, Option("Devices that share each layer.", _VLLM)] = 1
+    pipeline_parallel: Annotated[int, Option("Devices that share the layers.", _VLLM)] = 1
+    distributed_executor_backend: Annotated[
+        str | None, Option("mp or ray. Default: vLLM's.", _VLLM)
+    ] = None
 
     keep_alive: float = 15.0  # seconds
-    stalled_after: float = 600.0  # seconds without the end of a step; the slowest take one or two
+    stalled_after: float = 600.0  # seconds without the end of a step; the slowest take 100
     limits: Limits = Limits()  # frozen
     deadlines: Deadlines = Deadlines()  # frozen
     templates: TemplateLimits = LIMITS
@@ -174,7 +208,11 @@ class ServeSettings:
             ("--max-waiting", self.max_waiting, 1),
             ("--default-max-tokens", self.default_max_tokens, 1),
             ("--max-body", self.max_body, 1024),
+            ("--tensor-parallel", self.tensor_parallel, 1),
+            ("--pipeline-parallel", self.pipeline_parallel, 1),
             ("--drain-timeout", self.drain_timeout, 0),
+            ("--step-timeout", self.step_timeout, 1),
+            ("--schema-timeout", self.schema_timeout, 0.1),
         ):
             if value is not None and value < low:
                 raise UserError(f"{flag} {value}: must be at least {low}")
@@ -182,6 +220,7 @@ class ServeSettings:
             raise UserError(f"--port {self.port}: must be 0 to 65535 (0: any free one)")
         if self.log_format not in LOG_FORMATS:
             raise UserError(f"--log-format {self.log_format}: use {' or '.join(LOG_FORMATS)}")
+        self._check_engine()
         if self.api_key is not None and not self.api_key.strip():
             raise UserError("--api-key is empty: give one, or leave it out")
         if self.api_key is not None and not _fits_a_header(self.api_key):
@@ -189,6 +228,20 @@ class ServeSettings:
                 "--api-key begins or ends with white space, or holds characters that a header "
                 "cannot carry: give plain ASCII, for instance of `openssl rand -hex 32`"
             )
+
+    def _check_engine(self) -> None:
+        if self.engine not in ENGINES:
+            raise UserError(f"--engine {self.engine}: use {' or '.join(ENGINES)}")
+        if self.engine == "vllm":
+            return
+        for flag, value, default in (
+            ("--tensor-parallel", self.tensor_parallel, 1),
+            ("--pipeline-parallel", self.pipeline_parallel, 1),
+            ("--distributed-executor-backend", self.distributed_executor_backend, None),
+            ("--", " ".join(self.vllm_arguments), ""),
+        ):
+            if value != default:
+                raise UserError(f"{flag} {value}: only with --engine vllm")
 
     @property
     def methods(self) -> tuple[str, ...] | None:

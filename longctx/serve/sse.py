@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from longctx.serve.errors import INTERNAL, from_engine
+from longctx.serve.errors import INTERNAL, ApiError, from_engine
 
 T = TypeVar("T")
 DONE = "[DONE]"
@@ -28,6 +28,7 @@ class SseResponse(Response):
         keep_alive: seconds of silence after which a comment is sent, so that proxies stay.
         closed: called at the end, whatever happened: an iterator that was never begun cannot
             clean up after itself.
+        failed: the last events of a stream that ends by an error.
     """
 
     media_type = "text/event-stream"
@@ -38,11 +39,13 @@ class SseResponse(Response):
         *,
         keep_alive: float,
         closed: Callable[[], None],
+        failed: Callable[[ApiError], Sequence[dict[str, Any] | str]],
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.background = None
         self.status_code = 200
         self._chunks, self._keep_alive, self._closed = chunks, keep_alive, closed
+        self._failed = failed
         self.init_headers(
             {**(headers or {}), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         )
@@ -90,7 +93,7 @@ class SseResponse(Response):
                     return
                 except Exception as error:
                     told = from_engine(error)
-                    await _write(send, _data(told.body) + _data(DONE), more=False)
+                    await _write(send, "".join(map(_data, self._failed(told))), more=False)
                     if told.code == INTERNAL:
                         raise  # a defect, to be logged
                     return
@@ -110,8 +113,11 @@ async def _next(chunks: AsyncIterator[Any]) -> Any:
 
 
 def _data(value: dict[str, Any] | str) -> str:
+    """One event; its type is said beside it, where it has one."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"data: {text}\n\n"
+    kind = value.get("type") if isinstance(value, dict) else None
+    named = f"event: {kind}\n" if isinstance(kind, str) else ""
+    return f"{named}data: {text}\n\n"
 
 
 async def _write(send: Send, text: str, more: bool = True) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from longctx.engine import TokenLogprob
+from longctx.engine.detokenize import Detokenizer
 
 
 class TokenText:
@@ -16,6 +17,17 @@ class TokenText:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._known: dict[int, tuple[str, list[int]]] = {}
+
+    def decode(self, ids: Sequence[int], *, special: bool) -> str:
+        """Text of many, as the engine makes it.
+
+        Args:
+            special: with that of special tokens.
+        """
+        text: str = self._tokenizer.decode(
+            ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False
+        )
+        return text
 
     def of(self, token_id: int) -> tuple[str, list[int]]:
         if token_id not in self._known:
@@ -66,30 +78,62 @@ def chat_logprobs(text: TokenText, found: Sequence[TokenLogprob]) -> list[dict[s
     ]
 
 
+class LogprobRow(NamedTuple):
+    """A token of a completion; no log-probability for a prompt's first one."""
+
+    token_id: int
+    logprob: float | None
+    top: Sequence[tuple[int, float]] = ()
+
+
 class CompletionLogprobs:
-    """`logprobs` of a completion, in columns; offsets count characters from the echo on."""
+    """`logprobs` of a completion, in columns. `text_offset` counts characters of the choice's text:
+    a token that is part of a character stands where that begins.
+    """
 
     def __init__(self, text: TokenText) -> None:
         self._text = text
         self._offset = 0
+        self._answer = Detokenizer(lambda ids: text.decode(ids, special=False))
+        self.found: dict[str, list[Any]] = _no_rows()
 
-    def columns(self, rows: Sequence[tuple[int, float | None, Any]]) -> dict[str, Any]:
-        """Of (token id, log-probability, likeliest ones); None for a prompt's first token."""
-        found: dict[str, Any] = {
-            "tokens": [],
-            "token_logprobs": [],
-            "top_logprobs": [],
-            "text_offset": [],
-        }
-        for token_id, logprob, top in rows:
-            token, _ = self._text.of(token_id)
-            found["tokens"].append(token)
-            found["token_logprobs"].append(None if logprob is None else _finite(logprob))
-            shown = None if top is None else {self._text.of(n)[0]: _finite(p) for n, p in top}
-            found["top_logprobs"].append(shown)
+    def prompt(self, rows: Sequence[LogprobRow]) -> None:
+        """Of an echo, all at once, before the answer's."""
+        text = self._text
+        detokenizer = Detokenizer(lambda ids: text.decode(ids, special=True))
+        self._add(self.found, rows, detokenizer)
+        self._offset += len(detokenizer.finish())
+
+    def answer(self, rows: Sequence[LogprobRow]) -> dict[str, list[Any]]:
+        """Of the next tokens, by themselves."""
+        new = _no_rows()
+        self._add(new, rows, self._answer)
+        for name, column in new.items():
+            self.found[name] += column
+        return new
+
+    def _add(
+        self, found: dict[str, list[Any]], rows: Sequence[LogprobRow], detokenizer: Detokenizer
+    ) -> None:
+        for row in rows:
+            found["tokens"].append(self._text.of(row.token_id)[0])
+            found["token_logprobs"].append(None if row.logprob is None else _finite(row.logprob))
+            found["top_logprobs"].append(self._likeliest(row))
             found["text_offset"].append(self._offset)
-            self._offset += len(token)
-        return found
+            self._offset += len(detokenizer.push(row.token_id))
+
+    def _likeliest(self, row: LogprobRow) -> dict[str, float] | None:
+        """By text, the token itself among them. Where two have one text, the likelier counts."""
+        if row.logprob is None:
+            return None
+        shown: dict[str, float] = {}
+        for token_id, logprob in (*row.top, (row.token_id, row.logprob)):
+            shown.setdefault(self._text.of(token_id)[0], _finite(logprob))
+        return shown
+
+
+def _no_rows() -> dict[str, list[Any]]:
+    return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
 
 
 def _finite(logprob: float) -> float:

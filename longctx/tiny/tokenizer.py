@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
+from longctx.chat.template import CHATML
 from longctx.eval.needle.needle import WORDINGS, needle_of
 from longctx.eval.texts import prose
 from longctx.tiny.words import training_key
@@ -24,12 +25,6 @@ VOCABULARY = 2048
 TEXT_SEED = 1_000_000
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 # Qwen's ChatML without its default system message.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 _PARAGRAPHS = 6000
 _NEEDLES = 4000
 
@@ -57,7 +52,7 @@ def train_tokenizer(seed: int) -> Any:
         extra_special_tokens=[START],
         model_max_length=1 << 20,
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = CHATML
     return tokenizer
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import needle_fakes
 import pytest
+from transformers import AutoTokenizer
 
+from longctx import tiny
+from longctx.chat import encoder
 from longctx.chat.encoder import ChatEncoder, Conversation
+from longctx.chat.process import TemplateLimits, TemplateProcess
+from longctx.chat.template import CHATML
 from longctx.errors import UserError
 
 
@@ -82,3 +88,29 @@ def test_templates_that_do_not_serve(template: str, system: str | None, message:
     tokenizer.chat_template = template
     with pytest.raises(UserError, match=message):
         ChatEncoder(tokenizer).sha256(system)
+
+
+def test_a_template_without_an_end_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = functools.partial(TemplateProcess, limits=TemplateLimits(seconds=1.0))
+    monkeypatch.setattr(encoder, "TemplateProcess", limited)
+    tokenizer = needle_fakes.chatml_tokenizer()
+    tokenizer.chat_template = (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    wanted = "^the model.s chat template does not come to an end within 1 seconds: correct it, or"
+    with pytest.raises(UserError, match=wanted):
+        ChatEncoder(tokenizer).sha256(None)
+
+
+def test_only_a_known_template_is_rendered_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded model's is that one: its runs start no process."""
+    embedded = AutoTokenizer.from_pretrained(tiny.WEIGHTS)
+    assert embedded.chat_template == CHATML
+    want = ChatEncoder(embedded).sha256("x")
+    apart: list[Any] = []
+    monkeypatch.setattr(
+        encoder, "TemplateProcess", lambda given: apart.append(given) or TemplateProcess(given)
+    )
+    assert ChatEncoder(embedded).sha256("x") == want and not apart
+    embedded.chat_template = CHATML + "{# of somebody else #}"
+    assert ChatEncoder(embedded).sha256("x") == want and apart == [embedded]

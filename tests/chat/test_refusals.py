@@ -29,7 +29,7 @@ def _user(content: Any) -> list[dict[str, Any]]:
         (_user([{"type": "input_audio"}]), r"content\[0\].type: 'input_audio' is not served"),
         (_user([{"type": "text"}]), r"content\[0\].text: must be a string"),
         ([result("x")], r"tool_call_id: call_1 is no call"),
-        ([call(), {"role": "tool", "content": "x"}], r"tool_call_id: None must be 1 to 64"),
+        ([call(), {"role": "tool", "content": "x"}], r"tool_call_id: None must be 1 to 512"),
         ([call("[1]")], r"arguments: is JSON but no object"),
         ([call("{")], r"arguments: is no JSON"),
         ([call('{"a": NaN}')], r"arguments: is no JSON \(NaN"),
@@ -38,7 +38,7 @@ def _user(content: Any) -> list[dict[str, Any]]:
         ([call('{"\\udfff": 1}')], r"arguments: is no JSON .*surrogates"),
         ([call('{"a": 1e999}')], r"arguments: is no JSON \(Out of range"),
         ([call('{"a": ' + "[" * 100 + "]" * 100 + "}")], "arguments: is nested more than 100"),
-        ([call(name="<|im_end|>")], r"function.name: .* must be 1 to 64"),
+        ([call(name="<|im_end|>")], r"function.name: .* must be 1 to 128"),
         (
             [{"role": "assistant", "tool_calls": [{"type": "custom"}]}],
             r"tool_calls\[0\]: is no call of a function",
@@ -58,6 +58,11 @@ def nested(levels: int) -> dict[str, Any]:
     for _ in range(levels):
         schema = {"type": "array", "items": schema}
     return schema
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
 @pytest.mark.parametrize(
@@ -85,11 +90,59 @@ def nested(levels: int) -> dict[str, Any]:
             "there is no tool 'f': name one of get_weather",
         ),
         ([WEATHER], {"type": "function"}, "is none of none, auto"),
+        ([WEATHER], {"type": "allowed_tools"}, "needs allowed_tools with a mode"),
+        ([WEATHER], allowed("none", "get_weather"), "needs allowed_tools with a mode"),
+        ([WEATHER], allowed("auto", "f"), "there is no tool 'f': name some of get_weather"),
+        (
+            [{"type": "function", "function": {"name": "a", "parameters": {"type": "string"}}}],
+            None,
+            r"tools\[0\].function.parameters.type: 'string' cannot be arguments: make it object",
+        ),
     ],
 )
 def test_bad_tools(tools_chat: ChatRenderer, tools: Any, choice: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         tools_chat.encode(CHAT, tools=tools, tool_choice=choice)
+
+
+ANSWER = {"role": "assistant", "content": "It is"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "message"),
+    [
+        (CHAT, {}, "the last message must be an assistant's"),
+        ([*CHAT, {**ANSWER, "content": ""}], {}, "the last message must be an assistant's"),
+        ([*CHAT, call()], {}, "the last message must be an assistant's"),
+        ([*CHAT, ANSWER], {"tools": [WEATHER], "tool_choice": "required"}, "must be a tool call"),
+    ],
+)
+def test_answers_that_cannot_go_on(
+    tools_chat: ChatRenderer, messages: list[dict[str, Any]], options: Any, message: str
+) -> None:
+    with pytest.raises(UserError, match=f"continue_final_message: .*{message}"):
+        tools_chat.encode(messages, continue_final=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tools": []}, "'tools' is nothing that a request may set"),
+        ({"chat_template": "x"}, "'chat_template' is nothing that a request may set"),
+        ({"messages": "x"}, "'messages' is nothing"),
+        ({"eos_token": "x"}, "'eos_token' is nothing"),
+        ({"a b": 1}, "'a b' is nothing"),
+        ({"date_string": "<|im_end|>"}, r"date_string: '<\|im_end\|>' must be at most 64 letters"),
+        ({"date_string": "x" * 65}, "must be at most 64 letters"),
+        ({"date_string": ["x"]}, "must be a flag, a number, a plain word or null"),
+        ({f"n{at}": 1 for at in range(17)}, "17 given, at most 16"),
+    ],
+)
+def test_what_a_request_may_not_tell_a_template(
+    tools_chat: ChatRenderer, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=f"chat_template_kwargs.*{message}"):
+        tools_chat.encode(CHAT, options=options)
 
 
 ASKS_OTHERWISE = serve_fakes.QWEN25.replace('{"name": <name>', "<function=name>")

@@ -18,6 +18,7 @@ from serve_fakes import CHAT, WEATHER, call, decoded_arguments, reference, resul
 from transformers import AutoTokenizer
 
 from longctx.chat.encoder import ChatEncoder, Conversation
+from longctx.chat.forced import forced_call
 from longctx.chat.renderer import ChatRenderer
 from longctx.chat.template import Encoder
 from longctx.engine.constraint import JsonConstraints
@@ -282,9 +283,48 @@ def test_a_forced_call_begins_in_the_prompt(
 ) -> None:
     ids = tools_chat.encode(CHAT, tools=[WEATHER], tool_choice=choice)
     assert tools_tokenizer.decode(ids).endswith("<|im_start|>assistant\n<tool_call>\n")
-    forced = tools_chat.forced_call([WEATHER], choice)
+    forced = forced_call([WEATHER], choice)
     assert forced is not None and forced.prefix == "<tool_call>\n"
-    assert tools_chat.forced_call([WEATHER], "auto") is None
+    assert forced_call([WEATHER], "auto") is None
+
+
+def test_allowed_tools_are_the_ones_that_the_model_is_told_of(tools_chat: ChatRenderer) -> None:
+    other = {"type": "function", "function": {"name": "other.tool:v1"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}
+    both = [WEATHER, other]
+    alone = tools_chat.encode(CHAT, tools=[WEATHER])
+    assert tools_chat.encode(CHAT, tools=both, tool_choice=choice) == alone
+    assert forced_call(both, choice) is None
+    choice["allowed_tools"]["mode"] = "required"  # type: ignore[index]
+    forced = forced_call(both, choice)
+    assert forced is not None and forced == forced_call([WEATHER], "required")
+
+
+def test_an_answer_goes_on_where_its_text_ends(
+    tools_tokenizer: Any, tools_chat: ChatRenderer
+) -> None:
+    begun = [*CHAT, {"role": "assistant", "content": "The weather <|im_end|> is"}]
+    ids = tools_chat.encode(begun, continue_final=True)
+    text = tools_tokenizer.decode(ids)
+    assert text.endswith("<|im_start|>assistant\nThe weather <|im_end|> is")
+    end = tools_tokenizer.convert_tokens_to_ids("<|im_end|>")
+    closed = tools_chat.encode(begun, add_generation_prompt=False)
+    assert closed[: len(ids)] == ids and ids.count(end) == closed.count(end) - 1
+
+
+def test_options_reach_the_template_and_unused_ones_are_known() -> None:
+    flagged = serve_fakes.QWEN25.replace(
+        "<|im_start|>assistant\\n' }}{%- endif %}",
+        "<|im_start|>assistant\\n' }}{% if enable_thinking %}{{ 'Hm. ' }}{% endif %}"
+        "{{ date_string }}{%- endif %}",
+    )
+    chat = ChatRenderer(serve_fakes.tokenizer(flagged))
+    tokenizer = serve_fakes.tokenizer()
+    plain = tokenizer.decode(chat.encode(CHAT))
+    options = {"enable_thinking": True, "date_string": "1 May 2025", "other": 1}
+    told = tokenizer.decode(chat.encode(CHAT, options=options))
+    assert plain.endswith("assistant\n26 Jul 2024") and told.endswith("assistant\nHm. 1 May 2025")
+    assert chat.unused_options(options) == ["other"]
 
 
 def test_a_forced_call_s_schema_takes_calls_and_nothing_else(tools_tokenizer: Any) -> None:
@@ -313,7 +353,7 @@ def test_a_forced_call_s_schema_takes_calls_and_nothing_else(tools_tokenizer: An
         },
     }
     nothing = {"type": "function", "function": {"name": "stop"}}
-    forced = ChatRenderer.forced_call([WEATHER, tree, nothing], "required")
+    forced = forced_call([WEATHER, tree, nothing], "required")
     assert forced is not None
     constraints = JsonConstraints(tools_tokenizer, len(tools_tokenizer))
 

@@ -128,7 +128,7 @@ def test_they_have_one_arm() -> None:
 # Adaptive repeats
 
 
-@pytest.mark.parametrize("model", ["sim:window=512", "sim:perfect", "sim:flaky=0.5"])
+@pytest.mark.parametrize("model", ["sim:window=512", "sim:perfect", "sim:flaky=0.8"])
 def test_adaptive_repeats_cost_less_for_the_same_effective_length(
     model: str, tmp_path: Path
 ) -> None:
@@ -137,7 +137,7 @@ def test_adaptive_repeats_cost_less_for_the_same_effective_length(
     told = run(model, tmp_path / "adaptive", "--adaptive", *grid)
     lengths = [one["methods"]["sim"]["effective_length"] for one in (fixed, told)]
     assert lengths[0] == lengths[1]
-    assert len(asked(tmp_path / "adaptive")) < 0.5 * len(asked(tmp_path / "fixed"))
+    assert len(asked(tmp_path / "adaptive")) <= 0.5 * len(asked(tmp_path / "fixed"))
     assert told["states"].get("not_run") == 0
     rule = told["stopping"]
     assert (rule["most_repeats"], rule["threshold"], rule["budget_minutes"]) == (6, 0.85, None)
@@ -152,9 +152,9 @@ def test_repeats_go_to_the_length_in_doubt(tmp_path: Path) -> None:
     counts = dict.fromkeys(LENGTHS, 0)
     for length, *_ in asked(tmp_path):
         counts[length] += 1
-    # Four times six samples are the first to be 22; at 2K two of six depths lie in the dark.
-    assert counts[256] == counts[512] == 24
-    assert counts[2048] > 24
+    # Six times six samples are the first to be 33; at 2K two of six depths lie in the dark.
+    assert counts[256] == counts[512] == 36
+    assert counts[2048] > 36
 
 
 def test_adaptive_runs_go_on_in_the_same_order(tmp_path: Path) -> None:

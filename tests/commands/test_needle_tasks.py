@@ -254,7 +254,7 @@ def test_a_scorer_is_the_folders(tmp_path: Path) -> None:
 
 
 def test_a_length_that_one_sample_is_too_long_for_is_left_out(tmp_path: Path) -> None:
-    """The words of cwe's example are drawn: the first samples fit, a later one does not."""
+    """The words of cwe's example are drawn: the first sample fits here, a later one does not."""
     run = tmp_path / "run"
     command = (
         "needle",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -397,6 +398,27 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libx.so: failed to map segment from shared object"),
+    ],
+    ids=["memory", "system", "library"],
+)
+def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(settings: ServeSettings) -> Any:
+        raise error
+
+    monkeypatch.setattr("longctx.serve.loading.prepare", fails)
+    done = invoke("--port", "0")
+    assert isinstance(done.exception, UserError)
+    assert "there is not enough memory to load it" in str(done.exception)
+    monkeypatch.setattr("longctx.serve.loading.prepare", lambda settings: Path("/no/such").stat())
+    assert isinstance(invoke("--port", "0").exception, FileNotFoundError)
+
+
+@pytest.mark.parametrize(
     ("template", "where"),
     [
         ("{% for m in messages %}{{ m['role'] }", r"line 1: unexpected '}'"),
@@ -427,3 +449,37 @@ def test_a_template_without_an_end_is_refused_at_start(tmp_path: Path) -> None:
     settings = ServeSettings(str(tmp_path), templates=TemplateLimits(seconds=1.0))
     with pytest.raises(UserError, match=r"its chat template does not come to an end within 1 s"):
         prepare(settings)
+
+
+@pytest.mark.slow
+def test_a_full_disk_for_its_log_costs_nobody_an_answer() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("the system has no device that is always full")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "longctx", "serve", "--port", str(port), "--kv-budget", "256M"],
+            stderr=full, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            end = time.monotonic() + 90
+            while True:
+                with contextlib.suppress(OSError):
+                    if urllib.request.urlopen(f"http://127.0.0.1:{port}/ready").status == 200:
+                        break
+                assert time.monotonic() < end and process.poll() is None
+                time.sleep(0.1)
+            for _ in range(5):
+                request = urllib.request.Request(
+                    f"http://127.0.0.1:{port}/v1/chat/completions",
+                    json_bytes(chat_body()),
+                    {"Content-Type": "application/json"},
+                )
+                assert urllib.request.urlopen(request).status == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.wait()

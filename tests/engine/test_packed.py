@@ -12,21 +12,24 @@ import tiny_models
 import torch
 from engine_helpers import engine_for
 from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from longctx.attention import cpu
-from longctx.engine.packed import PackedLinears
+from longctx.engine.packed import SMALLEST_FLOAT32, PackedLinears
+
+IN, OUT = 253, 263  # odd, and large enough to be packed
 
 
 def layers(*names: str) -> nn.ModuleDict:
     torch.manual_seed(0)
-    return nn.ModuleDict({name: nn.Linear(37, 53, bias=name == "biased") for name in names})
+    return nn.ModuleDict({name: nn.Linear(IN, OUT, bias=name == "biased") for name in names})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tokens", [1, 7, 300])
 def test_a_packed_layer_computes_the_same(dtype: torch.dtype, tokens: int) -> None:
     model = layers("biased", "plain").to(dtype)
-    x = torch.randn(1, tokens, 37).to(dtype)
+    x = torch.randn(1, tokens, IN).to(dtype)
     want = [layer(x).detach() for layer in model.values()]
     packed = PackedLinears(model)
     assert len(packed) == (2 if cpu.packs_linear(dtype) else 0)
@@ -36,12 +39,51 @@ def test_a_packed_layer_computes_the_same(dtype: torch.dtype, tokens: int) -> No
             torch.testing.assert_close(layer(x), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_a_small_weight_of_float32_stays_plain() -> None:
+    """A row of it costs less by itself, and every number of rows would keep code of its own."""
+    for features, dtype, expected in (
+        (SMALLEST_FLOAT32 // 64 - 1, torch.float32, 0),
+        (SMALLEST_FLOAT32 // 64, torch.float32, 1),
+        (37, torch.bfloat16, 1),
+    ):
+        model = nn.ModuleList([nn.Linear(64, features)]).to(dtype)
+        assert len(PackedLinears(model)) == (expected if cpu.packs_linear(dtype) else 0)
+
+
+GROWTH = """
+import torch
+from longctx.engine.packed import PackedLinears
+
+def resident():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) >> 10
+
+model = torch.nn.ModuleList([torch.nn.Linear(128, 384), torch.nn.Linear(384, 128)])
+packed = PackedLinears(model)
+with torch.inference_mode():
+    for rows in (64, 999):
+        model[1](model[0](torch.ones(rows, 128)))
+    before = resident()
+    for rows in range(200, 260):
+        model[1](model[0](torch.ones(rows, 128)))
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc as Linux has it")
+def test_prompts_of_many_lengths_take_no_memory_of_a_small_model() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 16  # packed, it is 0.4 a length and layer: 45
+
+
 def test_unpacking_gives_the_parameters_back_bit_for_bit() -> None:
     model = layers("biased", "plain")
     parameters = dict(model.named_parameters())
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     packed = PackedLinears(model)
-    assert model["plain"].weight.shape == (53, 37) and model["plain"].weight.device.type == "meta"
+    assert model["plain"].weight.shape == (OUT, IN) and model["plain"].weight.device.type == "meta"
     assert parameters["plain.weight"].numel() == 0  # no second copy is kept
     packed.unpack()
     for name, parameter in model.named_parameters():
@@ -56,8 +98,8 @@ def test_what_is_shared_wrapped_or_of_another_kind_is_left_alone() -> None:
         pass
 
     model = layers("tied", "hooked", "wrapped", "in_fp16", "free")
-    model["adapter"] = Adapter(37, 53)
-    model["embedding"] = nn.Embedding(53, 37)
+    model["adapter"] = Adapter(IN, OUT)
+    model["embedding"] = nn.Embedding(OUT, IN)
     model["embedding"].weight = model["tied"].weight
     model["hooked"].register_forward_hook(lambda *_: None)
     model["wrapped"].forward = model["wrapped"].forward
@@ -122,10 +164,14 @@ def test_a_failure_on_the_way_leaves_plain_layers(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_engine_packs_what_it_owns_and_gives_it_back() -> None:
-    model = tiny_models.build()
+    torch.manual_seed(0)
+    sizes = {**tiny_models.SIZES, "hidden_size": 256, "intermediate_size": 512}
+    sizes["num_attention_heads"] = 4
+    model = Qwen2ForCausalLM(Qwen2Config(**sizes)).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     engine = engine_for(model)
-    assert len(engine._runner._packed) >= 7 * model.config.num_hidden_layers
+    packed = 5 if cpu.packs_linear(torch.float32) else 0  # of a layer; keys and values are small
+    assert len(engine._runner._packed) == packed * model.config.num_hidden_layers
     engine.close()
     after = model.state_dict()
     assert list(after) == list(before)

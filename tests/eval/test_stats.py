@@ -8,8 +8,6 @@ import pytest
 from longctx.eval.stats import (
     Interval,
     cluster_bootstrap,
-    pooled_interval,
-    pooled_lower,
     resampling_units,
     wilson,
 )
@@ -50,7 +48,6 @@ def test_equal_documents_leave_nothing_to_draw() -> None:
 def test_no_samples_no_knowledge() -> None:
     assert cluster_bootstrap([]) == cluster_bootstrap([[], []]) == (0.0, 1.0)
     assert cluster_bootstrap([[], [0.5]]) == (0.5, 0.5)
-    assert pooled_lower([]) == 0.0
 
 
 def test_the_bootstrap_is_repeatable() -> None:
@@ -59,25 +56,6 @@ def test_the_bootstrap_is_repeatable() -> None:
     assert cluster_bootstrap(groups, resamples=50) != cluster_bootstrap(
         groups, resamples=50, seed=1
     )
-
-
-def test_all_or_none_right_is_wilson() -> None:
-    assert pooled_interval([[1.0] * 11] * 2) == wilson(22, 22)
-    assert pooled_interval([[0.0] * 11] * 2) == wilson(0, 22)
-
-
-def test_the_wider_bound_holds() -> None:
-    # Documents that differ: the bootstrap's 0 and 1 lie outside Wilson's (11 of 22).
-    assert pooled_interval([[1.0] * 11, [0.0] * 11]) == Interval(0.0, 1.0)
-    # Documents alike: it has no width, and Wilson's holds.
-    alike = [[1.0] * 10 + [0.0]] * 2
-    assert pooled_interval(alike) == wilson(20, 22)
-    assert pooled_lower(alike) == pytest.approx(0.721851, abs=1e-6)
-    # One document of five with 10 misses: it is drawn three times or more with a chance of 5.8 %,
-    # four times with 0.7 %.
-    one_bad = [[1.0] * 21] * 4 + [[1.0] * 11 + [0.0] * 10]
-    assert wilson(95, 105).low == pytest.approx(0.833509, abs=1e-6)
-    assert pooled_lower(one_bad) == pytest.approx(75 / 105)
 
 
 def test_few_documents_are_resampled_in_blocks() -> None:

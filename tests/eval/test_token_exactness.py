@@ -19,6 +19,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from longctx.chat.encoder import ChatEncoder
+from longctx.chat.template import CHATML
 from longctx.eval import tasks
 from longctx.eval.prompt import Prompt, PromptBuilder
 from longctx.eval.texts.haystack import Haystack
@@ -92,7 +93,7 @@ def byte_fallback() -> Any:
     )
     tokenizer.add_special_tokens(special)
     return needle_fakes._wrap(
-        tokenizer, eos_token="<|im_end|>", unk_token="<unk>", chat_template=needle_fakes.CHATML
+        tokenizer, eos_token="<|im_end|>", unk_token="<unk>", chat_template=CHATML
     )
 
 

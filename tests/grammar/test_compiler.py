@@ -132,6 +132,31 @@ def test_a_panic_of_the_library_is_an_error(tokenizer: Any, monkeypatch: Any) ->
 
 def test_what_a_worker_proves(tokenizer: Any) -> None:
     compiler = compiler_for(tokenizer)
-    assert worker.prove(compiler, thing("a", {"type": "integer"})) is None
-    assert worker.prove(compiler, {"const": 1}) is None  # over before the last step
-    assert "nonsense" in (worker.prove(compiler, {"type": "nonsense"}) or "")
+    refused, seconds = worker.prove(compiler, thing("a", {"type": "integer"}))
+    assert refused is None and 0 < seconds < 1
+    assert worker.prove(compiler, {"const": 1})[0] is None  # over before the last step
+    assert "nonsense" in (worker.prove(compiler, {"type": "nonsense"})[0] or "")
+
+
+def test_what_fails_behind_its_first_token_is_refused_before_an_answer_begins(
+    tokenizer: Any,
+) -> None:
+    """It compiles; 4 items a property are too many once a key may come."""
+    compiler = compiler_for(tokenizer)
+    many = {"type": "object", "properties": {f"p{n}": {} for n in range(4000)}}
+    matcher = compiler.compile(many)
+    assert matcher.allowed().any()
+    refused, _ = worker.prove(compiler, many)
+    assert refused == "it is too complex (Current row has 16007 items)"
+
+
+def test_2500_optional_properties_can_be_answered(tokenizer: Any) -> None:
+    compiler = compiler_for(tokenizer)
+    names = [f"p{n}" for n in range(2500)]
+    schema = {"type": "object", "properties": {name: {"const": 1} for name in names}}
+    assert worker.prove(compiler, schema)[0] is None
+    matcher, wanted = compiler.compile(schema), tokenizer.encode('{"p7": 1, "p2499": 1}')
+    for token in wanted:
+        assert matcher.allowed()[token]
+        ended = matcher.accept(token)
+    assert ended

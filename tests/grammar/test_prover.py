@@ -17,8 +17,9 @@ from transformers import AutoTokenizer
 from longctx import tiny
 from longctx.grammar import prover as module
 from longctx.grammar.compiler import Vocabulary, vocabulary_of
-from longctx.grammar.process import CompileLimits, CompileProcess, EndedError
+from longctx.grammar.process import CompileLimits, CompileProcess
 from longctx.grammar.prover import Prover, ProverFullError, SchemaProof
+from longctx.killable.process import EndedError
 
 GOOD = json.dumps(thing("a", {"type": "integer"}))
 ENDLESS = CompileLimits(seconds=120.0, memory=4 << 30)
@@ -67,7 +68,7 @@ def test_what_compiles_is_good_and_what_does_not_has_a_reason(make: Callable[...
     assert verdict(prover, GOOD) == ("good", "")
     kind, why = verdict(prover, '{"type": "nonsense"}')
     assert kind == "refused" and "nonsense" in why
-    assert len(prover.pids) == 1
+    assert len(prover.pids) == 2  # one a lane
 
 
 def test_what_never_ends_is_ended_and_refused_at_once_from_then_on(
@@ -117,8 +118,10 @@ def test_a_full_queue_says_so_and_what_waits_can_be_left(make: Callable[..., Pro
     wait_for(lambda: busy(prover, working))
     waiting = [prover.submit(json.dumps(bomb(str(n)))) for n in (1, 2)]
     with pytest.raises(ProverFullError, match="2 schemas are waiting") as caught:
-        prover.submit(GOOD)
+        prover.submit(json.dumps(bomb("3")))
     assert caught.value.wait_s == 360.0
+    assert verdict(prover, GOOD) == ("good", "")  # plain: it waits for none of them
+    assert busy(prover, working)
     for proof in (*waiting, working):
         prover.leave(proof)
     assert verdict(prover, GOOD) == ("good", "")
@@ -145,7 +148,7 @@ def test_a_worker_that_has_grown_is_not_used_again(
     told = {"refused": None, "seconds": 0.1, "spent": True}
     monkeypatch.setattr(CompileProcess, "prove", lambda self, schema: told)
     prover = make(processes=1)
-    prover.warm()
+    assert verdict(prover, "0")[0] == "good"
     wait_for(lambda: len(prover.pids) == 1)
     pids = prover.pids
     assert verdict(prover, "1")[0] == "good"
@@ -185,7 +188,7 @@ def test_a_process_without_llguidance_says_so(
     vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = CompileProcess(CompileLimits())
-    monkeypatch.setattr(process, "_ask", lambda *arguments: {"failed": "no llguidance"})
+    monkeypatch.setattr(process, "ask", lambda *arguments: {"failed": "no llguidance"})
     with pytest.raises(ImportError, match="no llguidance"):
         process.set_up(vocabulary)
     process.close()

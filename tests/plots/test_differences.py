@@ -48,6 +48,27 @@ def test_stars_stand_where_the_paired_test_holds(tmp_path: Path) -> None:
     assert stars(few) == [3, 4, 5]
 
 
+def test_a_star_by_the_name_is_for_all_lengths_together(tmp_path: Path) -> None:
+    """Three of eleven needles more at each of six lengths: told over all, and at none by itself."""
+
+    def little(method: str, length: int, depth: float, repeat: int) -> str:
+        return "miss" if method == "none" and depth < 30 else "ok"
+
+    told = {"methods": ["none", "dca"], "repeats": 1}
+    for texts in ("own", "shared"):
+        path = write_run(tmp_path / texts, little, **told, texts=texts)
+        figure = figure_for(path)
+        assert [text.get_text() for text in figure.texts].count(difference.STAR) == 1
+        assert not stars(figure.axes[4])
+        (found,) = difference.differences(load(path))
+        assert found.overall is not None and found.overall.holds
+        assert difference.differs_words(found) == "differs over all lengths"
+        assert found.compared.by_length == (texts == "own")
+    few = figure_for(write_run(tmp_path / "few", little, **told, texts="shared"))
+    (legend,) = few.legends
+    assert "no stars: lengths need 8 texts each" in [text.get_text() for text in legend.get_texts()]
+
+
 def test_a_single_method_has_no_second_row(tmp_path: Path) -> None:
     one = figure_for(write_run(tmp_path / "1", methods=["none"]))
     assert len(one.axes) == 3

@@ -132,6 +132,7 @@ def test_states_without_a_score_look_different(tmp_path: Path) -> None:
         "longer than the target takes (3)",
         "needle 8K tokens before the question",
         "95 % interval of the score",
+        "no stars: lengths need 7 texts each",
     ]
 
 

@@ -103,24 +103,59 @@ def test_a_step_without_an_end_is_not_ready_until_it_ends(
     assert len(told) == 2 and told[0].startswith("no step has ended for ")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_step_that_takes_longer_than_any_may_ends_the_server(
+    monkeypatch: pytest.MonkeyPatch, lines: list[logging.LogRecord], stream: bool
+) -> None:
+    """Whoever waits is told, although the engine's thread can tell nobody."""
+    go = threading.Event()
+    with served(step_timeout=1.0) as server, concurrent.futures.ThreadPoolExecutor() as pool:
+        runner = server.service.engine._runner
+        forward = runner.forward
+
+        def held(*arguments: Any) -> Any:
+            assert go.wait(60)
+            return forward(*arguments)
+
+        monkeypatch.setattr(runner, "forward", held)
+        asked = [pool.submit(server.call, CHAT, body(stream=stream)) for _ in range(3)]
+        wait_for(lambda: server.server.should_exit)
+        for each in asked:
+            status, _, value = each.result(10)
+            if stream:
+                value = json.loads(value.split("\n\n")[-3].removeprefix("data: "))
+            assert status == (200 if stream else 503)
+            assert value["error"]["code"] == "device_failed"
+        go.set()
+    assert any("(TimeoutError: no step has ended for 1 s)" in line.getMessage() for line in lines)
+    assert any(f"exit code {run.DEVICE_FAILED}" in line.getMessage() for line in lines)
+
+
 _BREAKS = """
-import sys
+import sys, threading
 from longctx.engine.runner import Runner
 
 def broken(*arguments):
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-Runner.forward = Runner.hidden = broken
+def stuck(*arguments):
+    threading.Event().wait()
+
+Runner.forward = Runner.hidden = locals()[sys.argv[1]]
 from longctx.cli import main
-sys.argv = ["longctx", "serve", "--port", "0", "--kv-budget", "64M"]
+sys.argv = ["longctx", "serve", "--port", "0", "--kv-budget", "64M", "--step-timeout", "2"]
 main()
 """
 
 
 @pytest.mark.slow
-def test_a_supervisor_is_told_by_the_exit_code() -> None:
+@pytest.mark.parametrize(
+    ("how", "requests", "words"),
+    [("broken", 3, "(RuntimeError: CUDA"), ("stuck", 1, "(TimeoutError: no step has ended for 2")],
+)
+def test_a_supervisor_is_told_by_the_exit_code(how: str, requests: int, words: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", _BREAKS], stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", _BREAKS, how], stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.stderr is not None
@@ -129,7 +164,7 @@ def test_a_supervisor_is_told_by_the_exit_code() -> None:
         for line in process.stderr:
             lines.append(line)
             if found := re.search(r"API +(http://\S+)/v1", line):
-                for _ in range(3):
+                for _ in range(requests):
                     with pytest.raises(urllib.error.HTTPError) as failed:
                         urllib.request.urlopen(
                             urllib.request.Request(
@@ -146,4 +181,4 @@ def test_a_supervisor_is_told_by_the_exit_code() -> None:
         process.kill()
         process.wait()
         process.stderr.close()
-    assert any("the device fails every step (RuntimeError: CUDA" in line for line in lines)
+    assert any(f"the device fails every step {words}" in line for line in lines)

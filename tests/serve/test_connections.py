@@ -91,6 +91,24 @@ def test_what_does_not_come_is_not_waited_for(sent: bytes) -> None:
         assert server.call(CHAT, body())[0] == 200
 
 
+def figures(server: Served) -> dict[str, float]:
+    rows = server.call("/metrics")[2].splitlines()
+    found = [row.rsplit(" ", 1) for row in rows if row.startswith("longctx_connections")]
+    return {name: float(value) for name, value in found}
+
+
+def test_connections_are_counted_for_prometheus() -> None:
+    with served(deadlines=Deadlines(head=0.5), most_connections=40) as server:
+        before = figures(server)
+        assert before["longctx_connections_most"] == 40
+        with opened(server.port, 5, HALF_A_HEAD):
+            wait_for(lambda: figures(server)["longctx_connections"] >= 6)
+            slow = 'longctx_connections_ended_total{reason="slow head"}'
+            assert before[slow] == 0
+            wait_for(lambda: figures(server)[slow] == 5)
+        wait_for(lambda: figures(server)["longctx_connections"] <= 2)  # its own, and the one before
+
+
 def test_a_body_that_trickles_is_not_waited_for() -> None:
     limits = Deadlines(silence=1.0, slowest=1e6)
     with served(deadlines=limits) as server, opened(server.port, 1, HALF_A_BODY) as (connection,):

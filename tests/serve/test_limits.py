@@ -22,7 +22,7 @@ from longctx import tiny
 from longctx.engine import Engine
 from longctx.errors import UserError
 from longctx.serve.loading import prepare
-from longctx.serve.settings import ServeSettings
+from longctx.serve.settings import Limits, ServeSettings
 
 
 def test_an_over_long_prompt_is_refused_with_both_numbers(server: Served) -> None:
@@ -81,6 +81,16 @@ def test_no_room_at_all_blames_what_was_given(
         monkeypatch.setattr(Engine, "fitting_tokens", property(lambda self: 0))
     with pytest.raises(UserError, match=message):
         prepare(ServeSettings(tiny.EMBEDDED, kv_budget=budget)).load()
+
+
+def test_what_is_only_tokenised_is_bounded_too() -> None:
+    with served(limits=Limits(max_tokenized=1000)) as server:
+        assert server.call("/tokenize", {"prompt": "a " * 500})[0] == 200
+        long = [{"role": "user", "content": "ab" * 501}]
+        for sent, param in (({"prompt": "ab" * 501}, "prompt"), ({"messages": long}, "messages")):
+            status, error = server.error("/tokenize", sent)
+            assert (status, error["code"], error["param"]) == (400, "text_too_long", param)
+            assert "1,002 characters, at most 1,000" in error["message"]
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:

@@ -17,7 +17,7 @@ from longctx.serve.settings import Limits
 
 SMALL = {"const": "x"}
 # A second is plenty for what can be compiled at all.
-QUICK = Limits(schema_seconds=1.0)
+QUICK: dict[str, Any] = {"schema_timeout": 1.0}
 
 
 def asks(schema: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ HEAVY: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", HEAVY)
 def test_what_is_heavy_is_answered_or_refused_in_time(name: str) -> None:
     """By one line that names the field; and the server goes on."""
-    with served(limits=QUICK) as server:
+    with served(**QUICK) as server:
         server.call(CHAT, asks(SMALL))  # a process is there
         began = time.monotonic()
         status, _, value = server.call(CHAT, asks(HEAVY[name]))
@@ -98,13 +98,39 @@ def test_a_million_small_objects_are_refused_in_time(server: Served) -> None:
         assert status == 400 and "\n" not in error["message"]
 
 
+def test_what_fails_at_its_second_token_is_refused_before_a_stream_begins() -> None:
+    many = {"type": "object", "properties": {f"p{n}": {} for n in range(3200)}}
+    some = {"type": "object", "properties": {f"p{n}": {"const": 1} for n in range(2500)}}
+    with served(schema_timeout=60.0) as server:
+        for stream in (False, True):
+            status, error = server.error(CHAT, asks(many, stream=stream))
+            assert (status, error["code"]) == (400, "invalid_json_schema")
+            assert "it is too complex (Current row has" in error["message"]
+        status, _, text = server.call(CHAT, asks(some, max_tokens=20, stream=True))
+        assert status == 200 and '"error"' not in text
+
+
+def test_a_plain_schema_waits_for_no_bomb() -> None:
+    """Six of them would keep it for three rounds of the time that there is."""
+    limits = Limits(schema_memory=4 << 30)
+    with served(limits=limits, schema_timeout=120.0) as server:
+        prover = server.service.proofs.prover
+        open = [raw_request(server, CHAT, asks(bomb(str(n)))) for n in range(6)]
+        try:
+            wait_for(lambda: prover.waiting == 4)
+            assert server.call(CHAT, asks(thing("a", {"type": "integer"})))[0] == 200
+            assert prover.waiting == 4
+        finally:
+            for each in open:
+                each.close()
+
+
 @pytest.mark.slow
 def test_six_bombs_hold_up_nobody() -> None:
-    with served(limits=QUICK) as server, concurrent.futures.ThreadPoolExecutor(6) as pool:
+    with served(**QUICK) as server, concurrent.futures.ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(server.error, CHAT, asks(bomb(str(n)))) for n in range(6)]
-        prover = server.service.proofs._prover
-        assert prover is not None
-        wait_for(lambda: len(prover._queue) > 0)
+        prover = server.service.proofs.prover
+        wait_for(lambda: prover.waiting > 0)
         assert server.call(CHAT, body())[0] == 200
         slowest = 0.0
         while not all(each.done() for each in asked):
@@ -134,7 +160,7 @@ def test_a_tools_parameters_are_bounded_too() -> None:
         loaded.tokenizer.chat_template = told + template
         return loaded
 
-    with served(tooled, limits=Limits(schema_seconds=0.5)) as server:
+    with served(tooled, schema_timeout=0.5) as server:
         assert server.service.loaded.wait(60)
         status, error = server.error(CHAT, sent)
         assert (status, error["code"], error["param"]) == (400, "invalid_json_schema", "tools")
@@ -143,11 +169,10 @@ def test_a_tools_parameters_are_bounded_too() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_ends_the_work_on_its_schema(stream: bool) -> None:
-    limits = Limits(schema_seconds=120.0, schema_memory=4 << 30)
-    with served(limits=limits) as server:
+    limits = Limits(schema_memory=4 << 30)
+    with served(limits=limits, schema_timeout=120.0) as server:
         connection = raw_request(server, CHAT, asks(bomb(), stream=stream))
-        prover = server.service.proofs._prover
-        assert prover is not None
+        prover = server.service.proofs.prover
         wait_for(lambda: any(prover._at_work.values()))
         connection.close()
         wait_for(lambda: not any(prover._at_work.values()))
@@ -158,17 +183,17 @@ def test_a_client_that_leaves_ends_the_work_on_its_schema(stream: bool) -> None:
 
 
 def test_more_schemas_than_may_wait_are_sent_away() -> None:
-    limits = Limits(schema_seconds=120.0, schema_memory=4 << 30, max_schemas_waiting=1)
-    with served(limits=limits) as server:
-        prover = server.service.proofs._prover
-        assert prover is not None
+    limits = Limits(schema_memory=4 << 30, max_schemas_waiting=1)
+    with served(limits=limits, schema_timeout=120.0) as server:
+        prover = server.service.proofs.prover
         open = [raw_request(server, CHAT, asks(bomb(str(n)))) for n in range(2)]
-        wait_for(lambda: len(prover._at_work) == 2 and all(prover._at_work.values()))
+        wait_for(lambda: sum(map(bool, prover._at_work.values())) == 2)
         open.append(raw_request(server, CHAT, asks(bomb("2"))))
-        wait_for(lambda: len(prover._queue) == 1)
-        status, headers, value = server.call(CHAT, asks(SMALL))
+        wait_for(lambda: prover.waiting == 1)
+        status, headers, value = server.call(CHAT, asks(bomb("3")))
         assert (status, value["error"]["code"]) == (429, "queue_full")
         assert headers["retry-after"] == "240"
+        assert server.call(CHAT, asks(SMALL))[0] == 200  # plain: it waits for none of them
         assert server.call(CHAT, body(response_format={"type": "json_object"}))[0] == 200
         for each in open:
             each.close()
@@ -181,7 +206,7 @@ def test_a_schema_is_compiled_for_each_answer_and_all_of_them_count(
 ) -> None:
     told = {"refused": None, "seconds": 0.6, "spent": False}
     monkeypatch.setattr(CompileProcess, "prove", lambda self, schema: told)
-    with served(limits=QUICK) as server:
+    with served(**QUICK) as server:
         assert server.call(CHAT, asks(SMALL, n=1))[0] == 200
         status, error = server.error(CHAT, asks(SMALL, n=2))
         assert (status, error["code"]) == (400, "invalid_json_schema")
@@ -190,14 +215,13 @@ def test_a_schema_is_compiled_for_each_answer_and_all_of_them_count(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_drain_tells_those_whose_schema_is_in_work(stream: bool) -> None:
-    limits = Limits(schema_seconds=120.0, schema_memory=4 << 30)
+    limits = Limits(schema_memory=4 << 30)
     with (
-        served(limits=limits, drain_timeout=0.1) as server,
+        served(limits=limits, schema_timeout=120.0, drain_timeout=0.1) as server,
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
         asked = pool.submit(server.error, CHAT, asks(bomb(), stream=stream))
-        prover = server.service.proofs._prover
-        assert prover is not None
+        prover = server.service.proofs.prover
         wait_for(lambda: any(prover._at_work.values()))
         server.signal()
         status, error = asked.result(10)

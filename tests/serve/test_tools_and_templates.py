@@ -14,6 +14,7 @@ from typing import Any
 
 import openai
 import pytest
+from schemas import thing
 from serve_fakes import QWEN25
 from serve_helpers import CHAT, Served, body, served, wait_for
 
@@ -130,6 +131,90 @@ def test_one_call_at_a_time_where_the_client_asks_for_that(
     ] * count
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("most", [4, 12, 22, 26, 30])
+def test_a_forced_call_that_is_cut_off_is_a_call_as_far_as_it_goes(
+    tooled: Served, most: int, stream: bool
+) -> None:
+    options = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": most}
+    with tooled.client() as client:
+        if stream:
+            with client.chat.completions.stream(
+                model="embedded", messages=ASK, **options
+            ) as events:  # type: ignore[arg-type]
+                list(events)
+                (choice,) = events.current_completion_snapshot.choices
+        else:
+            (choice,) = client.chat.completions.create(
+                model="embedded",
+                messages=ASK,
+                **options,  # type: ignore[arg-type]
+            ).choices
+    assert choice.finish_reason == "length" and not choice.message.content
+    calls = choice.message.tool_calls or []
+    assert len(calls) == (most > 20)
+    for call in calls:
+        assert call.function.name == "weather"
+        assert '{"place": "Oslo"}'.startswith(call.function.arguments)
+
+
+def test_several_calls_are_made_where_the_client_asks_for_them(tooled: Served) -> None:
+    options: dict[str, Any] = {
+        "model": "embedded", "messages": ASK, "tools": [WEATHER], "tool_choice": "required",
+        "max_tokens": 120, "parallel_tool_calls": True,
+    }  # fmt: skip
+    with tooled.client() as client:
+        whole = client.chat.completions.create(**options).choices[0].message.tool_calls
+        with client.chat.completions.stream(**options) as events:
+            list(events)
+            streamed = events.current_completion_snapshot.choices[0].message.tool_calls
+    assert whole is not None and streamed is not None and len(whole) >= 2
+    assert len({call.id for call in whole}) == len(whole)
+    complete = [json.loads(call.function.arguments) for call in whole[:-1]]
+    assert all(each["place"] in ("Oslo", "Rome") for each in complete)
+    assert [c.function.arguments for c in streamed] == [c.function.arguments for c in whole]
+
+
+def test_the_form_before_tools_is_answered_in_that_form(tooled: Served) -> None:
+    options: dict[str, Any] = {
+        "model": "embedded", "messages": ASK, "functions": [WEATHER["function"]],
+        "function_call": {"name": "weather"}, "max_tokens": 100,
+    }  # fmt: skip
+    with tooled.client() as client:
+        (choice,) = client.chat.completions.create(**options).choices
+        made = choice.message.function_call
+        assert choice.finish_reason == "function_call" and choice.message.tool_calls is None
+        assert made is not None and made.name == "weather"
+        name = arguments = ""
+        for chunk in client.chat.completions.create(**options, stream=True):
+            part = chunk.choices[0].delta.function_call
+            if part is not None:
+                name, arguments = name + (part.name or ""), arguments + (part.arguments or "")
+        assert (name, arguments) == ("weather", made.arguments)
+        told = [
+            *ASK,
+            {"role": "assistant", "content": None, "function_call": made.model_dump()},
+            {"role": "function", "name": "weather", "content": "Rain."},
+        ]
+        again = client.chat.completions.create(
+            **{**options, "messages": told, "function_call": "none", "max_tokens": 4}
+        )
+    assert again.choices[0].message.content is not None
+
+
+def test_allowed_tools_are_the_only_ones(tooled: Served) -> None:
+    other = {"type": "function", "function": {"name": "srv.tool:v1/x"}}
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": other["function"]}]}
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    with tooled.client() as client:
+        answer = client.chat.completions.create(
+            model="embedded", messages=ASK, tools=[WEATHER, other], tool_choice=choice,
+            max_tokens=60, extra_body={"temperature": 0},
+        )  # type: ignore[call-overload]  # fmt: skip
+    (made,) = answer.choices[0].message.tool_calls
+    assert made.function.name == "srv.tool:v1/x"
+
+
 def test_the_conversation_goes_on_with_a_tools_answer(tooled: Served) -> None:
     call = {
         "id": "call_1",
@@ -165,7 +250,10 @@ def test_tools_that_make_no_sense_are_refused(tooled: Served) -> None:
 
 
 def test_a_schema_that_cannot_be_compiled_is_blamed_on_the_tools(tooled: Served) -> None:
-    broken = {"type": "function", "function": {"name": "x", "parameters": {"type": "nonsense"}}}
+    broken = {
+        "type": "function",
+        "function": {"name": "x", "parameters": thing("a", {"type": "nonsense"})},
+    }
     body = {"messages": ASK, "tools": [broken], "tool_choice": "required"}
     status, error = tooled.error("/v1/chat/completions", body)
     assert (status, error["code"], error["param"]) == (400, "invalid_json_schema", "tools")

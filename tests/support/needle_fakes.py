@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from longctx.chat.encoder import ChatEncoder
+from longctx.chat.template import CHATML
 from longctx.eval import tasks
 from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.grid import NeedleIdentity
@@ -22,10 +23,6 @@ from longctx.eval.spec import PromptSpec
 from longctx.eval.texts import prose
 from longctx.eval.texts.haystack import Haystack
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 LLAMA_LIKE = (
     "{{ bos_token }}{% for message in messages %}<|head|>{{ message.role }}<|/head|>"
     "{{ message.content | trim }}<|end|>{% endfor %}<|head|>assistant<|/head|>"

@@ -59,8 +59,11 @@ def write_run(
     text: str = "book.txt",
     answer: str = "I do not know.",
     prompts: str | None = None,
+    texts: str = "own",
+    stopping: dict[str, Any] | None = None,
 ) -> Path:
-    """`prompts` names what was asked: runs with the same name have the same prompts."""
+    """`prompts` names what was asked: runs with the same name have the same prompts. `texts` are
+    the cells' own, or `shared` by the depths of a repeat."""
     path.mkdir(parents=True, exist_ok=True)
     chunks = {"chunk_size": 448, "local_size": 64}
     schemes = {
@@ -74,10 +77,11 @@ def write_run(
             **{"methods": list(methods), "lengths": list(lengths)},
             **{"depths": list(depths), "repeats": repeats},
         },
-        "settings": {"seed": 0},
+        "settings": {"seed": 0} | ({"texts": "own"} if texts == "own" else {}),
         "schemes": schemes,
         "model": {"name": model},
         "haystack": {"id": text},
+        **({} if stopping is None else {"stopping": stopping}),
         "trained_length": trained,
     }
     (path / "run.json").write_text(json.dumps(run))
@@ -96,8 +100,10 @@ def write_run(
                 "score": _SCORES.get(found),
                 "error": "broken" if found == "error" else None,
             }
+            number = repeat if texts == "shared" else 1_000_000 * (repeat + 1) + int(1000 * depth)
             if prompts is not None:
                 record |= _asked(prompts, length, depth, repeat, answer)
+            record["recipe"] = {**record.get("recipe", {}), "repeat": number}
             stream.write(json.dumps(record) + "\n")
     return path
 

@@ -9,6 +9,7 @@ import pytest
 from longctx.errors import UserError
 from longctx.eval.format import show_depth, show_length
 from longctx.eval.needle.config import NeedleConfig, parse_depths, parse_lengths, parse_methods
+from longctx.eval.needle.inference import samples_needed
 
 
 def test_lengths() -> None:
@@ -70,5 +71,7 @@ def test_settings_are_checked(setting: dict[str, Any], flag: str) -> None:
         NeedleConfig(**setting)
 
 
-def test_five_repeats_are_the_default() -> None:
-    assert NeedleConfig().repeats == 5
+def test_the_least_that_can_pass_is_the_default() -> None:
+    config = NeedleConfig()
+    assert config.texts == "own"
+    assert len(config.depths) * config.repeats == samples_needed() == 22

@@ -6,26 +6,29 @@ import pytest
 
 from longctx.eval.needle.effective import (
     RULE,
-    SAMPLES_NEEDED,
     Effective,
-    Scores,
     effective_length,
     show_break,
     show_effective,
     show_other,
 )
+from longctx.eval.needle.inference import Scores, samples_needed
 
-RIGHT: Scores = [[1.0] * 11] * 2
+RIGHT: Scores = [[1.0]] * 22
 
 
-def right(n: int, of: int, documents: int = 2) -> Scores:
-    """`n` right answers of `of`, dealt to the documents in turn."""
-    scores = [1.0] * n + [0.0] * (of - n)
-    return [scores[first::documents] for first in range(documents)]
+def right(n: int, of: int) -> Scores:
+    """`n` right answers of `of`, each about a text of its own."""
+    return [[1.0]] * n + [[0.0]] * (of - n)
+
+
+def texts(*found: int, of: int = 11) -> Scores:
+    """So many right answers about each text that they share."""
+    return [[1.0] * n + [0.0] * (of - n) for n in found]
 
 
 def test_22_samples_are_the_least_that_can_pass() -> None:
-    assert SAMPLES_NEEDED == 22
+    assert samples_needed() == 22
     assert effective_length({512: right(22, 22)}).length == 512
     found = effective_length({512: right(21, 21)})
     assert (found.length, found.enough_samples, found.samples) == (None, False, 21)
@@ -39,6 +42,8 @@ def test_it_never_failed() -> None:
         at_least=True,
         enough_samples=True,
         samples=22,
+        needed=22,
+        texts=None,
         last_pass=8192,
         first_fail=None,
         ruler=8192,
@@ -69,12 +74,31 @@ def test_it_fails_from_the_start() -> None:
     assert show_effective(found) == "below 256"
 
 
-def test_one_bad_document_ends_it() -> None:
-    # 218 of 220: Wilson's lower bound is 0.97. But where the 20 misses are one document's...
-    spread = [[1.0] * 20 + [0.0] * 2] * 10
-    bad = [[1.0] * 22] * 9 + [[1.0] * 2 + [0.0] * 20]
+def test_where_depths_share_texts_ten_texts_are_the_least() -> None:
+    found = effective_length({256: texts(*[11] * 9), 512: RIGHT})
+    assert (found.length, found.enough_samples, found.texts, found.needed) == (None, False, 9, 10)
+    assert show_effective(found) == "not enough texts (9 of 10)"
+    # All right, and yet ten texts leave it open whether the eleventh is: the interval is below.
+    assert show_effective(effective_length({256: texts(*[11] * 10)})) == "below 256"
+    assert effective_length({256: texts(*[11] * 14)}).length == 256
+
+
+def test_misses_of_one_text_weigh_more_than_misses_all_over() -> None:
+    spread = texts(*[10] * 20)
+    bad = texts(*[11] * 18, 1, 1)
+    assert sum(map(sum, spread)) == sum(map(sum, bad)) == 200
     assert effective_length({512: spread}).length == 512
     assert effective_length({512: bad}).length is None
+
+
+def test_a_run_that_ends_by_what_it_found_needs_more() -> None:
+    assert samples_needed(10) == 33
+    found = effective_length({512: RIGHT}, looks=10)
+    assert show_effective(found) == "not enough samples (22 of 33)"
+    assert effective_length({512: right(33, 33)}, looks=10).length == 512
+    # One miss of 34 passes a fixed grid, and not yet a run that could have ended before.
+    assert effective_length({512: right(33, 34)}).length == 512
+    assert effective_length({512: right(33, 34)}, looks=10).length is None
 
 
 def test_too_few_samples_behind_lengths_that_pass() -> None:
@@ -140,6 +164,8 @@ def test_as_json() -> None:
         "at_least": False,
         "enough_samples": True,
         "samples": 22,
+        "needed": 22,
+        "texts": None,
         "last_pass": 256,
         "first_fail": 512,
         "ruler": 256,

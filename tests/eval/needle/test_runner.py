@@ -16,6 +16,7 @@ from longctx.errors import UserError
 from longctx.eval.estimate import expected_work, plan, rate_of, work
 from longctx.eval.format import show_bytes, show_seconds
 from longctx.eval.needle import summary
+from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.controls import ClosedBookControl
 from longctx.eval.needle.grid import Cell, cells, columns
 from longctx.eval.needle.runner import Sweep
@@ -246,6 +247,7 @@ def test_the_plan_counts_what_is_left(chatml: Any, book: Haystack) -> None:
         "shape": SHAPE,
         "answer_tokens": 32,
         "prefix_sharing": False,
+        "texts": "own",
         "bytes_per_value": 2,
         "rate": 1e-9,
         "rate_from": "from a probe",
@@ -258,6 +260,29 @@ def test_the_plan_counts_what_is_left(chatml: Any, book: Haystack) -> None:
         1e-9 * (4 * work(SHAPE, 512, 32) + 6 * work(SHAPE, 1024, 32))
     )
     assert "12 cells: 2 done, 10 to do" in str(made)
+    assert made.own_texts_cost is None  # nothing would be shared anyway
+    known["prefix_sharing"] = True
+    own, shared = (
+        plan(everything=everything, pending=everything, **{**known, "texts": texts})
+        for texts in ("own", "shared")
+    )
+    assert own.seconds is not None and shared.seconds is not None
+    assert own.own_texts_cost == pytest.approx(own.seconds / shared.seconds)
+    assert f"a text each: {own.own_texts_cost:.2f} x the work of --shared-texts" in str(own)
+    assert shared.own_texts_cost is None
+
+
+@pytest.mark.parametrize("length", [4096, 131072])
+def test_a_text_each_costs_at_most_1_8_times_of_shared_ones(length: int) -> None:
+    """Of the default grid, for layers alone and for attention alone."""
+    everything = list(cells(NeedleConfig(lengths=(length,)), ["none"]))
+    for shape in (ModelShape(1, 64, 64, 0, 0, 64, 1), ModelShape(1, 0, 0, 64, 1, 64, 1)):
+        made = plan(
+            **{"everything": everything, "pending": everything, "shape": shape},
+            **{"answer_tokens": 0, "prefix_sharing": True, "texts": "own"},
+            **{"bytes_per_value": 2, "rate": None, "rate_from": ""},
+        )
+        assert made.own_texts_cost is not None and 1.3 < made.own_texts_cost < 1.8
 
 
 def test_the_plan_counts_shared_tokens_once(chatml: Any, book: Haystack) -> None:

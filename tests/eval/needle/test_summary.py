@@ -6,12 +6,14 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from run_fakes import write_run
 
 from longctx.eval.needle import summary
+from longctx.eval.needle.effective import show_effective
 from longctx.eval.stats import wilson
 from longctx.runs import screen
 
@@ -25,6 +27,7 @@ def test_effective_lengths_of_four_methods(tmp_path: Path) -> None:
     assert methods["yarn"]["effective"] == {
         "rule": "pooled lower bound >= 0.85",
         **{"length": 4096, "at_least": False, "enough_samples": True, "samples": 22},
+        **{"needed": 22, "texts": None},
         **{"last_pass": 4096, "first_fail": 8192, "ruler": 4096, "nolima": 4096},
         "max_tested": 8192,
     }
@@ -110,32 +113,46 @@ def test_three_samples_average(tmp_path: Path) -> None:
     )
     figures = summary.write(path)["methods"]["dca"]
     assert figures["lengths"]["512"]["score"] == pytest.approx(0.667, abs=5e-4)
-    assert summary.load(path).by_document("dca", 512) == [[1.0], [1.0], [0.0]]
+    assert summary.load(path).by_text("dca", 512) == [[1.0], [1.0], [0.0]]
 
 
 def test_a_lengths_interval_is_the_one_that_effective_length_goes_by(tmp_path: Path) -> None:
-    """104 of 110 pass by Wilson's bound alone, but all misses are of one text."""
+    """104 of 110 pass where each has its own text, and not where all misses are of one."""
 
     def one_text_fails(method: str, length: int, depth: float, repeat: int) -> str:
         return "miss" if repeat == 9 and depth > 45 else "ok"
 
-    path = write_run(tmp_path, one_text_fails, methods=("dca",), lengths=(512,), repeats=10)
-    found = summary.write(path)["methods"]["dca"]
-    assert found["effective_length"] is None
-    assert wilson(104, 110).low > 0.85 > found["lengths"]["512"]["low"]
+    told: dict[str, Any] = {"methods": ("dca",), "lengths": (512,), "repeats": 10}
+    own = summary.write(write_run(tmp_path / "own", one_text_fails, **told))
+    assert (own["texts"], own["methods"]["dca"]["effective_length"]) == ("own", 512)
+    path = write_run(tmp_path / "shared", one_text_fails, **told, texts="shared")
+    found = summary.write(path)
+    assert found["texts"] == "shared"
+    dca = found["methods"]["dca"]
+    assert dca["effective_length"] is None
+    assert wilson(104, 110).low > 0.85 > dca["lengths"]["512"]["low"]
     results = summary.load(path)
-    assert found["lengths"]["512"]["low"] == pytest.approx(results.interval("dca", 512).low)
+    assert dca["lengths"]["512"]["low"] == pytest.approx(results.interval("dca", 512).low, abs=1e-6)
     # Cells are of different texts each: Wilson's.
-    assert found["cells"]["50"]["512"]["low"] == pytest.approx(wilson(9, 10).low, abs=1e-6)
-    assert "| 104/110 (84-100 %) | below 512 |" in (tmp_path / "summary.md").read_text()
+    assert dca["cells"]["50"]["512"]["low"] == pytest.approx(wilson(9, 10).low, abs=1e-6)
+    text = (path / "summary.md").read_text()
+    assert "| below 512 |" in text and "depths share a text" in text
+    assert "cluster-robust, as depths share texts" in text
 
 
-def test_a_repeat_is_a_document(tmp_path: Path) -> None:
+def test_a_folder_that_says_nothing_of_texts_shares_them(tmp_path: Path) -> None:
     def second_fails(method: str, length: int, depth: float, repeat: int) -> str:
         return "miss" if repeat == 1 and depth < 30 else "ok"
 
-    results = summary.load(write_run(tmp_path, second_fails, methods=("dca",), repeats=2))
-    assert results.by_document("dca", 512) == [[1.0] * 11, [0.0] * 3 + [1.0] * 8]
+    path = write_run(tmp_path, second_fails, methods=("dca",), repeats=2, texts="shared")
+    lines = [json.loads(line) for line in (path / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["recipe"]  # as the first versions wrote them
+    (path / "results.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    results = summary.load(path)
+    assert results.texts == "shared"
+    assert results.by_text("dca", 512) == [[1.0] * 11, [0.0] * 3 + [1.0] * 8]
+    # Two texts tell next to nothing, however many their answers.
     low, high = results.interval("dca", 512)
-    assert low == wilson(19, 22).low  # the worse document alone would have 8/11
-    assert high == 1.0
+    assert low < 0.05 and high > 0.99
+    assert show_effective(results.effective("dca")) == "not enough texts (2 of 10)"

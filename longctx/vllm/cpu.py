@@ -1,0 +1,155 @@
+"""Dual Chunk Attention for vLLM's CPU platform: longctx's plan and kernels over vLLM's cache.
+
+A layer's cache is asked for with heads outermost, so that a head's slots of all pages lie one
+behind the other: keys of neighbouring pages are read in place, as one run.
+
+Shape legend: T tokens of a step, H query heads, K key/value heads, N slots of all pages, D head
+dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.v1.attention.backend import AttentionImpl, AttentionMetadataBuilder
+from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+from vllm.v1.kv_cache_layout import KVCacheLayout
+
+from longctx.attention import kernels
+from longctx.attention.step import StepPlan, attend_step, plan_step
+from longctx.vllm.impl import DualChunkBuilder, DualChunkImpl
+from longctx.vllm.settings import logit_scale
+from longctx.vllm.steps import VllmRow, rows_of
+
+
+@dataclass
+class CpuMetadata:
+    """A step, for all layers.
+
+    Attributes:
+        tokens: of the step; those behind are padding.
+        gathered: slots of sequences whose keys are brought together.
+    """
+
+    plan: StepPlan
+    gathered: tuple[torch.Tensor, ...]
+    tokens: int
+    page: int
+
+
+class DualChunkCpuBackend(CPUAttentionBackend):
+    """Its name stays CPU_ATTN: vLLM looks it up among its own."""
+
+    @classmethod
+    def get_supported_head_sizes(cls) -> list[int]:
+        return []  # all
+
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        return (KVCacheLayout.LHBNC,)
+
+    @staticmethod
+    def get_impl_cls() -> type[AttentionImpl]:
+        return DualChunkCpuImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[AttentionMetadataBuilder]:
+        return DualChunkCpuBuilder
+
+
+class DualChunkCpuBuilder(DualChunkBuilder):
+    """One plan a step."""
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
+    ) -> CpuMetadata:
+        common = common_attn_metadata
+        starts = common.query_start_loc_cpu.tolist()
+        ends = common.seq_lens.tolist()
+        tables = common.block_table_tensor
+        requests = [
+            VllmRow(
+                starts[at],
+                starts[at + 1] - starts[at],
+                ends[at],
+                tables[at, : -(-ends[at] // self.page)].tolist(),
+                scale,
+            )
+            for at, scale in enumerate(self._scales(common))
+        ]
+        step = rows_of(requests, self.page)
+        plan = plan_step(step.rows, self.turns)
+        return CpuMetadata(plan, step.gathered, starts[common.num_reqs], self.page)
+
+    def _scales(self, common: Any) -> list[float]:
+        prompts = self._prompt_lengths(common)
+        if prompts is None:
+            return [1.0] * common.num_reqs
+        return [logit_scale(self.scheme, length) for length in prompts.tolist()[: common.num_reqs]]
+
+
+class DualChunkCpuImpl(DualChunkImpl):
+    """Attention of one layer."""
+
+    _kernel: kernels.Kernel | None = None
+
+    def do_kv_cache_update(
+        self,
+        layer: Any,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> None:
+        """Store new keys and values, [T, K, D], at their slots; padding has slot -1."""
+        tokens = slot_mapping.shape[0]
+        key, value = key[:tokens], value[:tokens]
+        if bool((slot_mapping < 0).any()):
+            real = slot_mapping >= 0
+            slot_mapping, key, value = slot_mapping[real], key[real], value[real]
+        slots = slot_mapping.long()
+        keys_KND, values_KND = self._stacks(kv_cache)
+        keys_KND.index_copy_(1, slots, key.transpose(0, 1))
+        values_KND.index_copy_(1, slots, value.transpose(0, 1))
+
+    def forward(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: CpuMetadata | None,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """query and output [T, H, D]; kv_cache [pages, K, page, 2 D]."""
+        if output_scale is not None or output_block_scale is not None:
+            raise NotImplementedError("longctx: the attention's output is not quantised")
+        if attn_metadata is None:  # memory is being measured
+            return output.zero_()
+        if kv_cache.shape[2] != attn_metadata.page:
+            raise RuntimeError(
+                f"longctx: planned for pages of {attn_metadata.page} slots, and the cache has "
+                f"pages of {kv_cache.shape[2]}"
+            )
+        if self._kernel is None:
+            self._kernel = kernels.resolve("auto", query.device, query.dtype)
+        tokens = attn_metadata.tokens
+        keys, values = (
+            (x_KND[None], *(x_KND[None].index_select(2, slots) for slots in attn_metadata.gathered))
+            for x_KND in self._stacks(kv_cache)
+        )
+        q_1HTD = query[:tokens].transpose(0, 1)[None]
+        plan = attn_metadata.plan
+        output[:tokens] = attend_step(plan, q_1HTD, keys, values, self._kernel, self.scale)[0]
+        return output
+
+    def _stacks(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [K, N, D], views."""
+        pages, heads, page, width = kv_cache.shape
+        both_KND = kv_cache.transpose(0, 1).view(heads, pages * page, width)
+        return both_KND[..., : self.head_size], both_KND[..., self.head_size :]

@@ -1,0 +1,20 @@
+"""What a worker of vLLM tells of itself. Imports nothing of vLLM.
+
+vLLM itself mixes it into its worker's class, with `worker_extension_cls`:
+`longctx.vllm.worker.LayerReport`; `collective_rpc("longctx_layers")` asks it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class LayerReport:
+    """A worker's own attributes are there beside these."""
+
+    vllm_config: Any
+
+    def longctx_layers(self) -> list[str]:
+        """The class that computes each layer's attention, with its module."""
+        layers = self.vllm_config.compilation_config.static_forward_context.values()
+        return [f"{type(each.impl).__module__}.{type(each.impl).__name__}" for each in layers]

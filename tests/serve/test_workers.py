@@ -1,0 +1,42 @@
+"""Memory of large bodies goes back to the system."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import sys
+import threading
+import time
+
+import pytest
+
+from longctx.serve import workers
+from longctx.serve.workers import LARGE, Workers
+
+
+def test_memory_is_given_back_once_after_large_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_TRIM_AFTER", 0.05)
+    trimmed = threading.Semaphore(0)
+    monkeypatch.setattr(workers, "_trim", trimmed.release)
+    found = Workers()
+    found.tidy()
+    asyncio.run(found.run(10, int))
+    time.sleep(0.1)
+    found.tidy()
+    assert not trimmed.acquire(timeout=0.1)  # nothing large was there
+    asyncio.run(found.run(LARGE, int))
+    found.tidy()
+    assert not trimmed.acquire(timeout=0.02)  # not yet
+    time.sleep(0.1)
+    found.tidy()
+    assert trimmed.acquire(timeout=5)
+    found.tidy()
+    assert not trimmed.acquire(timeout=0.1)
+
+
+def test_the_systems_own_call_is_there_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers._trim()
+    if sys.platform == "linux":
+        assert hasattr(ctypes.CDLL(None), "malloc_trim")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    workers._trim()
