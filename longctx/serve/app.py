@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -134,7 +135,8 @@ def create_app(service: Service) -> FastAPI:
         text = await service.workers.run(size, _text, service.tokenizer, body.tokens)
         return JSONResponse({"prompt": text}, headers=ignored_header(body))
 
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    # Once: it takes as long as hundreds of other answers.
+    app.openapi = cache(lambda: _openapi(app))  # type: ignore[method-assign]
     app.add_middleware(Faults)  # inside the guard: the last one added is the outermost
     app.add_middleware(Guard, settings=service.settings, done=service.metrics.answered)
     return app
