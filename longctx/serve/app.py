@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -161,7 +162,8 @@ def create_app(service: Service) -> FastAPI:
         names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
         return {name: getattr(tokenizer, name, None) for name in names}
 
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    # Once: it takes as long as hundreds of other answers.
+    app.openapi = cache(lambda: _openapi(app))  # type: ignore[method-assign]
     app.add_middleware(Faults)  # inside the guard: the last one added is the outermost
     app.add_middleware(Guard, settings=service.settings, done=service.metrics.answered)
     return app

@@ -117,6 +117,7 @@ def test_a_plain_schema_waits_for_no_bomb() -> None:
         prover = server.service.proofs.prover
         open = [raw_request(server, CHAT, asks(bomb(str(n)))) for n in range(6)]
         try:
+            wait_for(lambda: sum(map(bool, prover._at_work.values())) == 2)
             wait_for(lambda: prover.waiting == 4)
             assert server.call(CHAT, asks(thing("a", {"type": "integer"})))[0] == 200
             assert prover.waiting == 4
