@@ -33,10 +33,9 @@ async def responses(request: Request, service: Service) -> Response:
         raise bad(
             "n", "n: a response is one answer: ask again for another, or use chat completions."
         )
-    items = _conversation(service.responses, body)
+    items, before = _conversation(service.responses, body)
     try:
-        size = request.state.size + sum(len(str(item)) for item in items[: -len(body.items())])
-        asked = await prepare(service, as_chat(body, items), size)
+        asked = await prepare(service, as_chat(body, items), request.state.size + before)
     except ApiError as error:
         raise renamed(error) from error
     job = Job(
@@ -69,9 +68,11 @@ def stored(service: Service, id: str) -> StoredResponse:
     return found
 
 
-def _conversation(store: ResponseStore, body: ResponsesRequest) -> list[Item]:
-    """Earlier items, and those of the body; references are looked up among the earlier ones."""
+def _conversation(store: ResponseStore, body: ResponsesRequest) -> tuple[list[Item], int]:
+    """Earlier items and those of the body, and the characters of the earlier ones. References are
+    looked up among these."""
     items: list[Item] = []
+    size = 0
     if body.previous_response_id is not None:
         found = store.get(body.previous_response_id)
         if found is None:
@@ -82,6 +83,7 @@ def _conversation(store: ResponseStore, body: ResponsesRequest) -> list[Item]:
                 "previous_response_id",
             )
         items += found.items
+        size = found.size
     known = {item.get("id"): item for item in items}
     for index, item in enumerate(body.items()):
         if item.get("type") == "item_reference":
@@ -91,7 +93,7 @@ def _conversation(store: ResponseStore, body: ResponsesRequest) -> list[Item]:
                 )
         else:
             items.append(item)
-    return items
+    return items, size
 
 
 def _gone(id: str, status: int, code: str, param: str) -> ApiError:

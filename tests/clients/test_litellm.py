@@ -49,8 +49,8 @@ def test_a_schema_text_and_a_response(url: str) -> None:
         max_tokens=6,
     )
     assert text.choices[0].text
-    told = litellm.responses(**at(url), input=SAY, max_output_tokens=8)
-    assert told.output[0].content[0].text and told.usage.output_tokens == 8
-    events = list(litellm.responses(**at(url), input=SAY, max_output_tokens=8, stream=True))
+    told = litellm.responses(**at(url), input=SAY, max_output_tokens=16)
+    assert told.output[0].content[0].text and told.usage.output_tokens == 16
+    events = list(litellm.responses(**at(url), input=SAY, max_output_tokens=16, stream=True))
     last = events[-1]
     assert last.response.output[0].content[0].text == told.output[0].content[0].text

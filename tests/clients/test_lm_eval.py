@@ -31,9 +31,11 @@ def evaluated(model: str, arguments: dict[str, Any], task: str, **options: Any) 
 
 
 def in_process(task: str, **options: Any) -> Any:
+    """At the temperature of prompts within the window, which the server gives these: the adapter
+    takes one for all, by default that of `max_length`."""
     arguments = {
         **{"pretrained": str(WEIGHTS), "method": "yarn+dca", "max_length": 16384},
-        "dtype": "float32",
+        **{"dtype": "float32", "request_length": 512},
     }
     return evaluated("longctx", arguments, task, device="cpu", **options)
 
