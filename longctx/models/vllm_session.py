@@ -44,37 +44,37 @@ class VllmSession(Session):
     """An engine of vLLM while the block lasts.
 
     Args:
-        model: vLLM's backend in every key: its numbers are not another kernel's.
+        local: vLLM is its kernel in every key: its numbers are not another one's.
     """
 
-    def __init__(self, model: VllmModel, scheme: Scheme) -> None:
-        self._model, self._scheme = model, scheme
+    def __init__(self, local: VllmModel, scheme: Scheme) -> None:
+        self._model, self._scheme = local, scheme
         proof = {"verified": True, "by": "the classes that compute attention in vLLM's workers"}
-        super().__init__(scheme.method, scheme.to_dict(), model.kernel, proof, _IN_FLIGHT)
+        super().__init__(scheme.method, scheme.to_dict(), local.kernel, proof, _IN_FLIGHT)
 
     def __enter__(self) -> VllmSession:
-        model, settings = self._model, self._model.settings
+        local, settings = self._model, self._model.settings
         tokens = max(_CONTEXTS * settings.longest, _TOKENS)
         budget = None
-        if model.device == "cpu":
-            budget = model.shape.kv_bytes(tokens, model.bytes_per_value)
+        if local.device == "cpu":
+            budget = local.shape.kv_bytes(tokens, local.bytes_per_value)
         made = SimpleNamespace(
-            config=model.model_config, generation_config=generation_config(model.source)
+            config=local.model_config, generation_config=generation_config(local.source)
         )
         self._engine = VllmEngine(
-            model.tokenizer,
+            local.tokenizer,
             self._scheme,
-            model.model_config,
+            local.model_config,
             VllmOptions(
-                directory=model.source.directory,
-                dtype=model.dtype,
+                directory=local.source.directory,
+                dtype=local.dtype,
                 context=settings.longest,
                 chunk_budget=settings.prefill_chunk,
                 max_running=_IN_FLIGHT,
                 kv_budget=budget,
-                arguments=("--enforce-eager",) if model.device == "cpu" else (),
+                arguments=("--enforce-eager",) if local.device == "cpu" else (),
             ),
-            eos_ids=eos_ids(made, model.tokenizer),
+            eos_ids=eos_ids(made, local.tokenizer),
             max_waiting=_IN_FLIGHT,
         )
         return self
@@ -169,7 +169,7 @@ class VllmModel(LocalModel):
         return None  # would start vLLM once more
 
 
-def vllm_model(model: LocalModel) -> VllmModel:
+def vllm_model(local: LocalModel) -> VllmModel:
     """The same model, asked through vLLM.
 
     Raises:
@@ -177,12 +177,12 @@ def vllm_model(model: LocalModel) -> VllmModel:
     """
     release = check_installed()
     check_plugin()
-    for method in model.local_schemes:
+    for method in local.local_schemes:
         check_method(method, "--methods")
-    settings = model.settings
+    settings = local.settings
     for flag, value in (("--kernel", settings.kernel), ("--device-map", settings.device_map)):
         if value != AUTO:
             raise UserError(f"{flag} {value}: vLLM decides that itself: leave it out")
-    if model.source.kind == "gguf":
-        raise UserError(f"MODEL {model.name}: --engine vllm takes no GGUF file: convert it")
-    return VllmModel(**(vars(model) | {"kernel": f"vllm {release.partition('+')[0]}"}))
+    if local.source.kind == "gguf":
+        raise UserError(f"MODEL {local.name}: --engine vllm takes no GGUF file: convert it")
+    return VllmModel(**(vars(local) | {"kernel": f"vllm {release.partition('+')[0]}"}))
