@@ -108,19 +108,24 @@ def check_layers(layers: Iterable[str], scheme: Scheme) -> None:
     Raises:
         UserError: some other attention is at work.
     """
-    wrong = sorted(each for each in layers if not each.startswith("longctx.vllm."))
-    if scheme.chunk_map is not None and wrong:
+    chunked = scheme.chunk_map is not None
+    wrong = sorted(each for each in layers if each.startswith("longctx.vllm.") != chunked)
+    if wrong and not chunked:
+        raise UserError(
+            f"vLLM runs the model on {', '.join(wrong)}, and method {scheme.method!r} was asked for"
+        )
+    if wrong:
         raise UserError(
             f"vLLM runs the model on {', '.join(wrong)}, and not on longctx's attention: longctx "
             "must be installed, and allowed by VLLM_PLUGINS, wherever a worker runs"
         )
 
 
-def check_method(method: str) -> None:
+def check_method(method: str, flag: str = "--method") -> None:
     """Raises: UserError: a method that has a factor."""
     if method not in PLUGIN_METHODS:
         raise UserError(
-            f"--method {method} does not run in vLLM: use one of {', '.join(PLUGIN_METHODS)}, or "
+            f"{flag} {method} does not run in vLLM: use one of {', '.join(PLUGIN_METHODS)}, or "
             "leave --engine out"
         )
 
@@ -135,10 +140,10 @@ def engine_arguments(options: VllmOptions, scheme: Scheme, config: Any) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     longest = getattr(config, "max_position_embeddings", 0)
-    additional = {}
+    # Said for `none` too: a checkpoint's own key would ask for chunks.
+    asked: dict[str, Any] = {"method": scheme.method}
     if scheme.chunk_map is not None:
-        additional[SECTION] = {
-            "method": scheme.method,
+        asked |= {
             "chunk_size": scheme.chunk_size,
             "local_size": scheme.local_size,
             "original_length": scheme.original_length,
@@ -158,7 +163,7 @@ def engine_arguments(options: VllmOptions, scheme: Scheme, config: Any) -> Any:
         pipeline_parallel_size=options.pipeline_parallel,
         distributed_executor_backend=options.executor,
         hf_overrides={"max_position_embeddings": most} if most > longest else {},
-        additional_config=additional,
+        additional_config={SECTION: asked},
         worker_extension_cls="longctx.vllm.worker.LayerReport",
         # The grammars that the server has proven before: llguidance's, without white space.
         structured_outputs_config=StructuredOutputsConfig(

@@ -181,6 +181,7 @@ class NeedleOptions:
     original_length: shared.OriginalLength = None
     cap: shared.Cap = None
     factor: shared.Factor = None
+    engine: shared.ComputedBy = "longctx"
     kernel: shared.Kernel = EngineSettings.kernel
     dtype: shared.Dtype = shared.AUTO
     device_map: shared.DeviceMap = shared.AUTO
@@ -241,7 +242,7 @@ def refuse_local(options: NeedleOptions, reason: str) -> None:
     """
     local = {
         *("methods", "chunk_size", "local_size", "cap", "factor", "kernel", "dtype", "device_map"),
-        *("prefill_chunk", "prefix_sharing", "gpu"),
+        *("prefill_chunk", "prefix_sharing", "gpu", "engine"),
     }
     for option in options_of(NeedleOptions):
         value = getattr(options, option.field)

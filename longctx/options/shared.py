@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from longctx.errors import UserError
 from longctx.eval.format import show_length
@@ -25,6 +25,15 @@ def tokens(text: str, flag: str) -> int:
     if len(found) != 1:
         raise UserError(f"{flag} {text}: one number of tokens is needed")
     return found[0]
+
+
+def check_engine(name: str) -> None:
+    """
+    Raises:
+        UserError: no engine is called so.
+    """
+    if name not in ENGINES:
+        raise UserError(f"--engine {name}: use {' or '.join(ENGINES)}")
 
 
 def read_methods(text: str, _flag: str) -> tuple[str, ...]:
@@ -74,6 +83,12 @@ Factor = Annotated[
 Kernel = Annotated[str, Option("Attention kernel of DCA; `longctx info` lists them.", MACHINE)]
 Dtype = Annotated[str, Option("auto, float32, bfloat16 or float16.", MACHINE)]
 DeviceMap = Annotated[str, Option("auto, cpu, cuda, or what accelerate takes.", MACHINE)]
+EngineName = Literal["longctx", "vllm"]
+ENGINES: tuple[EngineName, ...] = ("longctx", "vllm")
+ComputedBy = Annotated[
+    EngineName,
+    Option("longctx or vllm: what computes, longctx's attention in both.", MACHINE),
+]
 PrefillChunk = Annotated[int, Option("Tokens per forward pass.", MACHINE, tokens, show_length)]
 Palette = Annotated[str, Option("Colours of the map: default or classic.", MACHINE)]
 Encoding = Annotated[

@@ -341,7 +341,12 @@ def _model(options: NeedleOptions) -> Model:
     from longctx.models.local import LocalSettings, local_model
 
     asked = {"longest": max(config.lengths), "weights": not options.dry_run}
-    return local_model(_settings(LocalSettings, options, **asked))
+    model = local_model(_settings(LocalSettings, options, **asked))
+    if options.engine == "longctx":
+        return model
+    from longctx.models.vllm_session import vllm_model
+
+    return vllm_model(model)
 
 
 def _settings(kind: type[S], options: NeedleOptions, **more: Any) -> S:

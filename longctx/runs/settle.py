@@ -20,7 +20,7 @@ from longctx.eval.tasks.styles import read_style
 from longctx.models.source import SIMULATED
 from longctx.options.needle import ADAPTIVE_REPEATS, EMBEDDED_SWEEP, NeedleOptions
 from longctx.options.perplexity import EMBEDDED_LENGTHS, PerplexityOptions
-from longctx.options.shared import EMBEDDED_METHODS
+from longctx.options.shared import EMBEDDED_METHODS, check_engine
 from longctx.tiny import EMBEDDED
 
 
@@ -32,6 +32,7 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
     """
     embedded = said.base_url is None and said.model in ("", EMBEDDED)
     simulated = said.base_url is None and said.model.startswith(SIMULATED)
+    check_engine(said.engine)
     if said.preset is not None and said.preset not in PRESETS:
         raise UserError(f"--preset {said.preset}: not known: use {', '.join(PRESETS)}")
     preset = PRESETS.get(said.preset or "")

@@ -17,8 +17,6 @@ from longctx.options.shared import SCHEME, tokens
 from longctx.tiny import EMBEDDED
 
 _SERVER, _LOAD, _VLLM = "Server", "Load and memory", "vLLM"
-EngineName = Literal["longctx", "vllm"]
-ENGINES: tuple[EngineName, ...] = ("longctx", "vllm")
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
 
@@ -182,8 +180,10 @@ class ServeSettings:
     ] = 5.0
 
     engine: Annotated[
-        EngineName,
-        Option(f"{' or '.join(ENGINES)}: what computes, longctx's attention in both.", _VLLM),
+        shared.EngineName,
+        Option(
+            f"{' or '.join(shared.ENGINES)}: what computes, longctx's attention in both.", _VLLM
+        ),
     ] = "longctx"
     tensor_parallel: Annotated[int, Option("Devices that share each layer.", _VLLM)] = 1
     pipeline_parallel: Annotated[int, Option("Devices that share the layers.", _VLLM)] = 1
@@ -230,8 +230,7 @@ class ServeSettings:
             )
 
     def _check_engine(self) -> None:
-        if self.engine not in ENGINES:
-            raise UserError(f"--engine {self.engine}: use {' or '.join(ENGINES)}")
+        shared.check_engine(self.engine)
         if self.engine == "vllm":
             return
         for flag, value, default in (

@@ -46,7 +46,8 @@ class RefusingConfig(VerifyAndUpdateConfig):
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        if asked(vllm_config) is not None:
+        given = asked(vllm_config)
+        if given is not None and given.get("method") != "none":
             model = vllm_config.model_config
             raise ValueError(
                 f"longctx cannot give Dual Chunk Attention to {model.architecture} in vLLM: "

@@ -92,7 +92,7 @@ def scheme_of(vllm_config: Any) -> Scheme | None:
         ValueError: settings that nobody has settled: the model's class never came to the hook.
     """
     given = asked(vllm_config)
-    if given is None:
+    if given is None or given.get("method") == "none":
         return None
     config = _text_config(vllm_config)
     key = getattr(config, KEY, None) or {}

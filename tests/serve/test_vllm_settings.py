@@ -97,3 +97,5 @@ def test_another_attention_at_work_is_refused() -> None:
         UserError, match=r"on vllm\.v1\.CPUAttentionBackendImpl, and not on longctx"
     ):
         vllm_options.check_layers([ours, stock], chunked)
+    with pytest.raises(UserError, match="DualChunkCpuImpl, and method 'none' was asked for"):
+        vllm_options.check_layers([ours], Scheme("none", 512, 512))

@@ -114,6 +114,10 @@ def test_settings_that_no_class_has_taken_up_are_refused() -> None:
         scheme_of(config)
 
 
+def test_none_is_nobodys_business_in_a_class_without_a_hook() -> None:
+    assert scheme_of(vllm_config({"method": "none"}, model_type="llama")) is None
+
+
 def test_temperatures_and_salts_follow_the_bucket() -> None:
     scheme = settle(vllm_config({"method": "yarn+dca", **SMALL}))
     assert scheme is not None
