@@ -249,7 +249,10 @@ def _paint_axes_names(figure: FigureBase, layout: Layout, scene: Scene) -> None:
     middle = (layout.left + layout.panels_right) / 2 / layout.width
     figure.text(
         *(middle, 0.22 / layout.height, "context length in tokens"),
-        **{"ha": "center", "va": "center", "fontsize": 10, "color": INK.hex},
+        ha="center",
+        va="center",
+        fontsize=10,
+        color=INK.hex,
     )
     for row in range(0, len(scene.panels), layout.columns):
         box = layout.panel(row)

@@ -100,8 +100,8 @@ def as_csv(arms: Sequence[RulerArm]) -> str:
             mean, by_ruler = arm.mean(length), arm.mean(length, "ruler")
             if mean is None or by_ruler is None:
                 continue
-            figures = ["", *_shares(mean), round(by_ruler.score, 6), "", ""]
-            out.writerow([*names, "mean", length, *figures, mean.count, len(MEANT)])
+            shares = [*_shares(mean), round(by_ruler.score, 6)]
+            out.writerow([*names, "mean", length, "", *shares, "", "", mean.count, len(MEANT)])
     return stream.getvalue()
 
 

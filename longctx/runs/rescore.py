@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from longctx.eval.needle import summary
 from longctx.eval.needle.config import check_scorer
@@ -15,15 +16,16 @@ from longctx.runs.needle import draw
 
 
 def rescore(
-    folder: Path, palette: str, scorer: Scorer | None, *, write: bool
+    folder: Path, palette: str, scorer: str | None, *, write: bool
 ) -> tuple[Verdicts, list[str]]:
     """What has changed, and the names of the pictures that were made anew."""
     Style(palette)  # checks
     if scorer is not None:
         check_scorer(scorer)
+    by = cast(Scorer | None, scorer)
     summary.load(folder)  # before the lock makes a folder of a misspelt name
     with RunFolder(folder) as run_folder:
-        told = judge_again(run_folder, scorer, write=write)
+        told = judge_again(run_folder, by, write=write)
         if write:
             results, _ = summary.write_files(folder)
     if not write:
