@@ -133,7 +133,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Reads what lies in a run folder, never a model.
     "longctx.plots": (
         *("longctx.eval.format", "longctx.eval.runfolder.records", "longctx.errors"),
-        *(f"longctx.eval.needle.{name}" for name in ("effective", "paired", "ranking", "summary")),
+        *(f"longctx.eval.needle.{name}" for name in ("effective", "inference", "paired")),
+        *("longctx.eval.needle.ranking", "longctx.eval.needle.summary"),
         *(f"longctx.eval.perplexity.{name}" for name in ("summary", "files")),
     ),
     "longctx.tiny": ("longctx.eval", "longctx.chat.template"),
