@@ -109,9 +109,9 @@ class Sweep:
         """Build one prompt of every length, so that bad input is told before anything starts."""
         for length in reversed(self.config.lengths):
             self.builder.build(self.recipe(self._sample(length, 0)))
-        shortest = min(self.config.lengths)
-        for repeat in self.too_long_at(shortest):
-            self.builder.build(self.recipe(self._sample(shortest, repeat)))  # which says so
+        for length in self.config.lengths:
+            for repeat in self.too_long_at(length):
+                self.builder.build(self.recipe(self._sample(length, repeat)))  # which says so
 
     def _sample(self, length: int, repeat: int) -> Cell:
         return Cell(next(iter(self.schemes)), length, self.config.depths[0], repeat)

@@ -291,11 +291,9 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
 
 def too_short(sweep: Sweep) -> tuple[int, ...]:
     """The lengths that a sample of the task is too long for; none where that is all of them."""
-    lengths = sweep.config.lengths
-    for place, length in enumerate(lengths):
-        if not sweep.too_long_at(length):
-            return lengths[:place]
-    return ()
+    # cwe repeats its words more often from 4K on: a shorter length may fit where that does not.
+    found = tuple(length for length in sweep.config.lengths if sweep.too_long_at(length))
+    return () if found == sweep.config.lengths else found
 
 
 def _settle(options: NeedleOptions) -> NeedleOptions:

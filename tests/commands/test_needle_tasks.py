@@ -271,3 +271,18 @@ def test_a_length_that_one_sample_is_too_long_for_is_left_out(tmp_path: Path) ->
     refused("--lengths 1024: the shortest prompt of cwe takes", *command, "--tasks", "cwe")
     few = (*command[:5], "5", *command[6:])
     assert "left out" not in invoke(*few, "--tasks", "cwe,vt", "--dry-run").stderr
+
+
+def test_a_dry_run_says_what_it_would_take_on_a_gpu(tiny_model: Path, tmp_path: Path) -> None:
+    command = ("needle", str(tiny_model), "--methods", "none", "--lengths", "1K", "--samples", "2")
+    command += ("--output", str(tmp_path / "run"))
+    told = invoke(*command, "--tasks", "vt,fwe", "--dry-run", "--gpu", "h100")
+    assert told.exit_code == 0, told.output
+    assert told.stderr.count("  on one H100 about 1 s: ") == 2
+    assert "all 2 tasks on one H100: about 1 s, not measured" in told.stderr
+    one = json.loads(invoke(*command, "--dry-run", "--gpu", "L4", "--json").stdout)["gpu"]
+    assert (one["gpu"]["name"], one["fits"]) == ("L4", True)
+    refused("--gpu H100: an estimate: add --dry-run", *command, "--gpu", "H100")
+    refused("--gpu H1: not known: use A100", *command, "--gpu", "H1", "--dry-run")
+    simulated = ("needle", "sim:perfect", "--lengths", "1K", "--dry-run", "--gpu", "H100")
+    refused("--gpu H100: MODEL sim:perfect is simulated", *simulated)
