@@ -157,7 +157,7 @@ def deaf(many: int = 500) -> dict[str, Any]:
             client.connect(("127.0.0.1", server.port))
             client.setblocking(False)
             with suppress(BlockingIOError):
-                client.send(head.encode() * 50)
+                client.send(head.encode() * 12)
             clients.append(client)
         probe, began = HealthProbe(server.port), time.monotonic()
         most, same, slowest, open_ = before, 0, 0.0, float(many)

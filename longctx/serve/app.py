@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -69,7 +70,7 @@ def create_app(service: Service) -> FastAPI:
         version=__version__,
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
-        openapi_url="/openapi.json",
+        openapi_url=None,  # below: made once
     )
     _add_errors(app)
 
@@ -162,8 +163,16 @@ def create_app(service: Service) -> FastAPI:
         names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
         return {name: getattr(tokenizer, name, None) for name in names}
 
-    # Once: it takes as long as hundreds of other answers.
-    app.openapi = cache(lambda: _openapi(app))  # type: ignore[method-assign]
+    @cache
+    def document() -> bytes:
+        """Once: it takes as long as hundreds of other answers."""
+        return json.dumps(_openapi(app)).encode()
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        """All of this for programs."""
+        return Response(document(), media_type="application/json")
+
     app.add_middleware(Faults)  # inside the guard: the last one added is the outermost
     app.add_middleware(Guard, settings=service.settings, done=service.metrics.answered)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,11 +43,15 @@ def test_what_is_not_known_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_six_of_each_kind_hold_up_nobody() -> None:
-    """/health within 50 ms at the median and 500 at worst, or on a machine that is busy with other
-    things within ten times of what it takes there at rest; memory within a tenth of what it was."""
+    """/health within 50 ms at the median and 500 at worst, and on a machine that is busy with other
+    things within as many times that as threads wait for each of its cores; memory within a tenth of
+    what it was."""
+    load = os.getloadavg()[0]
     report = found("--only", "bombs", "--seconds", "1")
+    busy = max(1.0, load, os.getloadavg()[0]) / (os.cpu_count() or 1)
+    slower = max(1.0, busy)
     rows = {row["kind"].replace(",", ""): row for row in report["bombs"]}
-    rest = rows.pop("nothing")["health"]
+    assert rows.pop("nothing")["health"]["failed"] == 0
     assert set(rows) == REFUSED | ANSWERED
     for kind, row in rows.items():
         statuses = {answer.split()[0] for answer in row["answers"]}
@@ -55,8 +60,8 @@ def test_six_of_each_kind_hold_up_nobody() -> None:
         assert row["chats"] and row["chats_alike"] == row["chats"], row
         health = row["health"]
         assert health["failed"] == 0, row
-        assert health["median_ms"] < max(50, 10 * rest["median_ms"]), (row, rest)
-        assert health["worst_ms"] < max(500, 10 * rest["worst_ms"]), (row, rest)
+        assert health["median_ms"] < 50 * slower, (row, slower)
+        assert health["worst_ms"] < 500 * slower, (row, slower)
         before, after = row["memory_mib"]
         assert after < 1.1 * before + 10, row
 
