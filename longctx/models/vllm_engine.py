@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -43,9 +44,12 @@ from longctx.models.vllm_options import (
     check_plugin,
     engine_arguments,
 )
+from longctx.models.vllm_start import Figures, start, tokens
 from longctx.vllm.settings import bucket_of
 
 _log = logging.getLogger(__name__)
+# Its log is long, and it reports its use to its makers where it is not told otherwise.
+_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
 _END_SECONDS = 5.0  # for vLLM's processes to end by themselves
 
 
@@ -75,11 +79,13 @@ class VllmEngine:
     ) -> None:
         self.version = check_installed()
         check_plugin()
+        for name, value in _ENVIRONMENT.items():  # read when vLLM is imported, below
+            os.environ.setdefault(name, value)
         self.scheme, self.tokenizer, self.max_context = scheme, tokenizer, options.context
         self.vocabulary: int = config.get_text_config().vocab_size
         self._options, self._eos_ids, self._max_waiting = options, eos_ids, max_waiting
         self._counts = Counts()
-        self._figures = _Figures()
+        self._figures = Figures()
         self._flying: dict[str, asyncio.Task[None] | None] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -91,7 +97,7 @@ class VllmEngine:
         self._thread.start()
         try:
             made = engine_arguments(options, scheme, config)
-            self._llm: Any = self._wait(_start(made, self._figures))
+            self._llm: Any = self._wait(start(made, self._figures))
             self._vllm_config = self._llm.vllm_config
         except Exception as error:
             self._end_loop()
@@ -257,7 +263,7 @@ class VllmEngine:
         last: Finished | Failed
         try:
             _tell(handle, answer.begun())
-            stream = self._llm.generate(_tokens(answer.request.prompt_ids), params, name)
+            stream = self._llm.generate(tokens(answer.request.prompt_ids), params, name)
             try:
                 async for output in stream:
                     self._heard = time.monotonic()
@@ -353,53 +359,6 @@ class VllmEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-class _Figures:
-    """What vLLM's scheduler has told last."""
-
-    def __init__(self) -> None:
-        self.running, self.usage, self.steps = 0, 0.0, 0
-
-    def factory(self) -> Any:
-        """What vLLM calls to make a logger of its statistics."""
-        from vllm.v1.metrics.loggers import StatLoggerBase
-
-        figures = self
-
-        class Recorder(StatLoggerBase):
-            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-                pass
-
-            def record(
-                self,
-                scheduler_stats: Any,
-                iteration_stats: Any,
-                mm_cache_stats: Any = None,
-                engine_idx: int = 0,
-            ) -> None:
-                figures.steps += 1
-                if scheduler_stats is not None:
-                    figures.running = scheduler_stats.num_running_reqs
-                    figures.usage = scheduler_stats.kv_cache_usage
-
-            def log_engine_initialized(self) -> None:
-                pass
-
-        return Recorder
-
-
-async def _start(made: Any, figures: _Figures) -> Any:
-    """In the loop that its answers are read in."""
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    return AsyncLLM.from_engine_args(made, stat_loggers=[figures.factory()])
-
-
-def _tokens(ids: Sequence[int]) -> Any:
-    from vllm.inputs.engine import tokens_input
-
-    return tokens_input(list(ids))
 
 
 def _tell(handle: Generation, event: Event) -> None:
