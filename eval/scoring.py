@@ -51,7 +51,7 @@ class Verdict:
 
     score: float | None
     status: Status
-    scores: Mapping[Scorer, float] | None = None
+    scores: Mapping[str, float] | None = None
 
 
 def judge(
@@ -76,7 +76,7 @@ def judge(
     return Verdict(score, "partial" if score else "miss", scores)
 
 
-def scores_of(response: str, expected: Sequence[str], match: Match = "all") -> dict[Scorer, float]:
+def scores_of(response: str, expected: Sequence[str], match: Match = "all") -> dict[str, float]:
     """The score by every scorer."""
     answer = strip_thinking(response)
     found = {
