@@ -247,16 +247,11 @@ def _paint_axes_names(figure: FigureBase, layout: Layout, scene: Scene) -> None:
         figure.text(layout.left / layout.width, y, shown, ha="left", va="center", **small)
     box = layout.panel(0)
     middle = (layout.left + layout.panels_right) / 2 / layout.width
-    figure.text(
-        *(middle, 0.22 / layout.height, "context length in tokens"),
-        ha="center",
-        va="center",
-        fontsize=10,
-        color=INK.hex,
-    )
+    words: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 10, "color": INK.hex}
+    figure.text(middle, 0.22 / layout.height, "context length in tokens", **words)
     for row in range(0, len(scene.panels), layout.columns):
         box = layout.panel(row)
         x = 0.2 / layout.width
         ends = ((box.y + box.height, "document's top", "top"), (box.y, "its bottom", "bottom"))
-        for y, words, align in ends:
-            figure.text(x, y, words, rotation=90, ha="center", va=align, **small)
+        for y, end, align in ends:
+            figure.text(x, y, end, rotation=90, ha="center", va=align, **small)

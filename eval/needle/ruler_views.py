@@ -13,6 +13,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from longctx.eval.format import show_length
 from longctx.eval.needle.effective import RULER_AT_LEAST
@@ -94,7 +95,7 @@ def as_csv(arms: Sequence[RulerArm]) -> str:
                 own, rulers = arm.score(task, length), arm.score(task, length, "ruler")
                 if own is None or rulers is None:
                     continue
-                figures = [own.n, *_shares(own), round(rulers.score, 6)]
+                figures: list[Any] = [own.n, *_shares(own), round(rulers.score, 6)]
                 out.writerow([*names, task, length, *figures, own.cut_off, own.missing, "", ""])
         for length in arm.lengths:
             mean, by_ruler = arm.mean(length), arm.mean(length, "ruler")
