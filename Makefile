@@ -47,7 +47,7 @@ STARTED := $(shell date +%s)
 .PHONY: help venv test test-quick test-avx2 test-slow test-vllm test-vllm-full test-clients coverage lint format types wheel smollm2 demo demo-smollm2 train bench gpu-check gpu-wheels fuzz clean distclean
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 venv: $(READY) ## .venv with the package (editable) and all that tests need
 
