@@ -98,8 +98,8 @@ def test_sharing_prefill_changes_no_answer(command: list[str], tmp_path: Path) -
         answers = [(r["key"], r["response"], r["status"]) for r in found]
         return answers, found, session["prefix_sharing"]
 
-    shared, records_shared, told_shared = results()
-    alone, records_alone, told_alone = results("--no-prefix-sharing")
+    shared, records_shared, told_shared = results("--shared-texts")
+    alone, records_alone, told_alone = results("--shared-texts", "--no-prefix-sharing")
     assert shared == alone
     assert (told_shared, told_alone) == (True, False)
     assert {record["cached_tokens"] for record in records_alone} == {0}
@@ -110,6 +110,11 @@ def test_sharing_prefill_changes_no_answer(command: list[str], tmp_path: Path) -
         else:  # up to the needle before, or a token or two further
             start = before["needle_span"][0]
             assert start <= record["cached_tokens"] <= start + 3
+    # With a text for every cell prompts have no more than what stands before it in common.
+    _, own, _ = results()
+    assert len({record["haystack"]["offset"] for record in own}) > 2
+    shortest = min(record["needle_span"][0] for record in own)
+    assert all(record["cached_tokens"] <= shortest + 3 for record in own)
 
 
 def test_a_rope_that_follows_the_length_is_told(
