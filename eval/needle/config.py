@@ -83,13 +83,15 @@ def depths_of(
     return (depths[repeat % len(depths)],) if spread else depths
 
 
-def check_scorer(scorer: str) -> None:
+def check_scorer(scorer: str) -> Scorer:
     """
     Raises:
         UserError: there is none of this name.
     """
-    if scorer not in SCORERS:
-        raise UserError(f"--scorer {scorer}: use {' or '.join(SCORERS)}")
+    for known in SCORERS:
+        if scorer == known:
+            return known
+    raise UserError(f"--scorer {scorer}: use {' or '.join(SCORERS)}")
 
 
 def parse_lengths(text: str, flag: str = "--lengths") -> tuple[int, ...]:
