@@ -35,7 +35,6 @@ from longctx.engine import (
 )
 from longctx.engine.stepper import Counts
 from longctx.errors import UserError
-from longctx.grammar.forms import Grammar
 from longctx.models.vllm_answer import VllmAnswer, sampling_params
 from longctx.models.vllm_options import (
     VllmOptions,
@@ -222,7 +221,7 @@ class VllmEngine:
         ):
             if asked:
                 raise UserError(f"{name}={asked} is not offered with --engine vllm: leave it out")
-        if isinstance(request.json_schema, Grammar):
+        if not isinstance(request.json_schema, dict | None):
             raise UserError(
                 "choices, patterns and grammars are not offered with --engine vllm: give a JSON "
                 "schema, or leave them out"
