@@ -20,6 +20,7 @@ import torch
 from longctx.attention import Scheme, resolve
 from longctx.attention.hf.model import check_model
 from longctx.engine import sampling
+from longctx.engine.allocator import give_back
 from longctx.engine.constraint import Constraint, JsonConstraints
 from longctx.engine.detokenize import Detokenizer
 from longctx.engine.errors import (
@@ -303,6 +304,7 @@ class Engine:
         if self._scheduler.pool.arena:
             self._scheduler.pool.arena.drop()
         self._runner.close()
+        give_back()  # keys and activations of many sizes; the next method's come on top of them
 
     def __enter__(self) -> Engine:
         return self

@@ -7,8 +7,6 @@ what it was; unpack() puts the same numbers back. The model's code calls the sam
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections import Counter
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from torch import nn
 
 from longctx.attention import cpu
+from longctx.engine.allocator import give_back
 
 # Numbers of a float32 weight. Below, one row costs up to three times the plain product, and many
 # cost the same, while every new number of rows keeps half a megabyte of code in the library.
@@ -81,7 +80,7 @@ class PackedLinears:
         parameter.data = torch.empty(0, dtype=parameter.dtype)
         if self._freed >= _TRIM_EVERY:
             self._freed = 0
-            _trim()
+            give_back()
 
 
 def _fits(module: nn.Linear) -> bool:
@@ -99,10 +98,3 @@ def _fits(module: nn.Linear) -> bool:
 
 def _linear() -> Any:
     return torch.ops.mkldnn._linear_pointwise.default
-
-
-def _trim() -> None:
-    """Give freed memory back to the system, where the C library is glibc."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)

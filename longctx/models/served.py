@@ -40,7 +40,7 @@ from longctx.models.proof import HiddenStates, UnprovenMethodError, prove, state
 # them together; few steps are decoding.
 IN_FLIGHT = 64
 _CONTEXTS, _TOKENS = 4, 16384
-_SHARE_OF_WEIGHTS, _SMALL_BYTES = 4, 64 << 20
+_SHARE_OF_WEIGHTS, _SMALL_BYTES = 4, 16 << 20
 # So many may wait for memory, or for a beginning that another one computes.
 AHEAD = 2
 

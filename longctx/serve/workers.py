@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from longctx.engine.allocator import give_back
 
 T = TypeVar("T")
 
@@ -57,13 +58,4 @@ class Workers:
         allocator keeps it, cut into pieces. Returns at once; to be called now and then."""
         if self._last_large is not None and time.monotonic() > self._last_large + _TRIM_AFTER:
             self._last_large = None
-            self._large.submit(_trim)
-
-
-def _trim() -> None:
-    """Where the C library is glibc; others have no such call, and keep less."""
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return
-    trim(0)
+            self._large.submit(give_back)

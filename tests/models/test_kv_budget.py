@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
         (512, 1000, 400 << 20, 16384 * 1000),  # as many tokens of short ones
         (8192, 50_000, 400 << 20, 8192 * 50_000),  # one context is more than the share, and holds
         (4096, 20_000, 400 << 20, 100 << 20),  # a quarter of the weights
-        (512, 20_000, 3 << 20, 64 << 20),  # small beside any process
+        (512, 20_000, 3 << 20, 16 << 20),  # small beside any process
     ],
 )
 def test_keys_in_flight_stay_small_beside_the_weights(

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from longctx.engine import allocator
 from longctx.serve import workers
 from longctx.serve.workers import LARGE, Workers
 
@@ -17,7 +18,7 @@ from longctx.serve.workers import LARGE, Workers
 def test_memory_is_given_back_once_after_large_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_TRIM_AFTER", 0.05)
     trimmed = threading.Semaphore(0)
-    monkeypatch.setattr(workers, "_trim", trimmed.release)
+    monkeypatch.setattr(workers, "give_back", trimmed.release)
     found = Workers()
     found.tidy()
     asyncio.run(found.run(10, int))
@@ -35,8 +36,8 @@ def test_memory_is_given_back_once_after_large_work(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_systems_own_call_is_there_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    workers._trim()
+    allocator.give_back()
     if sys.platform == "linux":
         assert hasattr(ctypes.CDLL(None), "malloc_trim")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    workers._trim()
+    allocator.give_back()
