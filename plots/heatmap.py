@@ -32,6 +32,7 @@ __all__ = ["DPI", "draw", "figure_of", "headline", "save", "shown_texts", "subti
 
 DPI = 200
 _TITLE = 0.62  # inches for a title over several runs
+_ENDS_INCHES = 1.7  # of a panel beside which both ends of the document are named
 
 
 def draw(folder: Path, style: Style | None = None) -> list[Path]:
@@ -251,6 +252,8 @@ def _paint_axes_names(figure: FigureBase, layout: Layout, scene: Scene) -> None:
     figure.text(middle, 0.22 / layout.height, "context length in tokens", **words)
     for row in range(0, len(scene.panels), layout.columns):
         box = layout.panel(row)
+        if box.height * layout.height < _ENDS_INCHES:  # a row or two: there is no way down
+            continue
         x = 0.2 / layout.width
         ends = ((box.y + box.height, "document's top", "top"), (box.y, "its bottom", "bottom"))
         for y, end, align in ends:

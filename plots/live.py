@@ -23,7 +23,7 @@ from longctx.plots.style import Style
 from longctx.plots.terminal import CROSS, HATCH, TRAINED, Line
 
 _GAP = "   "
-LEGEND = f"9 all found, 0 none, {HATCH} error or cut off, {CROSS} too long, · not yet"
+LEGEND = f"9 all found, 0 none, {HATCH} error, {CROSS} too long, · not yet"
 
 
 class LiveMap:

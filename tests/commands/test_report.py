@@ -299,7 +299,7 @@ def test_where_it_writes(tmp_path: Path, runs: list[Path], monkeypatch: pytest.M
         (["--picture", "pie"], "--picture pie: not known: use map, effective or perplexity"),
         (["--picture", "effective"], "--picture effective: html has no picture to choose: use"),
         (["--style", "plain"], "--style plain: a style of the map as a picture: use --format png"),
-        (["--style", "bare"], "--style bare: not known: use full or plain"),
+        (["--style", "bare"], "--style bare: not known: use full, plain or qwen2"),
         (["--palette", "jet"], "--palette jet: not known"),
         (["--annotate", "some"], "--annotate some: not known"),
         (["--date", "tomorrow"], "--date tomorrow: not a date: write 2026-11-25"),

@@ -131,7 +131,7 @@ def test_annotate(tmp_path: Path, annotate: str, counts: int) -> None:
 
 
 def test_a_style_knows_its_words() -> None:
-    with pytest.raises(UserError, match="--style bare: not known: use full or plain"):
+    with pytest.raises(UserError, match="--style bare: not known: use full, plain or qwen2"):
         Style(kind="bare")
     with pytest.raises(UserError, match="--annotate all: --style plain shows no counts"):
         Style(annotate="all", kind="plain")

@@ -46,7 +46,7 @@ def test_digits_without_colours(tmp_path: Path) -> None:
     lines = shown(write_run(tmp_path, all_states, methods=["none"], repeats=1), no_color=True)
     last = [line.split()[-1] for line in lines[1:8]]
     # ok, miss, partial, cut off, overflow, error, not run
-    assert last == ["9", "0", "4", "╱", "×", "╱", "·"]
+    assert last == ["9", "0", "4", "4", "×", "╱", "·"]
     assert lines[-1] == LEGEND
     assert not any("▀" in line for line in lines)
 

@@ -57,8 +57,9 @@ def test_every_state_is_drawn_as_what_it_is(tmp_path: Path) -> None:
     column = [row[last] for row in fills(axes, len(LENGTHS), len(DEPTHS))][:7]
     colours = palette()
     scored = [colours.colour(score).hex for score in (1, 0, 0.5)]
-    # ok, miss, partial; cut off and error are hatched white, overflow and not run are grey
-    assert column == [*scored, "#ffffff", NOT_RUN.hex, "#ffffff", NOT_RUN.hex]
+    # ok, miss, partial; cut off is hatched over its score and an error over white, overflow and
+    # not run are grey
+    assert column == [*scored, scored[2], NOT_RUN.hex, "#ffffff", NOT_RUN.hex]
     hatched = {p.get_xy()[1] + 0.5 for p in axes.patches if p.get_hatch()}  # type: ignore[attr-defined]
     assert hatched == {3, 5, 10}
     crosses = [float(line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "x"]  # type: ignore[index]

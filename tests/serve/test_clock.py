@@ -15,8 +15,8 @@ from longctx.serve.settings import Deadlines
 ROOMS = ("serve", "engine", "grammar", "chat", "killable")
 # When something was made, for people to read; nothing is reckoned from it.
 ALLOWED = {("serve/service.py", "time"), ("serve/logs.py", "fromtimestamp")}
-# The field of a job that clients see as `created`.
-ALLOWED_NAMES = {("serve/jobs.py", "time")}
+# The fields of jobs and responses that clients see as `created` and `completed_at`.
+ALLOWED_NAMES = {("serve/jobs.py", "time"), ("serve/responses_api.py", "time")}
 
 
 def wall_clocks(path: Path) -> set[str]:
