@@ -60,7 +60,7 @@ async def read(request: Request, service: Service, kind: type[B]) -> B:
         return parse(kind, raw)
 
     def parse_large() -> B:
-        check_shape(raw, service.settings.limits.max_prompts * service.engine.max_context)
+        check_shape(raw, service.settings.limits.max_n * service.engine.max_context)
         return parse(kind, raw)
 
     return await service.workers.run(size, parse_large)
