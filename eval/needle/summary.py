@@ -31,9 +31,15 @@ from longctx.eval.needle.effective import (
     show_effective,
     show_other,
 )
-from longctx.eval.needle.inference import Scores, pooled_interval
+from longctx.eval.needle.inference import (
+    FIXED,
+    Looks,
+    Scores,
+    independent_interval,
+    pooled_interval,
+)
 from longctx.eval.runfolder import folder, records
-from longctx.eval.runfolder.records import newest, place_of, scored, text_of
+from longctx.eval.runfolder.records import looked_again, newest, place_of, scored, text_of
 from longctx.eval.runfolder.schema import (
     ControlFigures,
     ControlRecord,
@@ -46,7 +52,6 @@ from longctx.eval.runfolder.schema import (
     TallyFigures,
 )
 from longctx.eval.scoring import SCORED, Scorer
-from longctx.eval.sequential import anytime_interval
 from longctx.eval.stats import Interval, wilson
 
 # A map whose easiest cells fail, or which succeeds without a needle, says nothing about length.
@@ -151,9 +156,21 @@ class NeedleResults:
         return self.run.get("stopping")
 
     @property
-    def looks(self) -> int:
-        """1 for a fixed grid, else the most repeats, after each of which the run may have ended."""
-        return 1 if self.stopping is None else self.stopping["most_repeats"]
+    def looks(self) -> Looks:
+        """When the run may have ended by what it had found."""
+        if self.stopping is None:
+            return FIXED
+        first = self.stopping.get("first_repeats")
+        if first is None:
+            return Looks(self.stopping["most_repeats"])
+        more = self.stopping["most_repeats"] - first
+        return Looks(first=first * len(self.depths), more=more * len(self.depths))
+
+    @cached_property
+    def again(self) -> frozenset[int]:
+        """The lengths that were looked at a second time."""
+        first = None if self.stopping is None else self.stopping.get("first_repeats")
+        return frozenset() if first is None else frozenset(looked_again(self.records, first))
 
     @property
     def texts(self) -> Texts:
@@ -195,19 +212,22 @@ class NeedleResults:
             self.depths if depth is None else (depth,),
         )
         missing = sum(
-            max(0, self._repeats_at(place[1]) - len(self._by_cell.get((method, *place), ())))
+            max(0, self._repeats_at(*place) - len(self._by_cell.get((method, *place), ())))
             for place in places
         )
         if missing:
             states["not_run"] = missing
         scores = [score for record in chosen if (score := scored(record)) is not None]
         total, n = sum(scores), len(scores)
-        bounds = None if self.looks == 1 else anytime_interval(total, n)
-        return Tally(n, total, dict(states), bounds)
+        again = bool(self.again) and any(record["length"] in self.again for record in chosen)
+        return Tally(
+            n, total, dict(states), independent_interval(total, n, self.looks, again=again)
+        )
 
-    def _repeats_at(self, depth: float | None) -> int:
-        if self.stopping:  # it decides how many a cell needs; one it has in any case
-            return 1
+    def _repeats_at(self, length: int, depth: float | None) -> int:
+        if self.stopping:  # it decides how many a cell needs; some it has in any case
+            least = self.stopping.get("first_repeats", 1)
+            return self.stopping["most_repeats"] if length in self.again else least
         grid = self.run["grid"]
         spread = grid.get("spread", False)
         return sum(
@@ -425,7 +445,18 @@ def _repeats_words(results: NeedleResults) -> str:
     grid = results.run["grid"]
     if grid.get("spread"):
         return f"{grid['repeats']} sample(s) a length, at one depth each"
+    if results.looks.first is not None:
+        return again_words(results)
     return f"{'up to ' if results.stopping else ''}{grid['repeats']} repeat(s)"
+
+
+def again_words(results: NeedleResults) -> str:
+    """`2 repeats, 5 at the close lengths 1K, 4K`: of a run with a second look."""
+    assert results.stopping is not None
+    least, most = results.stopping["first_repeats"], results.stopping["most_repeats"]
+    lengths = ", ".join(map(show_length, sorted(results.again)))
+    close = f"{most} at the close length{'s' if len(results.again) > 1 else ''} {lengths}"
+    return f"{least} repeats, {close if lengths else 'no length close'}"
 
 
 def heading(results: NeedleResults) -> str:

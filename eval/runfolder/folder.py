@@ -235,8 +235,11 @@ def _joined(old: Any, new: Any, path: Path) -> Any:
                 f"--output {path}: {method} in it has {name} {before.get(name)}, this run "
                 f"{scheme[name]}: name another folder, or give that {name}"
             )
+    # What was once asked by a rule is judged by it, whoever asks the rest.
+    rule = {"stopping": old["stopping"]} if old.get("stopping") and "stopping" not in new else {}
     return {
         **new,
+        **rule,
         "created": old["created"],
         "grid": _join_grids(old["grid"], new["grid"]),
         "schemes": {**old["schemes"], **new["schemes"]},

@@ -88,6 +88,11 @@ def place_of(record: NeedleRecord | ControlRecord) -> tuple[str, int, float | No
     return record["scheme"]["method"], record["length"], record["depth"], record["repeat"]
 
 
+def looked_again(records: Iterable[NeedleRecord], first: int) -> set[int]:
+    """The lengths with a sample beyond the `first` repeats."""
+    return {record["length"] for record in records if record["repeat"] >= first}
+
+
 class Newest(NamedTuple, Generic[R]):
     records: list[R]
     superseded: int

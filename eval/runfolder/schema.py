@@ -521,6 +521,15 @@ class Stopping(TypedDict):
     threshold: Annotated[float, Field("of the score", "0-1")]
     most_repeats: Annotated[int, Field("of each cell")]
     budget_minutes: Annotated[float | None, Field("--budget-minutes", "minutes")]
+    first_repeats: NotRequired[
+        Annotated[
+            int,
+            Field(
+                "of each cell, before close lengths are looked at again: once, to most_repeats",
+                when="without --adaptive",
+            ),
+        ]
+    ]
 
 
 class RunJson(TypedDict):
@@ -543,7 +552,14 @@ class NeedleRunJson(RunJson):
     settings: Annotated[NeedleSettings, Field("what must not change in this folder")]
     haystack: Annotated[RunText, Field("the text")]
     sessions: Annotated[list[NeedleSessionJson], Field("one for each start of the command")]
-    stopping: NotRequired[Annotated[Stopping, Field("when it ends", when="with --adaptive")]]
+    stopping: NotRequired[
+        Annotated[
+            Stopping,
+            Field(
+                "when it ends", when="with --adaptive, and where close lengths are looked at again"
+            ),
+        ]
+    ]
 
 
 class PerplexityGrid(TypedDict):

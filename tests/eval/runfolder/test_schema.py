@@ -93,7 +93,9 @@ def test_a_needle_run_writes_what_the_page_says(tmp_path: Path) -> None:
     command(*several, *cell, "1K", "--output", tmp_path / "tasks")
     spread = ("needle", "sim:perfect", "--samples", "2", "--depths", "50,", "--lengths", "1K")
     command(*spread, "--output", tmp_path / "spread")
-    runs = [tmp_path / name for name in ("embedded", "sim", "files", "tasks/uuid_chain", "spread")]
+    command("needle", "sim:perfect", "--lengths", "256", "--output", tmp_path / "default")
+    names = ("embedded", "sim", "files", "tasks/uuid_chain", "spread", "default")
+    runs = [tmp_path / name for name in names]
 
     # A verdict of other rules, and a cell that failed.
     for name in ("results.jsonl", "controls.jsonl"):
