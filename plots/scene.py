@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 from longctx.eval.format import show_depth, show_length
 from longctx.eval.needle.effective import Effective
 from longctx.eval.needle.inference import THRESHOLD
-from longctx.eval.needle.summary import NeedleResults, again_words, heading
+from longctx.eval.needle.results import NeedleResults
+from longctx.eval.needle.summary import again_words, heading
 from longctx.plots import frontier
 from longctx.plots.cells import MapCell, cells_of, difference_cells
 from longctx.plots.difference import DifferenceMap, differences, differs_words

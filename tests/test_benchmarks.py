@@ -76,8 +76,8 @@ def test_certainty_benchmark_prints_its_tables() -> None:
         check=True,
     )
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    # Six figures, each a head, a line and seven designs at four correlations.
-    assert len(rows) == 6 * 9
+    # Six figures, each a head, a line and eight designs at four correlations.
+    assert len(rows) == 6 * 10
     assert all(row.count("|") == 6 for row in rows)
 
 

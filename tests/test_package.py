@@ -134,7 +134,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.plots": (
         *("longctx.eval.format", "longctx.eval.runfolder.records", "longctx.errors"),
         *(f"longctx.eval.needle.{name}" for name in ("effective", "inference", "paired")),
-        *("longctx.eval.needle.ranking", "longctx.eval.needle.summary"),
+        *(f"longctx.eval.needle.{name}" for name in ("ranking", "results", "summary")),
         *(f"longctx.eval.perplexity.{name}" for name in ("summary", "files")),
     ),
     "longctx.tiny": ("longctx.eval", "longctx.chat.template"),

@@ -20,7 +20,7 @@ from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.inference import THRESHOLD, Looks, Scores, pooled_interval
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.runfolder.records import Record, scored, text_of
-from longctx.eval.runfolder.schema import Stopping
+from longctx.eval.runfolder.run_schema import Stopping
 
 _VALID: dict[Texts, str] = {
     "own": "Intervals and tests hold at every look, whatever ended the run.",

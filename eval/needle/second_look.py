@@ -19,7 +19,7 @@ from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.inference import THRESHOLD
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.runfolder.records import Record, looked_again, scored, text_of
-from longctx.eval.runfolder.schema import Stopping
+from longctx.eval.runfolder.run_schema import Stopping
 
 
 def second_look_rule(first: int, most: int, depths: int, budget_minutes: float | None) -> Stopping:

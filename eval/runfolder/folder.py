@@ -29,6 +29,7 @@ import psutil
 import longctx
 from longctx.errors import StoppedError, UserError, disk_full
 from longctx.eval.needle.config import NeedleConfig
+from longctx.eval.runfolder.record_schema import ControlRecord, NeedleRecord
 from longctx.eval.runfolder.records import (
     CONTROL,
     NEEDLE,
@@ -39,13 +40,7 @@ from longctx.eval.runfolder.records import (
     age_of,
     write_atomically,
 )
-from longctx.eval.runfolder.schema import (
-    ControlRecord,
-    Hardware,
-    NeedleRecord,
-    NeedleRunJson,
-    PerplexityRunJson,
-)
+from longctx.eval.runfolder.run_schema import Hardware, NeedleRunJson, PerplexityRunJson
 from longctx.eval.scoring import Scorer
 
 RUN, RESULTS, CONTROLS = "run.json", "results.jsonl", "controls.jsonl"

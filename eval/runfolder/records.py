@@ -21,7 +21,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast, overload
 
 from longctx.errors import UserError
 from longctx.eval.runfolder import fields
-from longctx.eval.runfolder.schema import ControlRecord, NeedleRecord, PerplexityRecord
+from longctx.eval.runfolder.record_schema import ControlRecord, NeedleRecord, PerplexityRecord
 from longctx.eval.scoring import SCORED, STATUSES, scores_of
 
 SCHEMA = 1

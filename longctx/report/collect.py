@@ -15,8 +15,8 @@ from longctx.errors import UserError
 from longctx.eval.needle import summary
 from longctx.eval.needle.paired import compare, net_by_cell, pairs_of
 from longctx.eval.needle.ranking import MethodOfRun, arms_of, ranked
+from longctx.eval.needle.results import NeedleResults
 from longctx.eval.needle.ruler_table import RulerArm
-from longctx.eval.needle.summary import NeedleResults
 from longctx.eval.perplexity import summary as perplexity_summary
 from longctx.eval.runfolder import folder
 from longctx.eval.runfolder.records import Record

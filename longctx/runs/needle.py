@@ -19,12 +19,13 @@ from longctx.eval.needle import summary
 from longctx.eval.needle.controls import ClosedBookControl
 from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.progress import ProgressReport
+from longctx.eval.needle.results import NeedleResults
 from longctx.eval.needle.second_look import again_words
-from longctx.eval.needle.summary import NeedleResults
 from longctx.eval.protocol import Session, TargetLostError
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import RunFolder
-from longctx.eval.runfolder.schema import NeedleRecord, NeedleSummary
+from longctx.eval.runfolder.record_schema import NeedleRecord
+from longctx.eval.runfolder.summary_schema import NeedleSummary
 from longctx.models.base import Loaded
 from longctx.options.needle import NeedleOptions
 from longctx.plots import heatmap

@@ -28,7 +28,8 @@ from longctx.eval.needle.needle import LANGUAGE, TASK
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.prompt import PromptBuilder
 from longctx.eval.runfolder.folder import describe_run, read_run
-from longctx.eval.runfolder.schema import NeedleRecord, NeedleRunJson, Stopping
+from longctx.eval.runfolder.record_schema import NeedleRecord
+from longctx.eval.runfolder.run_schema import NeedleRunJson, Stopping
 from longctx.eval.texts import haystack as haystacks
 from longctx.eval.texts import prose
 from longctx.eval.texts.files import Reading

@@ -17,8 +17,9 @@ from longctx.eval.format import show_depth, show_length
 from longctx.eval.needle.certainty import TEXTS
 from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.effective import Effective, show_break, show_effective, show_other
-from longctx.eval.needle.summary import NeedleResults, Tally, others_sentence
-from longctx.eval.runfolder.schema import NeedleSummary
+from longctx.eval.needle.results import NeedleResults, Tally
+from longctx.eval.needle.summary import others_sentence
+from longctx.eval.runfolder.summary_schema import NeedleSummary
 from longctx.plots.terminal import TerminalMap
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.table import Table
 from longctx.eval.needle import ruler_views
 from longctx.eval.needle.ruler_table import RulerArm, table
 from longctx.eval.runfolder.records import write_atomically
-from longctx.eval.runfolder.schema import TasksTable
+from longctx.eval.runfolder.summary_schema import TasksTable
 from longctx.report import published
 from longctx.report.published import PublishedRow
 
