@@ -22,8 +22,8 @@ class TokenLimits(NamedTuple):
 
     seconds: float = 10.0
     speed: float = 1e5  # bytes that give a second more; a usual core does ten times as many
-    memory: int = 512 << 20
-    copies: int = 48  # of the text, in bytes; 40 are usual where a token has four letters
+    memory: int = 1 << 30
+    copies: int = 96  # of the text, in bytes: a token takes 330, and has four letters mostly
 
 
 LIMITS = TokenLimits()
