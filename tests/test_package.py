@@ -112,8 +112,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "longctx.serve": (
         *("longctx.models", "longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat"),
-        *("longctx.grammar", "longctx.options", "longctx.eval.format", "longctx.errors"),
-        "longctx.__version__",
+        *("longctx.grammar", "longctx.killable", "longctx.options", "longctx.eval.format"),
+        *("longctx.errors", "longctx.__version__"),
     ),
     "longctx.models": (
         *("longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat", "longctx.eval"),

@@ -18,6 +18,7 @@ from longctx.chat import template
 from longctx.chat.forced import ForcedCall, ToolChoice, forced_call, offer
 from longctx.chat.messages import Marked, Text, mark_messages, mark_tools, normalise
 from longctx.chat.process import TemplateLimitError, TemplateProcess
+from longctx.chat.tokens_process import TokensPool
 from longctx.chat.tools import OPEN
 from longctx.errors import UserError
 
@@ -56,10 +57,16 @@ class ChatRenderer:
     the same time. Dates and thinking are as `longctx.chat.template` sets them.
     """
 
-    def __init__(self, tokenizer: Any, process: TemplateProcess | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        process: TemplateProcess | None = None,
+        apart: TokensPool | None = None,
+    ) -> None:
         """
         Args:
             process: renders, where the template is not to be trusted with this one.
+            apart: makes tokens of long texts, where these are strangers'.
         """
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
@@ -67,7 +74,7 @@ class ChatRenderer:
                 "serve an instruct model"
             )
         self._tokenizer, self._process = tokenizer, process
-        self._encoder = template.Encoder(tokenizer)
+        self._encoder = template.Encoder(tokenizer, apart)
 
     def encode(
         self,

@@ -18,6 +18,7 @@ from longctx.serve.schema import Body, Generate, parse
 from longctx.serve.service import Service
 from longctx.serve.shapes import check_shape
 from longctx.serve.sse import ClientGoneError, SseResponse, unless_gone
+from longctx.serve.workers import LARGE
 
 B = TypeVar("B", bound=Body)
 IGNORED_HEADER = "x-longctx-ignored-fields"
@@ -61,9 +62,11 @@ async def read(request: Request, service: Service, kind: type[B]) -> B:
 
     def parse_large() -> B:
         check_shape(raw, service.settings.limits.max_n * service.engine.max_context)
+        if size >= LARGE:
+            service.large_bodies.prove(raw)
         return parse(kind, raw)
 
-    return await service.workers.run(size, parse_large)
+    return await unless_gone(request.receive, service.workers.run(size, parse_large))
 
 
 async def answer(

@@ -35,7 +35,7 @@ from longctx.serve.schema import (
     TokenizeRequest,
 )
 from longctx.serve.service import Service
-from longctx.serve.sse import ClientGoneError
+from longctx.serve.sse import ClientGoneError, unless_gone
 from longctx.serve.tokens import token_list
 
 _BODIES: tuple[type[BaseModel], ...] = (
@@ -141,7 +141,7 @@ def create_app(service: Service) -> FastAPI:
         """Token ids of a text or of a conversation under the template."""
         body = await read(request, service, TokenizeRequest)
         size, run = request.state.size, service.workers.run
-        ids = await run(size, _token_ids, service, body)
+        ids = await unless_gone(request.receive, run(size, _token_ids, service, body))
         numbers = {"count": len(ids), "max_model_len": service.engine.max_context}
         raw = await run(size, token_list, numbers, ids)
         headers = ignored_header(body)
@@ -198,13 +198,7 @@ def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
         except UserError as error:
             raise of_conversation(error) from error
     service.check_text([body.prompt or ""], "prompt")
-    ids: list[int] = service.tokenizer(
-        body.prompt,
-        add_special_tokens=body.add_special_tokens,
-        return_attention_mask=False,
-        verbose=False,
-    )["input_ids"]
-    return ids
+    return service.token_ids(body.prompt or "", body.add_special_tokens, "prompt")
 
 
 def _text(tokenizer: Any, ids: list[int]) -> str:

@@ -19,6 +19,7 @@ from longctx.serve.jobs import Heard, Job
 from longctx.serve.response_store import ResponseStore, StoredResponse
 from longctx.serve.responses_items import NAMES, Item, ResponsesRequest, as_chat, renamed
 from longctx.serve.service import Service
+from longctx.serve.sse import unless_gone
 from longctx.serve.tokens import TokenText, chat_logprobs
 
 Event = dict[str, Any]
@@ -35,7 +36,8 @@ async def responses(request: Request, service: Service) -> Response:
         )
     items, before = _conversation(service.responses, body)
     try:
-        asked = await prepare(service, as_chat(body, items), request.state.size + before)
+        preparing = prepare(service, as_chat(body, items), request.state.size + before)
+        asked = await unless_gone(request.receive, preparing)
     except ApiError as error:
         raise renamed(error) from error
     job = Job(

@@ -6,9 +6,11 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from longctx.chat.process import LIMITS, TemplateLimits
+from longctx.chat.tokens_process import LIMITS as TOKEN_LIMITS
+from longctx.chat.tokens_process import TokenLimits
 from longctx.errors import UserError
 from longctx.options import shared
 from longctx.options.declare import Argument, Option
@@ -56,6 +58,18 @@ class Limits:
     max_tokenized: int = 16 << 20  # characters, where no context bounds them: a second a million
     max_responses: int = 1000  # kept, to be gone on from
     responses_size: int = 64 << 20  # characters of all of them and their conversations
+
+
+class BodyLimits(NamedTuple):
+    """What parsing one large body may cost, in the process where that is tried first."""
+
+    seconds: float = 5.0
+    speed: float = 2e6  # bytes that give a second more
+    memory: int = 512 << 20
+    copies: int = 24  # of the body, in bytes
+
+
+BODY_LIMITS = BodyLimits()
 
 
 @dataclass(frozen=True)
@@ -196,6 +210,8 @@ class ServeSettings:
     limits: Limits = Limits()  # frozen
     deadlines: Deadlines = Deadlines()  # frozen
     templates: TemplateLimits = LIMITS
+    tokens: TokenLimits = TOKEN_LIMITS
+    bodies: BodyLimits = BODY_LIMITS
 
     def __post_init__(self) -> None:
         lower = tuple(name.lower() for name in self.allowed_hosts)
