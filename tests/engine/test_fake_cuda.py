@@ -15,11 +15,12 @@ from typing import Any
 import fake_cuda_models
 import pytest
 import torch
+from counted_operations import Counted
 from engine_helpers import CHUNKS, prompt_of
 from fake_cuda import FakeCuda, real
 
 from longctx.attention import kernels, resolve
-from longctx.engine import Engine, EngineRequest
+from longctx.engine import Engine, EngineRequest, batch_attention
 from longctx.engine.constraint import JsonConstraints
 from longctx.engine.request import Sampling
 from longctx.eval.protocol import Request
@@ -163,6 +164,38 @@ def test_a_kernel_of_packed_sequences(
     models = fake_cuda_models.build(), fake_cuda_models.build()
     check(*models, "yarn+dca", devices, packing.name)
     assert packing.calls
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_operations_of_a_layer_with_its_writes(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most twelve, however many rows: prompts, prompts beside answers, answers alone."""
+    attend, counts = batch_attention.batch_attention, Counter[int]()
+
+    def counted(module: Any, *args: Any, **kwargs: Any) -> Any:
+        if module.layer_idx == 0:  # it makes the step's tables
+            return attend(module, *args, **kwargs)
+        with Counted() as seen:
+            found = attend(module, *args, **kwargs)
+        assert seen.names.count("index_copy_") == 2, seen.names
+        flash = sum("flash_attention" in name for name in seen.names)
+        counts[flash] = max(counts[flash], len(seen.names))
+        return found
+
+    monkeypatch.setattr(batch_attention, "batch_attention", counted)
+    with FakeCuda(1) as cuda:
+        model = fake_cuda_models.place(fake_cuda_models.build(), cuda.devices)
+        with engine_for(model, "yarn+dca") as engine:
+            engine.submit(EngineRequest(prompt_of(9), max_new_tokens=1))
+            engine.run_until_idle()  # the first step makes room for keys and values
+            counts.clear()
+            for n in range(rows):  # of several temperatures
+                asked = EngineRequest(prompt_of(40 + 17 * n, n), max_new_tokens=4 + n)
+                handle = engine.submit(asked)
+                engine.step()
+            engine.run_until_idle()
+            assert len(handle.result(timeout=0).token_ids) == 3 + rows
+    # By calls of the kernel: steps of single tokens have one, those with prompts two.
+    assert set(counts) == {1, 2} and max(counts.values()) <= 12, counts
 
 
 @pytest.mark.parametrize("devices", [1, 2])
