@@ -40,29 +40,23 @@ RANDOM = Sampling(temperature=1.0, top_p=0.9, top_k=20, min_p=0.01, seed=1)
 PENALISED = Sampling(repetition_penalty=1.2, presence_penalty=0.3)
 
 INPUTS = ("upload", "longctx.engine.runner.Runner._inputs")
-ROWS = ("upload", "longctx.engine.stepper.Stepper._draw")
-TOKENS = ("read", "longctx.engine.sampling.draw")
-DRAW = ("upload", "longctx.engine.sampling.draw")
-FILTER = ("upload", "longctx.engine.sampling.filtered")
-COLUMN = ("upload", "longctx.engine.sampling.filtered.<locals>.column")
-REPORT = ("read", "longctx.engine.sampling._report")
+TOKENS = ("read", "longctx.engine.sampling._tokens")
+REPORT = ("read", "longctx.engine.sampling._reports")
 
 # How often the host waits for a device in one step of the engine, and who asks for it. Ids and
 # positions go in, when nothing is under way; the drawn tokens come out, once for all rows.
 IN = {INPUTS: 2}
-GREEDY = {**IN, ROWS: 1, TOKENS: 1}
-# Numbers of temperature and filters; the rows that are drawn, and those that are sorted.
-RANDOM_TOO = {**GREEDY, COLUMN: 4, DRAW: 3, FILTER: 2}
+DRAWN = {**IN, TOKENS: 1}
 STEPS: dict[str, dict[tuple[str, str], int]] = {
     "a prompt's first chunk": IN,
-    "its last one": GREEDY,
-    "a token and a prompt": RANDOM_TOO,
-    "two tokens": RANDOM_TOO,
-    "one token": GREEDY,
-    "a shared beginning": GREEDY,
-    # The likeliest ids and their values, and the drawn one's; rows that are reported.
-    "top logprobs": {**GREEDY, DRAW: 1, REPORT: 3},
-    "penalties": {**GREEDY, ("upload", "longctx.engine.sampling.RowSampler.adjust"): 1},
+    "its last one": DRAWN,
+    "a token and a prompt": DRAWN,
+    "two tokens": DRAWN,
+    "one token": DRAWN,
+    "a shared beginning": DRAWN,
+    # The likeliest ids and their values, and the drawn one's.
+    "top logprobs": {**DRAWN, REPORT: 1},
+    "penalties": DRAWN,
     # Targets go in; their scores and the likeliest tokens come out.
     "scores": {
         **IN,
