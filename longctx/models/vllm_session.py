@@ -28,7 +28,7 @@ from longctx.eval.protocol import (
     Session,
     TargetLostError,
 )
-from longctx.models.base import Loaded
+from longctx.models.base import LoadedModels
 from longctx.models.local import LocalModel
 from longctx.models.source import generation_config
 from longctx.models.vllm_engine import VllmEngine
@@ -162,7 +162,7 @@ class VllmModel(LocalModel):
     def rough_rate(self) -> float | None:
         return None
 
-    def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
+    def sessions(self, loaded: LoadedModels | None = None) -> dict[str, Session]:
         return {name: VllmSession(self, scheme) for name, scheme in self.local_schemes.items()}
 
     def probe(self, sessions: Any) -> float | None:
