@@ -30,7 +30,6 @@ class LoadedModels(dict[str, Any]):
         self.clear()
 
 
-
 @dataclass(frozen=True)
 class TokensOnly:
     """The shape of what has none to us: work is counted in tokens, keys and values in nothing."""

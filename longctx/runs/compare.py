@@ -75,9 +75,7 @@ def compare(comparison: ComparisonFile, *, dry_run: bool) -> int:
     return FAILED if failed else DONE
 
 
-def _run_all(
-    jobs: Sequence[ComparisonTask], loaded: LoadedModels, failed: dict[str, str]
-) -> int:
+def _run_all(jobs: Sequence[ComparisonTask], loaded: LoadedModels, failed: dict[str, str]) -> int:
     """Adds to `failed`, by name, why."""
     from longctx.runs.needle import deadline_of, run  # heavy: what is wrong is told before
 

@@ -38,7 +38,9 @@ from longctx.runs.screen import print_banner, print_results, proof_words, say
 DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
 
 
-def run(options: NeedleOptions, loaded: LoadedModels | None = None, deadline: float | None = None) -> int:
+def run(
+    options: NeedleOptions, loaded: LoadedModels | None = None, deadline: float | None = None
+) -> int:
     """Run the sweep of one task; returns the exit code."""
     return run_prepared(prepare(options), loaded, deadline)
 

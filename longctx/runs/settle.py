@@ -109,6 +109,7 @@ def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
     Raises:
         UserError: a number that makes no sense.
     """
+    check_engine(said.engine)
     if said.text is None:
         _refuse_reading(said, "--text")
     embedded = said.model in ("", EMBEDDED)
