@@ -97,7 +97,9 @@ def watched(log: Path, ends_at: int | None = None, times: int = 0) -> type[RayWo
                 for each in requests:
                     digest = hashlib.sha256(repr(each.ids).encode()).hexdigest()
                     file.write(json.dumps([method, digest, os.getpid()]) + "\n")
-            if ends_at is not None and method == "dca" and len(requests[0].ids) > ends_at:
+            first = requests[0]
+            longer = ends_at is not None and len(first.ids) > ends_at
+            if longer and method == "dca" and first.max_new_tokens > 1:  # not the probe
                 with suppress(FileExistsError):
                     victim.mkdir()
                     (victim / digest).touch()
