@@ -119,6 +119,7 @@ def too_long(
     return UserError(
         f"FILE {what}: too long: {about}{prompt_tokens:,} tokens with the question, and "
         f"{max_tokens:,} for the answer, are {about}{over:,} more than the {context:,} of {who}: "
-        f"about {share:.0%} of the text ({int(characters * share):,} of {characters:,} characters) "
-        f"would fit: leave some out, {remedy}"
+        f"{'at most' if at_least else 'about'} {share:.0%} of the text "
+        f"({int(characters * share):,} of {characters:,} characters) would fit: leave some out, "
+        f"{remedy}"
     )

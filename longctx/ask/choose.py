@@ -45,11 +45,11 @@ class Chosen:
 
 
 def choose(
-    options: AskOptions, environment: Mapping[str, str] = os.environ, default: str = DEFAULT
+    options: AskOptions, environment: Mapping[str, str] = os.environ, default: str | None = None
 ) -> Chosen:
     """
     Args:
-        default: the address that is probed.
+        default: the address that is probed, where it is not the usual one.
 
     Raises:
         UserError: the server that was named does not answer or lacks the model, or the model
@@ -61,7 +61,7 @@ def choose(
         named = options.server or environment.get(SERVER) or None
         if named is not None:
             return _named(options, asked, named, "--server" if options.server else SERVER)
-        found = _probed(options, asked, environment, default, notes)
+        found = _probed(options, asked, environment, default or DEFAULT, notes)
         if found is not None:
             return Chosen(found, tuple(notes))
     if asked in (None, EMBEDDED):

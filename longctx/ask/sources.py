@@ -105,9 +105,9 @@ def find(
     indexes = [_indexed(document, {*said, *asked}) for document in documents]
     runs = [run for index in indexes for run in _runs(index, said)]
     strong = [run for run in runs if _tells(run, said)]
-    # Where nothing longer is shared, one word that is rarest.
-    chosen = strong or sorted(runs, key=lambda run: -run.score)[:200]
-    near = {*said, *asked}
+    # Of an answer of a word or two, that is all that can be shared: where it stands is told.
+    weak = sorted(runs, key=lambda run: -run.score)[:200] if len(said) <= _SHORT else []
+    chosen, near = strong or weak, {*said, *asked}
     spans: list[_Span] = []
     for run in _best(chosen, near, 2 * most if strong else 1):
         _add(spans, run)
