@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from serve_helpers import Served, served
@@ -310,7 +310,7 @@ def test_the_usual_place_is_asked_where_it_holds_the_model(
 class _Other(http.server.BaseHTTPRequestHandler):
     """Somebody else's server at the usual place."""
 
-    seen: list[tuple[str, str | None]] = []
+    seen: ClassVar[list[tuple[str, str | None]]] = []
 
     def do_GET(self) -> None:
         self.seen.append((self.path, self.headers.get("Authorization")))

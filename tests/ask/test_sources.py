@@ -33,9 +33,7 @@ def test_shared_runs_are_found_with_their_line_and_words() -> None:
     (found,) = sources.find([document()], "It was the captain, Ana Duarte.", "Who?")
     assert (found.words, str(found.place)) == ("the captain, Ana Duarte", "log.txt:3")
     assert TEXT[found.start : found.end] == found.words
-    assert found.to_dict()["excerpt"].startswith(
-        "…On the third day the captain, Ana Duarte, open"
-    ) or ("On the third day the captain, Ana Duarte, opened" in found.to_dict()["excerpt"])
+    assert "On the third day the captain, Ana Duarte, opened" in found.to_dict()["excerpt"]
 
 
 def test_case_and_line_ends_do_not_matter() -> None:
@@ -52,9 +50,9 @@ def test_a_number_is_enough() -> None:
 
 def test_common_words_alone_are_no_place() -> None:
     text = "the cat of the house. " * 400 + "Ana Duarte came. " + "a dog and the cat. " * 400
-    assert (
-        places("Of the many things that the people said in the town, none held.", text=text) == []
-    )
+    answer = "Of the many things that the people said in the town, none held."
+    assert places(answer, text=text) == []
+    assert places("Ana", text=text) == [("log.txt:1", "Ana")]
 
 
 def test_of_equal_places_the_one_that_speaks_of_the_question_is_taken() -> None:
@@ -81,7 +79,7 @@ def test_chinese_is_compared_by_characters() -> None:
 def test_places_are_pages_of_a_pdf_and_names_of_several() -> None:
     pages = read_document(pdf_fakes.pdf(["Nothing here.", "The key is 55123."]), "a.pdf")
     found = sources.find([document(), pages], "The key is 55123.", "What is the key?")
-    assert [str(each.place) for each in found][0] == "a.pdf, page 2"
+    assert str(found[0].place) == "a.pdf, page 2"
     assert found[0].to_dict()["page"] == 2
 
 
