@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from longctx import __version__
+from longctx.commands.ask import ask
 from longctx.commands.compare import compare
 from longctx.commands.doctor import doctor
 from longctx.commands.info import info
@@ -55,6 +56,7 @@ def root(
 
 # In order of use, as `longctx --help` lists them.
 app.command(context_settings={"auto_envvar_prefix": "LONGCTX"})(serve)  # LONGCTX_PORT, …
+app.command()(ask)
 app.command()(needle)
 app.command()(perplexity)
 app.command()(report)
