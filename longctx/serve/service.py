@@ -15,6 +15,9 @@ from typing import Any
 
 from longctx.chat.process import TemplateProcess
 from longctx.chat.renderer import ChatRenderer
+from longctx.documents.documents import Documents
+from longctx.documents.fingerprint import ModelFacts
+from longctx.documents.store import default_directory
 from longctx.engine import EngineRequest, Sampling, Stats
 from longctx.engine.serving import ServingEngine
 from longctx.errors import UserError
@@ -42,6 +45,7 @@ class Loaded:
     tokenizer: Any
     generation_config: Any = None
     notes: tuple[str, ...] = ()
+    facts: ModelFacts | None = None
 
 
 class Service:
@@ -77,6 +81,7 @@ class Service:
         self._renderer: ChatRenderer | UserError | None = None
         self._text: TokenText | None = None
         self._bound: LengthBound | None = None
+        self._documents: Documents | None = None
         self._defaults = Sampling()
 
     # -- life -------------------------------------------------------------------------------------
@@ -109,6 +114,8 @@ class Service:
             self._renderer = ChatRenderer(found.tokenizer, self._templates)
         except UserError as error:  # a base model: completions are served all the same
             self._renderer = error
+        if isinstance(self._renderer, ChatRenderer):
+            self._documents = documents_of(found, self._renderer, self.settings)
         self._text = TokenText(found.tokenizer)
         self._bound = LengthBound(found.tokenizer)
         self._defaults = defaults_of(found.generation_config)
@@ -123,6 +130,8 @@ class Service:
     def close(self) -> None:
         """Give the model back; what still runs fails with a 503."""
         self.proofs.close()
+        if self._documents is not None:
+            self._documents.close()
         if self._templates is not None:
             self._templates.close()
         if self._found is not None:
@@ -194,6 +203,13 @@ class Service:
             raise ApiError(400, str(self._renderer), code="no_chat_template", param="messages")
         assert self._renderer is not None
         return self._renderer
+
+    @property
+    def documents(self) -> Documents:
+        """Raises: ApiError."""
+        made, _ = self._documents, self.renderer  # which raises where there is none
+        assert made is not None
+        return made
 
     def check_model(self, wanted: str | None) -> None:
         if wanted is not None and wanted != self.name:
@@ -321,6 +337,12 @@ class Service:
 
     def _stats(self) -> Stats | None:
         return None if self._found is None else self._found.engine.stats()
+
+
+def documents_of(loaded: Loaded, renderer: ChatRenderer, settings: ServeSettings) -> Documents:
+    """Of a model that is loaded; the store is taken when it is first needed."""
+    directory = settings.document_store or default_directory()
+    return Documents(loaded.engine, renderer, loaded.facts, directory, settings.document_budget)
 
 
 def defaults_of(generation_config: Any) -> Sampling:

@@ -16,7 +16,7 @@ from longctx.options.engine import EngineSettings
 from longctx.options.shared import SCHEME, tokens
 from longctx.tiny import EMBEDDED
 
-_SERVER, _LOAD, _VLLM = "Server", "Load and memory", "vLLM"
+_SERVER, _LOAD, _DOCUMENTS, _VLLM = "Server", "Load and memory", "Documents", "vLLM"
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
 
@@ -171,6 +171,22 @@ class ServeSettings:
         int,
         Option("Largest body, as 64M.", _LOAD, parse_bytes, lambda size: f"{size >> 20}M"),
     ] = 64 << 20
+    document_store: Annotated[
+        Path | None,
+        Option(
+            "Directory of /v1/documents. Default: longctx/documents in the user's data folder.",
+            _DOCUMENTS,
+        ),
+    ] = None
+    document_budget: Annotated[
+        int,
+        Option(
+            "Disk for documents; the keys of those used longest ago make way.",
+            _DOCUMENTS,
+            parse_bytes,
+            lambda size: f"{size >> 30}G",
+        ),
+    ] = 20 << 30
     schema_timeout: Annotated[
         float,
         Option(
@@ -208,6 +224,7 @@ class ServeSettings:
             ("--max-waiting", self.max_waiting, 1),
             ("--default-max-tokens", self.default_max_tokens, 1),
             ("--max-body", self.max_body, 1024),
+            ("--document-budget", self.document_budget, 1),
             ("--tensor-parallel", self.tensor_parallel, 1),
             ("--pipeline-parallel", self.pipeline_parallel, 1),
             ("--drain-timeout", self.drain_timeout, 0),
