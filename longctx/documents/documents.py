@@ -26,7 +26,7 @@ from longctx.documents.keys_file import DamagedError, KeysLayout, StoredKeys
 from longctx.documents.manifest import DocumentRecord
 from longctx.documents.prefill import Prefill
 from longctx.documents.prompt import StandIns, part_of, plain_name, prefix_of
-from longctx.documents.store import DocumentStore
+from longctx.documents.store import DEFAULT_BUDGET, DocumentStore
 from longctx.engine import Engine, EngineClosedError, EngineRequest
 from longctx.engine.prefix import Tokens
 from longctx.engine.serving import ServingEngine
@@ -92,9 +92,9 @@ class Documents:
     """
     Args:
         facts: what the model was made of; None: nothing of it can be stored.
-        directory: of the store; None: documents are kept in memory. It is taken when it is first
-            needed.
-        budget: bytes on the disk.
+        store: closed with this; or its directory, which is taken when it is first needed; None:
+            documents are kept in memory.
+        budget: bytes on the disk, of a store that is opened here.
     """
 
     def __init__(
@@ -102,13 +102,14 @@ class Documents:
         engine: ServingEngine,
         renderer: ChatRenderer,
         facts: ModelFacts | None,
-        directory: Path | None,
-        budget: int,
+        store: DocumentStore | Path | None,
+        budget: int = DEFAULT_BUDGET,
     ) -> None:
         self._engine, self._renderer, self._facts = engine, renderer, facts
-        self._directory, self._budget = directory, budget
-        self._store: DocumentStore | None = None
-        self._no_store: str | None = None if directory is not None else "there is no document store"
+        self._store = store if isinstance(store, DocumentStore) else None
+        self._directory = store if isinstance(store, Path) else None
+        self._budget = budget
+        self._no_store = "there is no document store"
         self._opened = False
         self._live: dict[str, LiveDocument] = {}
         self._fingerprints: dict[int, str] = {}
@@ -229,11 +230,7 @@ class Documents:
         ):
             stored = keys.stored_tokens
         return {
-            "id": record.id,
-            "object": "document",
-            "name": record.name,
-            "created": record.created,
-            "characters": record.characters,
+            **record.to_dict(),
             "tokens": total,
             "bytes": record.bytes if live.text is None else 0,
             "state": live.state,
@@ -419,7 +416,7 @@ class Documents:
     def _recorded(self, name: str, text: str) -> tuple[DocumentRecord, str | None]:
         """Its record, and why it is in memory alone where that is so."""
         store = self._open_store()
-        reason = self._no_store or "there is no document store"
+        reason = self._no_store
         if store is not None:
             try:
                 return store.add(name, text), None

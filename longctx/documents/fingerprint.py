@@ -69,8 +69,8 @@ class ModelFacts:
 
 
 def weights_sha256(source: Source, cache: Path | None) -> list[str]:
-    """Of every file of the weights, every byte. What has the path, size, time of change and inode of a
-    file that was read before is not read again.
+    """Of every file of the weights, every byte. What has path, size, time of change and inode of
+    a file that was read before is not read again.
 
     Raises:
         OSError: a file cannot be read.

@@ -68,6 +68,20 @@ class DocumentRecord:
             hashlib.sha256(raw).hexdigest(),
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """As clients see it, whatever model asks; the tokens are those of the stored keys."""
+        keys = self.keys
+        return {
+            "id": self.id,
+            "object": "document",
+            "name": self.name,
+            "created": self.created,
+            "characters": self.characters,
+            "bytes": self.bytes,
+            "tokens": None if keys is None else keys.layout.tokens,
+            "stored_tokens": 0 if keys is None else keys.stored_tokens,
+        }
+
     @property
     def bytes(self) -> int:
         """On the disk, its manifest aside."""

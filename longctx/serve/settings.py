@@ -40,6 +40,28 @@ def parse_bytes(text: str, flag: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
+def _shown_bytes(size: int) -> str:
+    return f"{size >> 30}G" if size % 2**30 == 0 else str(size)
+
+
+# Of the server and of `longctx documents` alike.
+DocumentDirectory = Annotated[
+    Path | None,
+    Option(
+        "Where documents stay. Default: longctx/documents in the user's data folder.", _DOCUMENTS
+    ),
+]
+DocumentBudget = Annotated[
+    int,
+    Option(
+        "Disk for documents; the keys of those used longest ago make way.",
+        _DOCUMENTS,
+        parse_bytes,
+        _shown_bytes,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one request may ask for, whatever fits the model."""
@@ -171,22 +193,8 @@ class ServeSettings:
         int,
         Option("Largest body, as 64M.", _LOAD, parse_bytes, lambda size: f"{size >> 20}M"),
     ] = 64 << 20
-    document_store: Annotated[
-        Path | None,
-        Option(
-            "Directory of /v1/documents. Default: longctx/documents in the user's data folder.",
-            _DOCUMENTS,
-        ),
-    ] = None
-    document_budget: Annotated[
-        int,
-        Option(
-            "Disk for documents; the keys of those used longest ago make way.",
-            _DOCUMENTS,
-            parse_bytes,
-            lambda size: f"{size >> 30}G",
-        ),
-    ] = 20 << 30
+    document_store: DocumentDirectory = None
+    document_budget: DocumentBudget = 20 << 30
     schema_timeout: Annotated[
         float,
         Option(
