@@ -1,6 +1,6 @@
 """The routes: OpenAI's, the tokenizer's, and what operators ask.
 
-/v1/chat/completions  /v1/completions  /v1/responses  /v1/models  /v1/requests/{id}
+/v1/chat/completions  /v1/completions  /v1/responses  /v1/documents  /v1/models  /v1/requests/{id}
 /tokenize  /detokenize  /tokenizer_info  /health  /ready  /metrics
 """
 
@@ -23,6 +23,7 @@ from longctx.serve import metrics
 from longctx.serve.answers import ignored_header, read
 from longctx.serve.chat_api import chat
 from longctx.serve.completions_api import completions
+from longctx.serve.documents_api import DocumentRequest, add_document_routes
 from longctx.serve.errors import ApiError, of_conversation
 from longctx.serve.faults import Faults
 from longctx.serve.guard import Guard
@@ -42,6 +43,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     ChatRequest,
     CompletionRequest,
     ResponsesRequest,
+    DocumentRequest,
     TokenizeRequest,
     DetokenizeRequest,
 )
@@ -127,6 +129,8 @@ def create_app(service: Service) -> FastAPI:
         stored(service, id)
         service.responses.delete(id)
         return {"id": id, "object": "response.deleted", "deleted": True}
+
+    add_document_routes(app, service, _answers, _takes)
 
     @app.get("/v1/requests/{id}", tags=["generation"], responses=_answers(404))
     async def request_status(id: str) -> dict[str, Any]:

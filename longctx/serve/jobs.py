@@ -25,6 +25,7 @@ from longctx.engine import (
     Usage,
 )
 from longctx.engine.serving import ServingEngine
+from longctx.serve.documents_usage import DocumentsAsked
 from longctx.serve.proofs import Proofs
 from longctx.serve.workers import Workers
 
@@ -47,6 +48,7 @@ class Job:
     prompts: list[int]  # tokens of each generation's prompt
     answers_per_prompt: int = 1
     alias: str | None = None  # the request's id in headers and log
+    documents: DocumentsAsked | None = None
     accounted: bool = False
     created: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)

@@ -60,7 +60,7 @@ def test_a_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(smollm2.CACHE, str(tmp_path / "file" / "below"))
-    with pytest.raises(UserError, match="cannot be written .*: set LONGCTX_CACHE to a folder"):
+    with pytest.raises(UserError, match=r"cannot be written .*: set LONGCTX_CACHE to a folder"):
         locate("smollm2")
 
 
