@@ -179,6 +179,17 @@ class Documents:
             ids = dict.fromkeys([*stored, *self._live])
             return [self.get(id) for id in ids]
 
+    def text(self, id: str) -> str:
+        """
+        Raises:
+            NoDocumentError, DocumentDamagedError.
+        """
+        return self._text(self.get(id))
+
+    def count(self, name: str, text: str) -> int:
+        """Tokens that a document would have, what stands around it included."""
+        return len(self._encode(plain_name(name), text)[1])
+
     def remove(self, id: str) -> None:
         """
         Raises:

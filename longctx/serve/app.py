@@ -27,6 +27,7 @@ from longctx.serve.documents_api import DocumentRequest, add_document_routes
 from longctx.serve.errors import ApiError, of_conversation
 from longctx.serve.faults import Faults
 from longctx.serve.guard import Guard
+from longctx.serve.page.page import page
 from longctx.serve.responses_api import responses, stored
 from longctx.serve.responses_items import ResponsesRequest
 from longctx.serve.schema import (
@@ -80,6 +81,12 @@ def create_app(service: Service) -> FastAPI:
     async def health() -> dict[str, str]:
         """Alive, whatever the model does."""
         return {"status": "ok"}
+
+    @app.get("/", include_in_schema=False)
+    async def reading_page() -> Response:
+        """For people."""
+        found = page()
+        return Response(found.body, media_type="text/html", headers=found.headers)
 
     @app.get("/ready", tags=["operation"], responses=_answers(503))
     async def ready() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI
 from pydantic import Field
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from longctx.documents.documents import LiveDocument
 from longctx.documents.reading import text_of
@@ -51,6 +51,11 @@ def add_document_routes(
         """Keep a text, and have the model read it: JSON, or a form with a file."""
         return await _add(request, service)
 
+    @app.post("/v1/documents/preview", tags=["documents"], **described)
+    async def preview_document(request: Request) -> dict[str, Any]:
+        """What a document would be: its size against what fits. Nothing is kept or computed."""
+        return await _preview(request, service)
+
     @app.get("/v1/documents", tags=["documents"], responses=answers(400, 503))
     async def list_documents() -> dict[str, Any]:
         """All that are kept, the one that was used last first."""
@@ -66,6 +71,12 @@ def add_document_routes(
         """One, and how far the model has read it."""
         return await _asked(service, lambda: service.documents.told(service.documents.get(id)))
 
+    @app.get("/v1/documents/{id}/content", tags=["documents"], responses=answers(400, 404, 503))
+    async def document_content(id: str) -> Response:
+        """Its text."""
+        text = await _asked(service, lambda: service.documents.text(id))
+        return PlainTextResponse(text, headers={"X-Content-Type-Options": "nosniff"})
+
     @app.delete("/v1/documents/{id}", tags=["documents"], responses=answers(400, 404, 503))
     async def delete_document(id: str) -> dict[str, Any]:
         """Keep it no longer; what is being computed of it ends."""
@@ -80,14 +91,37 @@ async def _asked(service: Service, function: Callable[[], Any]) -> Any:
         raise of_document(error, "id") from error
 
 
-async def _add(request: Request, service: Service) -> Response:
-    documents = service.documents
-    headers = {}
+async def _given(request: Request, service: Service) -> tuple[str, str, dict[str, str]]:
+    """Name and text, and headers of the answer."""
     if request.headers.get("content-type", "").startswith("application/json"):
         body = await read(request, service, DocumentRequest)
-        name, text, headers = body.name or "document", body.text, ignored_header(body)
-    else:
-        name, text = await _of_form(request, service)
+        return body.name or "document", body.text, ignored_header(body)
+    return *await _of_form(request, service), {}
+
+
+async def _preview(request: Request, service: Service) -> dict[str, Any]:
+    documents = service.documents
+    name, text, _ = await _given(request, service)
+
+    def counted() -> int:
+        service.check_text([text], _TEXT)
+        return documents.count(*_checked(name, text))
+
+    tokens = await service.workers.run(request.state.size, counted)
+    return {
+        "object": "document.preview",
+        "name": name,
+        "characters": len(text),
+        "tokens": tokens,
+        "max_tokens": min(service.engine.max_context, service.engine.fitting_tokens) - 1,
+        "tokens_per_second": service.registry.speed,
+        "notes": [],
+    }
+
+
+async def _add(request: Request, service: Service) -> Response:
+    documents = service.documents
+    name, text, headers = await _given(request, service)
 
     def add() -> LiveDocument:
         service.check_length([text], 1, _TEXT)

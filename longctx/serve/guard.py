@@ -23,7 +23,9 @@ from longctx.serve.errors import ApiError
 from longctx.serve.settings import ServeSettings, is_loopback
 
 OPEN_PATHS = ("/health", "/ready")
-DOCUMENTS, _FORM = "/v1/documents", "multipart/form-data"  # files are taken there alone
+PAGE = "/"  # asks for the key by itself
+FILES = ("/v1/documents", "/v1/documents/preview")  # taken there alone
+_FORM = "multipart/form-data"
 REQUEST_ID = "x-request-id"
 _log = logging.getLogger("longctx.serve")
 
@@ -87,11 +89,11 @@ class Guard:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         self._check_host(headers.get("host", ""))
-        if scope["path"] not in OPEN_PATHS:
+        if scope["path"] not in (*OPEN_PATHS, PAGE):
             self._check_key(headers.get("authorization", ""))
         if scope["method"] == "POST":
             kind = headers.get("content-type", "").split(";")[0].strip().lower()
-            if kind == _FORM and scope["path"] == DOCUMENTS:
+            if kind == _FORM and scope["path"] in FILES:
                 self._check_origin(headers)
             elif kind != "application/json":
                 # Pages of other sites can post forms and text without asking, but not JSON.

@@ -183,6 +183,11 @@ class Registry:
             speed = computed / max(usage.first_token_s - usage.admitted_s, 1e-4)
             self._speed = speed if self._speed is None else 0.8 * self._speed + 0.2 * speed
 
+    @property
+    def speed(self) -> float | None:
+        """Prompt tokens a second; None before any was measured."""
+        return self._speed
+
     def wait_s(self) -> float:
         """Seconds until the prompts at hand are computed; 1 before any speed was measured."""
         left = sum(job.tokens_left for job in self.active)
