@@ -121,7 +121,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.serve": (
         *("longctx.models", "longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat"),
         *("longctx.grammar", "longctx.killable", "longctx.options", "longctx.eval.format"),
-        *("longctx.documents", "longctx.errors", "longctx.__version__"),
+        *("longctx.documents", "longctx.reading", "longctx.errors", "longctx.__version__"),
     ),
     "longctx.documents": (
         *("longctx.models.source", "longctx.engine", "longctx.attention", "longctx.chat"),

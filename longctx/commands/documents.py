@@ -87,7 +87,7 @@ def print_documents(
     """A table, or one JSON object."""
     damaged = {} if store is None else store.damaged
     if as_json:
-        told = {"documents": found, "damaged": damaged}
+        told: dict[str, Any] = {"documents": found, "damaged": damaged}
         if store is not None:
             told |= {"store": str(store.directory), "bytes": store.used_bytes}
         print(json.dumps(told))
@@ -120,14 +120,12 @@ def _add(options: DocumentsOptions) -> None:
 
 def _read(name: str) -> tuple[str, str]:
     from longctx.documents.prompt import plain_name
-    from longctx.documents.reading import text_of
+    from longctx.reading import read_word
 
-    path = Path(name)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"FILE {name}: cannot be read ({error.strerror})") from error
-    return plain_name(path.name), text_of(raw, f"FILE {name}")[0]
+    found = read_word(name)
+    for note in found.notes:
+        print(f"{name}: {note}", file=sys.stderr)
+    return plain_name(Path(found.name).name), found.text
 
 
 def _add_here(made: Documents, name: str, text: str) -> dict[str, Any]:

@@ -179,8 +179,8 @@ class RayPool:
                     outcomes = [lost] * len(batch.requests)
                 yield from zip(batch.requests, outcomes, strict=True)
         finally:  # nobody waits for what is still computed
-            for reference, (worker, batch) in list(self._running.items()):
-                if batch is not None:
+            for reference, (worker, computed) in list(self._running.items()):
+                if computed is not None:
                     del self._running[reference]
                     ray.kill(worker)
                     self._get_ready(self._new_worker())

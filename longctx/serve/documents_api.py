@@ -11,9 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from longctx.documents.documents import LiveDocument
-from longctx.documents.reading import text_of
 from longctx.engine import ContextLengthError, InsufficientMemoryError
 from longctx.errors import UserError
+from longctx.reading import ReadDocument, read_document
 from longctx.serve.answers import ignored_header, read
 from longctx.serve.documents_asked import of_document
 from longctx.serve.errors import ApiError, bad, from_engine
@@ -23,6 +23,9 @@ from longctx.serve.service import Service
 from longctx.serve.sse import ClientGoneError
 
 _FILE, _TEXT, _NAME = "file", "text", "name"
+
+
+Given = tuple[str, ReadDocument, dict[str, str]]
 
 
 class DocumentRequest(Body):
@@ -91,41 +94,44 @@ async def _asked(service: Service, function: Callable[[], Any]) -> Any:
         raise of_document(error, "id") from error
 
 
-async def _given(request: Request, service: Service) -> tuple[str, str, dict[str, str]]:
-    """Name and text, and headers of the answer."""
+async def _given(request: Request, service: Service) -> Given:
+    """Name and document, and headers of the answer."""
     if request.headers.get("content-type", "").startswith("application/json"):
         body = await read(request, service, DocumentRequest)
-        return body.name or "document", body.text, ignored_header(body)
-    return *await _of_form(request, service), {}
+        name, size = body.name or "document", request.state.size
+        found = await service.workers.run(size, _of_json, name, body.text)
+        return name, found, ignored_header(body)
+    name, found = await _of_form(request, service)
+    return name, found, {}
 
 
 async def _preview(request: Request, service: Service) -> dict[str, Any]:
     documents = service.documents
-    name, text, _ = await _given(request, service)
+    name, found, _ = await _given(request, service)
 
     def counted() -> int:
-        service.check_text([text], _TEXT)
-        return documents.count(*_checked(name, text))
+        service.check_text([found.text], _TEXT)
+        return documents.count(name, found.text)
 
     tokens = await service.workers.run(request.state.size, counted)
     return {
         "object": "document.preview",
         "name": name,
-        "characters": len(text),
+        "characters": len(found.text),
         "tokens": tokens,
         "max_tokens": min(service.engine.max_context, service.engine.fitting_tokens) - 1,
         "tokens_per_second": service.registry.speed,
-        "notes": [],
+        "notes": list(found.notes),
     }
 
 
 async def _add(request: Request, service: Service) -> Response:
     documents = service.documents
-    name, text, headers = await _given(request, service)
+    name, found, headers = await _given(request, service)
 
     def add() -> LiveDocument:
-        service.check_length([text], 1, _TEXT)
-        return documents.add(*_checked(name, text))
+        service.check_length([found.text], 1, _TEXT)
+        return documents.add(name, found.text)
 
     try:
         live = await service.workers.run(request.state.size, add)
@@ -137,15 +143,17 @@ async def _add(request: Request, service: Service) -> Response:
     return JSONResponse(documents.told(live), headers=headers)
 
 
-def _checked(name: str, text: str) -> tuple[str, str]:
+def _of_json(name: str, text: str) -> ReadDocument:
     """JSON can hold what no text does: half of a surrogate pair."""
     try:
-        return name, text_of(text.encode(), "text")[0]
+        return read_document(text.encode(), name[:80], "text/plain; charset=utf-8")
     except UnicodeEncodeError as error:
         raise bad(_TEXT, f"text: character {error.start} is half of a surrogate pair.") from None
+    except UserError as error:
+        raise ApiError(400, f"{error}.", code="unreadable_document", param=_TEXT) from error
 
 
-async def _of_form(request: Request, service: Service) -> tuple[str, str]:
+async def _of_form(request: Request, service: Service) -> tuple[str, ReadDocument]:
     try:
         raw = await request.body()
     except ClientDisconnect as error:
@@ -153,7 +161,7 @@ async def _of_form(request: Request, service: Service) -> tuple[str, str]:
     size = request.state.size = len(raw)
     kind = request.headers.get("content-type", "")
 
-    def take() -> tuple[str, str]:
+    def take() -> tuple[str, ReadDocument]:
         found: dict[str, FormPart] = {}
         for part in parts_of(raw, kind):
             if part.name in found:
@@ -165,7 +173,7 @@ async def _of_form(request: Request, service: Service) -> tuple[str, str]:
         told = bytes(found[_NAME].data).decode("utf-8", "replace") if _NAME in found else None
         name = told or given.filename or "document"
         try:
-            return name, text_of(bytes(given.data), name[:80], given.media_type)[0]
+            return name, read_document(bytes(given.data), name[:80], given.media_type)
         except UserError as error:
             raise ApiError(400, f"{error}.", code="unreadable_document", param=_FILE) from error
 
