@@ -285,7 +285,11 @@ def _vllm_model(options: PerplexityOptions, schemes: Mapping[str, Scheme]) -> Vl
                 "own tokens, and the last one may have fewer: use --metric prefix or position, or "
                 "leave --engine out"
             )
-    asked = {"longest": config.longest, "weights": not options.dry_run, "prefix_sharing": False}
+    asked: dict[str, Any] = {
+        "longest": config.longest,
+        "weights": not options.dry_run,
+        "prefix_sharing": False,
+    }
     names = {field.name for field in fields(LocalSettings)} - set(asked)
     settings = LocalSettings(**{name: getattr(options, name) for name in names}, **asked)
     return vllm_model(local_model(settings))
