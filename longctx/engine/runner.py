@@ -120,6 +120,13 @@ class Runner:
         return self._rotary.inv_freq.device if device.type == "meta" else device
 
     @property
+    def layer_devices(self) -> list[torch.device]:
+        """Where each layer's keys and values lie."""
+        layers: Any = self._base.layers
+        found = [next(layer.parameters()).device for layer in layers]
+        return [self.device if each.type == "meta" else each for each in found]
+
+    @property
     def kv_bytes_per_token(self) -> int:
         config: Any = self._config
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -110,13 +110,13 @@ def _report(output: Path, folders: Sequence[Path], others: Sequence[PublishedRow
     finished = tuple(folder for folder in folders if (folder / "run.json").exists())
     if not finished:
         return
-    found = collect(finished)
+    found = collect(finished, others)
     page = make(ReportOptions(finished, output=output / "report.html"), found)
     table = make(ReportOptions(finished, output=output / "report.csv"), found)
     print_table(found, output, sys.stdout)
     print(f"wrote {page} and {table}")
     if found.tasks:
-        tasks_files.write(output, found.tasks)
+        tasks_files.write(output, found.tasks, others)
         tasks_files.print_table(Console(file=sys.stdout), found.tasks)
         print(f"wrote {output}/ with {', '.join(tasks_files.NAMES)}")
     if others:

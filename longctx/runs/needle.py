@@ -20,11 +20,13 @@ from longctx.eval.needle import summary
 from longctx.eval.needle.controls import ClosedBookControl
 from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.progress import ProgressReport
-from longctx.eval.needle.summary import NeedleResults
+from longctx.eval.needle.results import NeedleResults
+from longctx.eval.needle.second_look import again_words
 from longctx.eval.protocol import Session, TargetLostError
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import RunFolder
-from longctx.eval.runfolder.schema import NeedleRecord, NeedleSummary
+from longctx.eval.runfolder.record_schema import NeedleRecord
+from longctx.eval.runfolder.summary_schema import NeedleSummary
 from longctx.models.base import LoadedModels
 from longctx.options.needle import NeedleOptions
 from longctx.plots import heatmap
@@ -169,12 +171,15 @@ def _run_rounds(
         control = None
         tried |= {sweep.key(cell) for cell in pending}
         pending = prepared.next_cells(file.records, tried)
+        if pending and prepared.options.config.first_repeats is not None:
+            report.say(again_words(pending))
         report.expect(pending)
 
 
 def _left(prepared: PreparedNeedle, run_folder: RunFolder) -> str:
     left = len(prepared.next_cells(run_folder.results.records))
-    more = " at least" if prepared.options.config.adaptive else ""
+    config = prepared.options.config
+    more = " at least" if config.adaptive or config.first_repeats is not None else ""
     return f"{left} cells left{more}"
 
 

@@ -22,7 +22,7 @@ from longctx.eval.format import show_seconds
 from longctx.eval.needle import summary
 from longctx.eval.needle.ruler_table import TasksOfModel, arms_of
 from longctx.eval.runfolder.folder import RUN, needing_room
-from longctx.eval.runfolder.schema import TasksTable
+from longctx.eval.runfolder.summary_schema import TasksTable
 from longctx.models.base import LoadedModels
 from longctx.options.needle import NeedleOptions
 from longctx.report.make import ReportOptions, make

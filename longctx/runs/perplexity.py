@@ -25,8 +25,10 @@ from longctx.eval.perplexity.summary import RESULTS, PerplexityResults
 from longctx.eval.protocol import Session
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import LockedFolder
+from longctx.eval.runfolder.record_schema import PerplexityRecord
 from longctx.eval.runfolder.records import PERPLEXITY, RecordFile
-from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRunJson, PerplexitySummary
+from longctx.eval.runfolder.run_schema import PerplexityRunJson
+from longctx.eval.runfolder.summary_schema import PerplexitySummary
 from longctx.models import source
 from longctx.models.base import LoadedModels
 from longctx.models.schemes import beyond

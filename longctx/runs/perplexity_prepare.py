@@ -23,7 +23,8 @@ from longctx.errors import UserError
 from longctx.eval.format import show_bytes, show_length, show_seconds
 from longctx.eval.perplexity.passes import TASK, Measurement, PassIdentity, tokens_read, work_of
 from longctx.eval.runfolder.folder import describe
-from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRunJson
+from longctx.eval.runfolder.record_schema import PerplexityRecord
+from longctx.eval.runfolder.run_schema import PerplexityRunJson
 from longctx.eval.texts import corpus
 from longctx.eval.texts.files import Reading
 from longctx.models import dtypes

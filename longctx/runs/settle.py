@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from longctx.errors import UserError
-from longctx.eval.needle.config import NeedleConfig
+from longctx.eval.needle.config import MORE_REPEATS, NeedleConfig
 from longctx.eval.needle.needle import TASK
 from longctx.eval.needle.presets import PRESETS, Preset
 from longctx.eval.perplexity.config import PerplexityConfig
@@ -53,7 +53,7 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
         config=NeedleConfig(
             lengths=said.lengths or sweep.lengths,
             depths=said.depths or sweep.depths,
-            repeats=samples or _repeats(said, sweep.repeats),
+            **_repeats(said, sweep, samples),
             texts="shared" if said.shared_texts else "own",
             spread=samples is not None,
             **_same(said, "seed", "template", "system", "exact", "allow_repeat"),
@@ -97,10 +97,18 @@ def _samples(said: NeedleOptions, preset: Preset | None) -> int | None:
     return said.samples
 
 
-def _repeats(said: NeedleOptions, usual: int) -> int:
-    if said.repeats is not None:
-        return said.repeats
-    return ADAPTIVE_REPEATS if said.adaptive else usual
+def _repeats(
+    said: NeedleOptions, sweep: Preset | NeedleConfig, samples: int | None
+) -> dict[str, Any]:
+    """How often, and whether close lengths are looked at again: where nothing says how often."""
+    if samples is not None or said.repeats is not None:
+        return {"repeats": samples or said.repeats}
+    if said.adaptive:
+        return {"repeats": ADAPTIVE_REPEATS}
+    otherwise = said.preset is not None or said.shared_texts or said.limit is not None
+    if otherwise or not said.second_look:
+        return {"repeats": sweep.repeats}
+    return {"repeats": sweep.repeats + MORE_REPEATS, "first_repeats": sweep.repeats}
 
 
 def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
