@@ -151,11 +151,9 @@ class RayPool:
         try:
             while True:
                 while self._idle and (again or coming is not None):
-                    if again:
-                        batch = again.popleft()
-                    else:
-                        assert coming is not None
-                        batch, coming = coming, None
+                    batch = again.popleft() if again else coming
+                    assert batch is not None
+                    coming = None if batch is coming else coming
                     worker = self._idle.pop()
                     asked = [bare(each) for each in batch.requests]
                     reference = worker.answers.remote(batch.method, asked)
@@ -170,17 +168,17 @@ class RayPool:
                 settled = self._settle(TargetLostError)
                 if settled is None:
                     continue
-                batch, outcomes = settled
-                if outcomes is None and batch.lost < _TRIES:
-                    again.append(batch)
+                answered, outcomes = settled
+                if outcomes is None and answered.lost < _TRIES:
+                    again.append(answered)
                     continue
                 if outcomes is None:
                     lost = WorkerLostError("the worker ended, twice: it may be out of memory")
-                    outcomes = [lost] * len(batch.requests)
-                yield from zip(batch.requests, outcomes, strict=True)
+                    outcomes = [lost] * len(answered.requests)
+                yield from zip(answered.requests, outcomes, strict=True)
         finally:  # nobody waits for what is still computed
-            for reference, (worker, computed) in list(self._running.items()):
-                if computed is not None:
+            for reference, (worker, computing) in list(self._running.items()):
+                if computing is not None:
                     del self._running[reference]
                     ray.kill(worker)
                     self._get_ready(self._new_worker())

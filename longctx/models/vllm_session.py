@@ -47,9 +47,9 @@ class RunningVllm:
             UserError: vLLM does not start.
         """
         options = local.vllm_options
-        running = self._engine is not None and self._engine.broken is None
-        if running and self._made == (scheme, options):
-            return self._engine
+        running = self._engine
+        if running is not None and running.broken is None and self._made == (scheme, options):
+            return running
         self.close()
         made = SimpleNamespace(
             config=local.model_config, generation_config=generation_config(local.source)
