@@ -31,11 +31,10 @@ from longctx.engine.errors import (
 from longctx.engine.handle import Generation
 from longctx.engine.health import Health
 from longctx.engine.kv import KvPool
-from longctx.engine.memory import default_kv_budget
 from longctx.engine.request import EngineRequest, Event, Failed
 from longctx.engine.rules import check, default_context, eos_ids
 from longctx.engine.runner import Runner
-from longctx.engine.scheduler import MAX_SCORED, Scheduler
+from longctx.engine.scheduler import Scheduler
 from longctx.engine.sequence import RequestState
 from longctx.engine.stepper import Counts, Stepper
 from longctx.errors import UserError
@@ -118,8 +117,7 @@ class Engine:
         budget = kv_budget_bytes
         if budget is None:
             try:
-                step = self._runner.step_bytes(chunk_budget, max(max_running, MAX_SCORED))
-                budget = default_kv_budget(self._runner.device, step)
+                budget = self._runner.kv_budget(chunk_budget, max_running)
             except UserError:
                 self._runner.close()
                 raise
@@ -130,7 +128,7 @@ class Engine:
             budget,
             share_from,
             self._runner.kv_dtype,
-            in_arena=self._runner.packs,
+            in_arena=self._runner.packs or self._runner.device.type != "cpu",
         )
         self._scheduler = Scheduler(
             pool,
@@ -177,8 +175,7 @@ class Engine:
     @property
     def fitting_tokens(self) -> int:
         """Tokens that the memory for keys and values holds, of all requests together."""
-        pool = self._scheduler.pool
-        return pool.budget_bytes // pool.bytes_per_token
+        return self._scheduler.pool.budget_tokens
 
     @property
     def vocabulary(self) -> int:
@@ -321,7 +318,7 @@ class Engine:
         elif drain:
             self.run_until_idle()
         self._fail_all(EngineClosedError("the engine was closed before the request was done"))
-        self._scheduler.prefixes.clear()
+        self._scheduler.prefixes.clear(pinned=True)
         if self._scheduler.pool.arena:
             self._scheduler.pool.arena.drop()
         self._runner.close()

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from longctx.engine.kv import Segment
-from longctx.engine.prefix import Prefix, Tokens
+from longctx.engine.buffer import Segment, spans
+from longctx.engine.prefix import Tokens
 from longctx.engine.request import EngineRequest
 from longctx.engine.scheduler import WORTH_WAITING, Scheduler
 from longctx.engine.sequence import RequestState
@@ -63,14 +63,14 @@ def read(scheduler: Scheduler, request: EngineRequest, start: int, stop: int) ->
     sequence = next((each for each in scheduler.running if each.request is request), None)
     if sequence is None or sequence.kv is None or sequence.computed < stop:
         return None
-    segments = [
-        (segment.buffer, max(start, segment.buffer.origin), min(stop, segment.stop))
-        for segment in sequence.kv.segments(stop)
-        if segment.stop > start
+    held = [
+        (buffer, max(start, first), last)
+        for buffer, first, last in spans(sequence.kv.segments(stop), stop)
+        if last > start
     ]
     layers = []
     for layer in range(scheduler.pool.layers):
-        parts = [buffer.read(layer, first, last) for buffer, first, last in segments]
+        parts = [buffer.read(layer, first, last) for buffer, first, last in held]
         layers.append(tuple(torch.cat(both, dim=2)[0].cpu() for both in zip(*parts, strict=True)))
     keys, values = zip(*layers, strict=True)
     return KeptPiece(start, torch.stack(keys), torch.stack(values))
@@ -127,8 +127,8 @@ def _is_worth_it(scheduler: Scheduler, sequence: RequestState, common: int) -> b
     if common - there < WORTH_WAITING:
         return False
     pool = scheduler.pool
-    taken = sum(each.total for each in scheduler.running) * pool.bytes_per_token
-    return taken + sequence.total * pool.bytes_per_token <= pool.budget_bytes
+    needed = pool.blocks_of(len(sequence.tokens) + 1) + len(scheduler.running)
+    return needed <= pool.free_blocks + pool.idle_blocks
 
 
 def _put(
@@ -136,9 +136,8 @@ def _put(
 ) -> None:
     """Nothing is there twice: each piece goes from where it lies into its place."""
     pool = scheduler.pool
-    while pool.free_tokens < tokens:
-        if not scheduler.prefixes.evict_oldest():
-            return
+    if not scheduler.prefixes.make_room(pool.blocks_of(tokens)):
+        return
     buffer = pool.allocate(0, tokens)
     try:
         at = 0
@@ -150,8 +149,7 @@ def _put(
             at += keys_NKLD.shape[2]
         if at != tokens:
             raise ValueError(f"{at} tokens are stored, not {tokens}")
-    except BaseException:
-        buffer.release()
-        raise
-    prefix = Prefix(stored.tokens_N[:tokens], stored.bucket, [Segment(buffer, tokens)])
-    scheduler.prefixes.add(prefix)
+        kept = Segment(buffer, tokens)
+        scheduler.prefixes.insert(stored.bucket, stored.tokens_N[:tokens], [kept])
+    finally:
+        buffer.release()  # what the prefix has of it stays

@@ -37,6 +37,7 @@ class Counts:
     completion_tokens: int = 0
     finished: int = 0
     failed: int = 0
+    preempted: int = 0
 
 
 class Stepper:
@@ -68,8 +69,12 @@ class Stepper:
         for sequence in self._scheduler.admit():
             self._progress(sequence)
         batch = self._scheduler.next_batch()
+        self.counts.preempted = self._scheduler.preempted
+        refused, self._scheduler.refused = self._scheduler.refused, []
+        for sequence, error in refused:
+            self.fail(sequence, error)
         if not batch:
-            return bool(self._scheduler.waiting)
+            return bool(self._scheduler.waiting or self._scheduler.running)
         self.counts.steps += 1
         began = time.perf_counter()
         done = self._run(batch)
@@ -239,6 +244,8 @@ class Stepper:
             sequence.prompt_top.extend(tuple(zip(ids, values, strict=True)) for ids, values in rows)
 
     def _progress(self, sequence: RequestState) -> None:
+        if sequence.answer_length:  # it is computed again, and its client is further on
+            return
         total = sequence.prompt_length
         self._emit(sequence, Progress(total, sequence.cached, min(sequence.computed, total)))
 
@@ -262,7 +269,7 @@ class Stepper:
         if isinstance(error, NonFiniteLogitsError):
             _log.error("a request of %d prompt tokens failed: %s", sequence.prompt_length, error)
             if sequence.cached:  # what it went on from may be what is wrong
-                self._scheduler.prefixes.clear()
+                self._scheduler.prefixes.clear(pinned=True)
         elif not isinstance(error, UserError | EngineClosedError | EngineBrokenError):
             _log.error(
                 "a request of %d prompt tokens failed", sequence.prompt_length, exc_info=error

@@ -18,7 +18,7 @@ import torch
 from longctx.attention import Scheme
 from longctx.engine import Engine
 from longctx.engine.handle import Answer, Generation
-from longctx.engine.memory import default_kv_budget
+from longctx.engine.memory import default_kv_budget, step_rows
 from longctx.engine.runner import Runner
 from longctx.errors import UserError
 from longctx.eval.protocol import Completion, Session
@@ -148,7 +148,7 @@ def _facts(model: Any, scheme: Scheme, asking: Asking) -> _Facts:
         return _Facts(
             runner.kernel_name,
             runner.kv_bytes_per_token,
-            runner.step_bytes(asking.prefill_chunk, IN_FLIGHT),
+            runner.step_bytes(asking.prefill_chunk, step_rows(IN_FLIGHT)),
             sum(weight.numel() * weight.element_size() for weight in model.parameters()),
         )
     finally:
@@ -165,7 +165,7 @@ def _kv_budget(facts: _Facts, asking: Asking, device: torch.device) -> int | Non
     wanted = max(_CONTEXTS * asking.longest, _TOKENS) * facts.kv_bytes_per_token
     wanted = min(wanted, max(facts.weight_bytes // _SHARE_OF_WEIGHTS, _SMALL_BYTES))
     try:
-        wanted = min(wanted, default_kv_budget(device, facts.step_bytes))
+        wanted = min(wanted, default_kv_budget([device], facts.step_bytes))
     except UserError:
         wanted = 0
     return max(wanted, asking.longest * facts.kv_bytes_per_token)

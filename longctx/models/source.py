@@ -230,6 +230,9 @@ def load_model(
     """The weights on their devices, in eval mode. A checkpoint that lacks weights is an error."""
     from transformers import AutoModelForCausalLM
 
+    from longctx.models.placed import over_gpus
+
+    where = over_gpus(source.name, config, dtype) if device_map == "auto" else device_map
     extra: dict[str, Any] = dict(source.load_arguments)
     if source.kind == "gguf":
         with contextlib.suppress(ImportError):  # before GgufConfig, dequantizing was the only way
@@ -248,7 +251,7 @@ def load_model(
             model, report = AutoModelForCausalLM.from_pretrained(
                 source.directory,
                 dtype=dtype,
-                device_map=device_map,
+                device_map=where,
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
