@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -80,6 +80,23 @@ class Answering(Protocol):
     def about(self) -> dict[str, Any]:
         """`model`, `method`, `answered_by`."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What loading has to say."""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether `load` has nothing to do."""
+
+    def check(self, documents: Sequence[ReadDocument], question: str) -> object:
+        """Refuse what cannot fit, where that is known here, before `load`.
+
+        Raises:
+            UserError: it is longer than the context.
+        """
+
+    def load(self) -> None: ...
+
     def ask(
         self, documents: Sequence[ReadDocument], question: str, listener: Listener
     ) -> AskedAnswer:
@@ -89,9 +106,6 @@ class Answering(Protocol):
         """
 
     def close(self) -> None: ...
-
-
-Open = Callable[[], Answering]
 
 
 def too_long(

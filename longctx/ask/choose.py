@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from longctx.ask.answer import Answering
-from longctx.ask.local import LocalAnswering
 from longctx.ask.server import (
     DEFAULT,
     PROBE_S,
@@ -66,6 +65,8 @@ def choose(
             return Chosen(found, tuple(notes))
     if asked in (None, EMBEDDED):
         notes.append(ABOUT_EMBEDDED)
+    from longctx.ask.local import LocalAnswering  # brings torch, which no server needs here
+
     return Chosen(LocalAnswering(options, asked or EMBEDDED), tuple(notes))
 
 

@@ -1,7 +1,8 @@
 """A model of this process, as `longctx serve` would load it, asked without HTTP.
 
-The same rules settle method, dtype, context and memory, and the same encoder makes the ids: what a
-server answers is answered here. Steps run in the caller's thread.
+The same rules settle method, dtype, context and memory, and the same encoder makes the ids. YaRN's
+temperature, where it goes by the prompt's length, has room for other questions here. Steps run in
+the caller's thread.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ from longctx.engine import (
 from longctx.errors import UserError
 from longctx.options.ask import AskOptions
 from longctx.reading import ReadDocument
+from longctx.serve.bounds import LengthBound
 from longctx.serve.loading import PreparedServer, prepare
 from longctx.serve.service import defaults_of
 from longctx.serve.settings import ServeSettings
+
+# Characters up to which tokens are counted where they are too many: more take minutes.
+_COUNTED = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class LocalAnswering:
             )
         self._templates = TemplateProcess(tokenizer)
         self._renderer = ChatRenderer(tokenizer, self._templates)
+        self._bound = LengthBound(tokenizer)
         self._session: LocalSession | None = None
         self._base: tuple[Sequence[ReadDocument], int] | None = None
 
@@ -122,6 +128,10 @@ class LocalAnswering:
         Raises:
             UserError: it is longer than the context.
         """
+        if sum(len(document.text) for document in documents) > _COUNTED:
+            least = sum(self._bound.tokens(document.text) for document in documents)
+            if least + self._options.max_tokens > self._context:
+                raise self._too_long(documents, least, self._context, at_least=True)
         ids = self._encode(documents, question)
         if len(ids) + self._options.max_tokens > self._context:
             raise self._too_long(documents, len(ids), self._context)
@@ -183,11 +193,17 @@ class LocalAnswering:
             self._base = (documents, len(self._encode(documents, "?")))
         return self._base[1] + prompt.HEAD_ROOM
 
-    def _too_long(self, documents: Sequence[ReadDocument], tokens: int, context: int) -> UserError:
+    def _too_long(
+        self,
+        documents: Sequence[ReadDocument],
+        tokens: int,
+        context: int,
+        at_least: bool = False,
+    ) -> UserError:
         prepared = self._prepared
         method, model = prepared.scheme.method, prepared.settings.model
         remedy = "or lower --max-tokens"
-        if prepared.settings.context is None and context == prepared.context:
+        if prepared.settings.context is None and context == prepared.context and not at_least:
             wanted = -(-(tokens + self._options.max_tokens) // 1024)
             remedy += f", or try --context {wanted}K (beyond what {method} is known to be good for)"
         return too_long(
@@ -197,6 +213,7 @@ class LocalAnswering:
             context,
             f"{model} under {method}",
             remedy,
+            at_least,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,8 @@ from typing import Any
 from rich.console import Console
 
 from longctx.ask import sources
-from longctx.ask.answer import AskedAnswer
+from longctx.ask.answer import Answering, AskedAnswer
 from longctx.ask.choose import choose
-from longctx.ask.local import LocalAnswering
 from longctx.ask.screen import (
     AnswerScreen,
     print_sources,
@@ -27,7 +27,7 @@ from longctx.errors import UserError
 from longctx.options.ask import AskOptions
 from longctx.reading import ReadDocument, ReadingError, read_word
 
-DONE, INTERRUPTED = 0, 130
+DONE, INTERRUPTED, PIPE_CLOSED = 0, 130, 141
 _USAGE = 'longctx ask FILE... "question"'
 _ENDS = ("exit", "quit", ":q")
 
@@ -50,6 +50,9 @@ def run(options: AskOptions) -> int:
     except KeyboardInterrupt:
         say(err, "interrupted")
         return INTERRUPTED
+    except BrokenPipeError:  # whoever reads has read enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
 
 
 def _run(options: AskOptions, err: Console) -> int:
@@ -60,8 +63,7 @@ def _run(options: AskOptions, err: Console) -> int:
     try:
         for note in chosen.notes:
             say(err, note)
-        if isinstance(chosen.answering, LocalAnswering):
-            _load(chosen.answering, documents, asked.question, err)
+        _load(chosen.answering, documents, asked.question, err)
         one = _One(options, chosen.answering, documents, err)
         if asked.question is not None:
             one.ask(asked.question)
@@ -120,15 +122,16 @@ def _read(word: str, encoding: str | None) -> ReadDocument:
 
 
 def _load(
-    answering: LocalAnswering,
+    answering: Answering,
     documents: Sequence[ReadDocument],
     question: str | None,
     err: Console,
 ) -> None:
     """Refuse what is too long before weights are loaded."""
     answering.check(documents, question or "?")
-    with err.status(f"loading {answering.about['model']}"):
-        answering.load()
+    if not answering.loaded:
+        with err.status(f"loading {answering.about['model']}"):
+            answering.load()
     for note in answering.notes:
         say(err, note)
 
@@ -138,7 +141,7 @@ class _One:
     """Asks one question and shows what comes of it."""
 
     options: AskOptions
-    answering: Any
+    answering: Answering
     documents: Sequence[ReadDocument]
     err: Console
 
@@ -146,7 +149,7 @@ class _One:
         options, err = self.options, self.err
         out = sys.stderr if options.json else sys.stdout
         with AnswerScreen(err, out) as screen:
-            answer: AskedAnswer = self.answering.ask(self.documents, question, screen)
+            answer = self.answering.ask(self.documents, question, screen)
         found = []
         if options.sources or options.json:
             found = sources.find(self.documents, answer.text, question)

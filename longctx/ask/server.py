@@ -140,6 +140,20 @@ class ServerAnswering:
             "answered_by": self._base,
         }
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def loaded(self) -> bool:
+        return True
+
+    def check(self, documents: Sequence[ReadDocument], question: str) -> None:
+        """The server counts."""
+
+    def load(self) -> None:
+        """It is there."""
+
     def close(self) -> None:
         self._client.close()
 

@@ -26,6 +26,7 @@ _AROUND = 70  # characters of an excerpt on each side
 _NEAR = 60  # words in which others of answer and question speak for a place
 # A word that stands so often says little about where it was taken from.
 _FEW = 20
+_SHARE = 200  # words of a document for each time that a rare one may stand in it
 _SHORT = 3  # words of an answer
 
 
@@ -80,7 +81,13 @@ class _Index:
         return math.log((self.count + 1) / len(self.places[word]))
 
     def is_rare(self, word: str) -> bool:
-        return len(self.places[word]) <= max(_FEW, self.count // 2000)
+        """Numbers stand where they are meant, also where they stand several times."""
+        share = self.count // (_SHARE if not _is_number(word) else 1)
+        return len(self.places[word]) <= max(1, min(_FEW, share))
+
+
+def _is_number(word: str) -> bool:
+    return sum(char.isdigit() for char in word) >= 2
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def _tells(run: _Run, said: Sequence[str]) -> bool:
     rare = [word for word in words if run.index.is_rare(word)]
     if all(_ONE_WIDE.fullmatch(word) for word in words):
         return len(words) >= 4 or (len(words) >= 2 and len(rare) == len(words))
-    if any(sum(char.isdigit() for char in word) >= 2 for word in rare):
+    if any(_is_number(word) for word in rare):
         return True
     return (len(words) >= 3 and bool(rare)) or (len(words) == 2 and len(rare) == 2)
 
