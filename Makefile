@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 CLIENTS_VENV ?= .venv-clients
+PAGE_VENV ?= .venv-page
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 JOBS ?= 2
 PYTEST_ARGS ?=
 MINUTES ?= 5
@@ -47,7 +49,7 @@ STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-quick test-avx2 test-slow test-vllm test-vllm-full test-ray test-clients coverage lint format types wheel smollm2 demo demo-smollm2 train bench gpu-check gpu-wheels fuzz clean distclean
+.PHONY: help venv test test-quick test-avx2 test-slow test-vllm test-vllm-full test-ray test-clients test-page coverage lint format types wheel smollm2 demo demo-smollm2 train bench gpu-check gpu-wheels fuzz clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -203,9 +205,21 @@ test-clients: $(CLIENTS_VENV)/.ready ## the clients that people use, their newes
 		--rootdir tests/clients --confcutdir tests/clients -p no:cacheprovider -W ignore --timeout 600 \
 		tests/clients $(PYTEST_ARGS)
 
+# A browser must be there: none is fetched. By hand, and no part of .ci/run.
+$(PAGE_VENV)/.ready: tests/page/requirements.txt
+	test -x $(PAGE_VENV)/bin/python || $(PYTHON) -m venv $(PAGE_VENV)
+	$(PAGE_VENV)/bin/python -m pip install --quiet --no-compile -r tests/page/requirements.txt
+	touch $@
+
+test-page: $(READY) $(PAGE_VENV)/.ready ## the page at / in a Chromium that is there (by hand)
+	@test -n "$(CHROMIUM)" || { echo 'no Chromium is on the PATH: install one, or make test-page CHROMIUM=/path/to/it'; exit 1; }
+	LONGCTX_PAGE=$(abspath $(BIN))/longctx CHROMIUM=$(CHROMIUM) OMP_NUM_THREADS=1 $(PAGE_VENV)/bin/python -m pytest -c /dev/null \
+		--rootdir tests/page --confcutdir tests/page -p no:cacheprovider -W ignore --timeout 600 \
+		tests/page $(PYTEST_ARGS)
+
 clean: ## remove what was built; keeps .venv and models
 	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(CLIENTS_VENV)/*' -not -path './$(VLLM_VENV)/*' -not -path './$(RAY_VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(CLIENTS_VENV)/*' -not -path './$(PAGE_VENV)/*' -not -path './$(VLLM_VENV)/*' -not -path './$(RAY_VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and the environments and models as well; keeps runs
-	rm -rf $(VENV) $(CLIENTS_VENV) $(VLLM_VENV) $(RAY_VENV) models
+	rm -rf $(VENV) $(CLIENTS_VENV) $(PAGE_VENV) $(VLLM_VENV) $(RAY_VENV) models
