@@ -1,11 +1,11 @@
 """Which tokens of which requests go into the next forward, and who is admitted.
 
-Every decoding request takes one token; with `prompts_first` it waits until no prompt is left, so
-that more of them decode together. The rest of the step's token budget goes to prompts: half of it
-to the oldest, so that none starves, the other half to those with least left to do, so that a short
-request never waits for a long one; what one half leaves over the other takes. A request is
-admitted when its keys and values for prompt and answer fit the memory: it can then never run out.
-Knows no model and no clock.
+Every decoding request takes one token, and those that are guessed to follow it; with
+`prompts_first` it waits until no prompt is left, so that more of them decode together. The rest of
+the step's token budget goes to prompts: half of it to the oldest, so that none starves, the other
+half to those with least left to do, so that a short request never waits for a long one; what one
+half leaves over the other takes. A request is admitted when its keys and values for prompt and
+answer fit the memory: it can then never run out. Knows no model and no clock.
 """
 
 from __future__ import annotations
@@ -73,19 +73,22 @@ class Scheduler:
         self.prefixes = PrefixStore()
         self.waiting: deque[RequestState] = deque()
         self.running: list[RequestState] = []  # in order of admission
-        self._chunk_budget = chunk_budget
+        self.chunk_budget = chunk_budget
         self.max_running = max_running
         self._prompts_first = prompts_first
 
     def next_batch(self) -> list[Chunk]:
         """Chunks of the next step; empty where nothing is running."""
-        batch = [Chunk(sequence, 1) for sequence in self.running if sequence.decoding]
+        batch = [
+            Chunk(sequence, sequence.remaining) for sequence in self.running if sequence.decoding
+        ]
         prefills = [sequence for sequence in self.running if not sequence.decoding]
         if not prefills:
             return batch
         if self._prompts_first:
             batch = []
-        left = max(self._chunk_budget - len(batch), min(MIN_PREFILL, self._chunk_budget))
+        taken = sum(chunk.length for chunk in batch)
+        left = max(self.chunk_budget - taken, min(MIN_PREFILL, self.chunk_budget))
         shares = dict.fromkeys(prefills, 0)
 
         def give(sequence: RequestState, most: int) -> None:

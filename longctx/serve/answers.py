@@ -176,6 +176,10 @@ def usage_of(job: Job) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": sum(usage.accepted_tokens for usage in usages),
+            "rejected_prediction_tokens": sum(usage.rejected_tokens for usage in usages),
+        },
     }
 
 
