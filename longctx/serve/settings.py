@@ -244,6 +244,11 @@ class ServeSettings:
     def _check_engine(self) -> None:
         shared.check_engine(self.engine)
         if self.engine == "vllm":
+            if self.speculate != EngineSettings.speculate:
+                raise UserError(
+                    f"--speculate {self.speculate}: not with --engine vllm, whose own argument is "
+                    "--speculative-config, behind --"
+                )
             return
         for flag, value, default in (
             ("--tensor-parallel", self.tensor_parallel, 1),

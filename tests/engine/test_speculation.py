@@ -159,12 +159,12 @@ def test_many_requests_with_guesses_get_their_own_answers(
             for _ in range(at % 3):
                 engine.step()
         engine.run_until_idle()
-        assert [handle.result(timeout=0).token_ids for handle in handles] == alone
+        answers = [handle.result(timeout=0) for handle in handles]
+        assert [answer.token_ids for answer in answers] == alone
         counts = engine.stats().counts
-        assert counts.accepted_tokens > 0
-        usages = [handle.result(timeout=0).usage for handle in handles]
-        assert counts.accepted_tokens == sum(usage.accepted_tokens for usage in usages)
-        assert counts.rejected_tokens == sum(usage.rejected_tokens for usage in usages)
+    accepted = sum(answer.usage.accepted_tokens for answer in answers)
+    assert counts.accepted_tokens == accepted > 0
+    assert counts.rejected_tokens == sum(answer.usage.rejected_tokens for answer in answers)
 
 
 def test_a_failed_step_with_guesses_is_repeated(model: Any, monkeypatch: Any) -> None:
