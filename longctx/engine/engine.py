@@ -36,9 +36,10 @@ from longctx.engine.rules import check, default_context, eos_ids
 from longctx.engine.runner import Runner
 from longctx.engine.scheduler import Scheduler
 from longctx.engine.sequence import RequestState
+from longctx.engine.speculation import Speculator
 from longctx.engine.stepper import Counts, Stepper
 from longctx.errors import UserError
-from longctx.options.engine import EngineSettings
+from longctx.options.engine import EngineSettings, most_guesses
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class Engine:
         kv_dtype: what keys and values are kept in; by default the model's dtype.
         prompts_first: compute all prompts that fit before any answer goes on: less work in all,
             and a longer wait for the first ones.
+        speculate: "auto", "off", or how many tokens at most are guessed from the text before and
+            checked in one step; the answers are the same.
 
     Raises:
         UserError: numbers that make no sense, or a model that cannot be served.
@@ -96,7 +99,12 @@ class Engine:
         share_from: int = EngineSettings.share_from,
         kv_dtype: torch.dtype | None = None,
         prompts_first: bool = EngineSettings.prompts_first,
+        speculate: str = EngineSettings.speculate,
     ) -> None:
+        try:
+            self._most_guesses = most_guesses(speculate)
+        except ValueError as error:
+            raise UserError(f"speculate={speculate!r}: {error}") from error
         for name, value in (
             ("chunk_budget", chunk_budget),
             ("max_running", max_running),
@@ -226,6 +234,8 @@ class Engine:
         ends = request.stop_ids if request.ignore_eos else request.stop_ids | self._eos_ids
         ends = frozenset(each for each in ends if each < self._runner.vocabulary)
         handle = Generation(lambda: self._cancel(sequence), listener)
+        total = len(request.prompt_ids) + request.max_new_tokens
+        guesses = self._most_guesses != 0 and request.max_new_tokens > 1
         sequence = RequestState(
             request,
             bucket=bucket,
@@ -241,6 +251,9 @@ class Engine:
             detokenizer=Detokenizer(self._decode, request.stop, stops_after=request.min_new_tokens),
             constraint=constraint,
             emit=handle.emit,
+            speculator=(
+                Speculator(request.prompt_ids, total, self._most_guesses) if guesses else None
+            ),
         )
         with self._wake:
             if self._closed:

@@ -156,8 +156,15 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Usage:
-    """`cached_tokens` of the prompt were not computed. Times are seconds since submission, but for
-    `compute_s`: the request's share of the steps that it was part of, by tokens."""
+    """What a request cost.
+
+    Attributes:
+        cached_tokens: of the prompt, that were not computed.
+        admitted_s, first_token_s, total_s: seconds since submission.
+        compute_s: its share of the steps that it was part of, by tokens; seconds.
+        accepted_tokens: of the answer, that were guessed before they were drawn.
+        rejected_tokens: guessed beside them, and no part of the answer.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -166,6 +173,8 @@ class Usage:
     first_token_s: float | None
     total_s: float
     compute_s: float = 0.0
+    accepted_tokens: int = 0
+    rejected_tokens: int = 0
 
 
 @dataclass(frozen=True)

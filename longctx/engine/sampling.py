@@ -13,6 +13,7 @@ Shape legend: R rows, V vocabulary, B blocks of it, K candidates.
 
 from __future__ import annotations
 
+import copy
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -94,6 +95,20 @@ class RowSampler:
     def key(self) -> int:
         """What the next token's random numbers follow from."""
         return noise.key_of(self._seed, self._drawn)
+
+    @property
+    def foreseeable(self) -> bool:
+        """Whether a later token's rules are known before the tokens up to it are drawn."""
+        return self.penalties is None and self.constraint is None and not self._banned_for
+
+    def ahead(self, by: int) -> RowSampler:
+        """What draws the token that comes so many later; itself for 0."""
+        if not by:
+            return self
+        assert self.foreseeable
+        other = copy.copy(self)
+        other._drawn += by
+        return other
 
     def note(self, token: int) -> None:
         """A token was drawn."""

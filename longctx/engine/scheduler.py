@@ -1,12 +1,13 @@
 """Which tokens of which requests go into the next forward, and who is admitted.
 
-Every decoding request takes one token; with `prompts_first` it waits until no prompt is left, so
-that more of them decode together. The rest of the step's token budget goes to prompts: half of it
-to the oldest, so that none starves, the other half to those with least left to do, so that a short
-request never waits for a long one; what one half leaves over the other takes. A request is
-admitted when its keys and values so far fit the memory; they grow with its answer. Where memory is
-short, kept prefixes go, as far as that helps; then the youngest request gives its memory up, and
-is computed again later. Knows no model and no clock.
+Every decoding request takes one token, and those that are guessed to follow it; with
+`prompts_first` it waits until no prompt is left, so that more of them decode together. The rest of
+the step's token budget goes to prompts: half of it to the oldest, so that none starves, the other
+half to those with least left to do, so that a short request never waits for a long one; what one
+half leaves over the other takes. A request is admitted when its keys and values so far fit the
+memory; they grow with its answer. Where memory is short, kept prefixes go, as far as that helps;
+then the youngest request gives its memory up, and is computed again later. Knows no model and no
+clock.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Scheduler:
         self.running: list[RequestState] = []
         self.refused: list[tuple[RequestState, InsufficientMemoryError]] = []
         self.preempted = 0
-        self._chunk_budget = chunk_budget
+        self.chunk_budget = chunk_budget
         self.max_running = max_running
         self._prompts_first = prompts_first
         self._turns = 0
@@ -92,13 +93,16 @@ class Scheduler:
         return self._with_room(self._shares())
 
     def _shares(self) -> list[Chunk]:
-        batch = [Chunk(sequence, 1) for sequence in self.running if sequence.decoding]
+        batch = [
+            Chunk(sequence, sequence.remaining) for sequence in self.running if sequence.decoding
+        ]
         prefills = [sequence for sequence in self.running if not sequence.decoding]
         if not prefills:
             return batch
         if self._prompts_first:
             batch = []
-        left = max(self._chunk_budget - len(batch), min(MIN_PREFILL, self._chunk_budget))
+        taken = sum(chunk.length for chunk in batch)
+        left = max(self.chunk_budget - taken, min(MIN_PREFILL, self.chunk_budget))
         rows = self._scored_rows()
         shares = dict.fromkeys(prefills, 0)
 
@@ -125,24 +129,32 @@ class Scheduler:
     def _scored_rows(self) -> int:
         """Rows of logits that a step has for scored prompts, beside those that draw."""
         drawing = sum(
-            sequence.request.max_new_tokens > 0 and not sequence.request.prompt_logprobs
+            1 + len(sequence.guessed)
             for sequence in self.running
+            if sequence.request.max_new_tokens > 0 and not sequence.request.prompt_logprobs
         )
         return max(MIN_PREFILL, min(MAX_SCORED, step_rows(self.max_running) - drawing))
 
     # -- growth -----------------------------------------------------------------------------------
 
     def _with_room(self, batch: list[Chunk]) -> list[Chunk]:
-        """Make room for every chunk, the oldest request's first; without those that lose theirs."""
+        """Make room for every chunk, the oldest request's first; without those that lose theirs.
+
+        Nobody gives anything up for a guess: it is not made then.
+        """
+        found = {chunk.sequence: chunk for chunk in batch}
         for chunk in sorted(batch, key=lambda chunk: chunk.sequence.turn):
-            sequence = chunk.sequence
+            sequence, kv, guesses = chunk.sequence, chunk.sequence.kv, len(chunk.sequence.guessed)
+            if guesses and kv is not None and kv.missing(chunk.stop) > self.pool.free_blocks:
+                chunk = found[sequence] = Chunk(sequence, chunk.length - guesses)
+                sequence.guessed = []
             while sequence.kv is not None and not self._grow(sequence.kv, chunk.stop):
                 victim = self.running[-1]
                 if victim is sequence and len(self.running) == 1:
                     self._refuse(sequence)
                     break
                 self._preempt(victim)
-        return [chunk for chunk in batch if chunk.sequence.kv is not None]
+        return [chunk for chunk in found.values() if chunk.sequence.kv is not None]
 
     def _grow(self, kv: SequenceKv, stop: int) -> bool:
         """Room for positions below `stop`; False, and nothing given up, where there is none."""

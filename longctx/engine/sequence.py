@@ -16,6 +16,7 @@ from longctx.engine.kv import SequenceKv
 from longctx.engine.prefix import Tokens, common_prefix
 from longctx.engine.request import EngineRequest, Event, Usage
 from longctx.engine.sampling import RowSampler
+from longctx.engine.speculation import Speculator
 
 
 class RequestState:
@@ -23,6 +24,7 @@ class RequestState:
 
     Attributes:
         tokens: prompt and answer.
+        guessed: what may follow them, computed with the next step's token and kept if it was right.
         computed: leading tokens whose keys and values are stored.
         cached: of the prompt, taken over from an earlier request.
         turn: its place among all that were ever admitted; below 0 before that.
@@ -43,6 +45,7 @@ class RequestState:
         detokenizer: Detokenizer,
         constraint: Constraint | None,
         emit: Callable[[Event], None],
+        speculator: Speculator | None = None,
     ) -> None:
         self.request = request
         self.prompt_N: Tokens = np.asarray(request.prompt_ids, dtype=np.int64)
@@ -53,6 +56,9 @@ class RequestState:
         self.detokenizer = detokenizer
         self.constraint = constraint
         self.emit = emit
+        self.speculator = speculator
+        self.guessed: list[int] = []
+        self.accepted = self.rejected = 0
         self.computed = 0
         self.cached = 0
         self.turn = -1
@@ -92,8 +98,8 @@ class RequestState:
 
     @property
     def remaining(self) -> int:
-        """Tokens to be computed before the next one can be drawn."""
-        return len(self.tokens) - self.computed
+        """Tokens to be computed with the next one's draw, the guessed ones included."""
+        return len(self.tokens) + len(self.guessed) - self.computed
 
     @property
     def decoding(self) -> bool:
@@ -127,7 +133,7 @@ class RequestState:
 
     def preempted(self) -> None:
         """Its keys are gone; what was drawn stays, and the scores of a prompt come again."""
-        self.computed, self._resumes_at = 0, len(self.tokens)
+        self.computed, self._resumes_at, self.guessed = 0, len(self.tokens), []
         for scores in (self.prompt_logprobs, self.prompt_likeliest, self.prompt_top):
             scores.clear()
 
@@ -135,6 +141,21 @@ class RequestState:
         if self._first_token is None:
             self._first_token = time.perf_counter()
         self.tokens.append(token)
+        if self.speculator is not None:
+            self.speculator.note(token)
+
+    def following(self, start: int, stop: int) -> list[int]:
+        """Tokens at these positions, the guessed ones included."""
+        known = self.tokens[start:stop]
+        return known + self.guessed[: stop - start - len(known)]
+
+    def guess(self, room: int) -> None:
+        """Guess anew, up to `room` tokens."""
+        self.guessed = []
+        if self.speculator is None or not self.decoding or self.remaining != 1:
+            return
+        if self.sampler.foreseeable:
+            self.guessed = self.speculator.propose(room)
 
     def usage(self) -> Usage:
         began, now = self._submitted, time.perf_counter()
@@ -146,4 +167,6 @@ class RequestState:
             first_token_s=None if self._first_token is None else self._first_token - began,
             total_s=now - began,
             compute_s=self.compute_s,
+            accepted_tokens=self.accepted,
+            rejected_tokens=self.rejected,
         )

@@ -22,6 +22,7 @@ from longctx.engine.request import Delta, Event, Failed, Finished, FinishReason,
 from longctx.engine.runner import Runner
 from longctx.engine.scheduler import Chunk, Scheduler
 from longctx.engine.sequence import RequestState
+from longctx.engine.speculation import MOST_IN_STEP
 from longctx.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class Counts:
     finished: int = 0
     failed: int = 0
     preempted: int = 0
+    accepted_tokens: int = 0
+    rejected_tokens: int = 0
 
 
 class Stepper:
@@ -60,6 +63,7 @@ class Stepper:
         self._scheduler = scheduler
         self._eos_ids = eos_ids
         self._known_tokens = known_tokens
+        self._most_guessed = min(MOST_IN_STEP, scheduler.chunk_budget // 4)
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -68,6 +72,7 @@ class Stepper:
         self._end_cancelled()
         for sequence in self._scheduler.admit():
             self._progress(sequence)
+        self._guess()
         batch = self._scheduler.next_batch()
         self.counts.preempted = self._scheduler.preempted
         refused, self._scheduler.refused = self._scheduler.refused, []
@@ -114,7 +119,7 @@ class Stepper:
         return done
 
     def _forward(self, batch: list[Chunk]) -> torch.Tensor:
-        """Logits [R, V]: one row per chunk that draws, all rows of a chunk that is scored."""
+        """Logits [R, V]: a row per chunk that draws and per guess, all of a scored chunk."""
         tokens: list[int] = []
         rows: list[RowInput] = []
         wanted: list[int] = []
@@ -122,7 +127,7 @@ class Stepper:
             sequence, kv = chunk.sequence, chunk.sequence.kv
             assert kv is not None
             first = len(tokens)
-            tokens.extend(sequence.tokens[chunk.start : chunk.stop])
+            tokens.extend(sequence.following(chunk.start, chunk.stop))
             rows.append(
                 RowInput(
                     chunk.start,
@@ -135,7 +140,7 @@ class Stepper:
             if scored := chunk.scored:
                 wanted.extend(range(first + scored.start - chunk.start, len(tokens)))
             elif chunk.draws:
-                wanted.append(len(tokens) - 1)
+                wanted.extend(range(len(tokens) - 1 - len(sequence.guessed), len(tokens)))
         return self._runner.forward(tokens, rows, wanted)
 
     # -- after the forward ------------------------------------------------------------------------
@@ -145,10 +150,12 @@ class Stepper:
         first = 0
         drawing: list[RequestState] = []
         drawn_rows: list[int] = []
+        samplers: list[sampling.RowSampler] = []
         for chunk in batch:
             sequence = chunk.sequence
             prefill, draws = not sequence.decoding, chunk.draws
-            rows = len(chunk.scored) or int(draws)
+            guessed = len(sequence.guessed) if draws else 0
+            rows = len(chunk.scored) or int(draws) + guessed
             mine_RV = logits_RV[first : first + rows]
             first += rows
             if scored := chunk.scored:
@@ -157,10 +164,11 @@ class Stepper:
                 except Exception as error:
                     self.fail(sequence, error)
                     continue
-            sequence.computed += chunk.length
+            sequence.computed += chunk.length - guessed
             if draws:
                 drawing.append(sequence)
-                drawn_rows.append(first - 1)
+                drawn_rows.extend(range(first - 1 - guessed, first))
+                samplers.extend(sequence.sampler.ahead(by) for by in range(guessed + 1))
             if prefill:
                 self.counts.prompt_tokens += chunk.length
                 self._progress(sequence)
@@ -168,23 +176,51 @@ class Stepper:
                 self.finish(sequence, "length")
         if not drawing:
             return
-        drawn = self._draw(logits_RV, drawn_rows, drawing)
-        lost = [each for each in drawn if isinstance(each, NonFiniteLogitsError)]
+        drawn = iter(self._draw(logits_RV, drawn_rows, samplers))
+        lost: list[Exception] = []
+        for sequence in drawing:
+            mine = [next(drawn) for _ in range(1 + len(sequence.guessed))]
+            if isinstance(mine[0], NonFiniteLogitsError):
+                lost.append(mine[0])
+            self._take(sequence, mine)
         if len(lost) == len(batch):
             self.failure = lost[0]
-        for sequence, result in zip(drawing, drawn, strict=True):
-            try:
+
+    def _guess(self) -> None:
+        """What may be checked with this step's tokens: less of it the more requests there are."""
+        left = self._most_guessed
+        for sequence in self._scheduler.running:
+            sequence.guess(left)
+            left -= len(sequence.guessed)
+
+    def _take(self, sequence: RequestState, drawn: list[sampling.Drawn | Exception]) -> None:
+        """Hand out the next token, and those behind it as far as the guesses were right."""
+        guessed, sequence.guessed = sequence.guessed, []
+        before = sequence.accepted
+        sequence.rejected += len(guessed)
+        try:
+            for at, result in enumerate(drawn):
                 if isinstance(result, Exception):
                     raise result
+                right = at < len(guessed) and result.token == guessed[at]
+                sequence.accepted += right
+                sequence.rejected -= right
                 self._hand_out(sequence, result)
-            except Exception as error:
-                self.fail(sequence, error)
+                if not right or sequence.kv is None:
+                    break
+                sequence.computed += 1  # its key and value are there, as it was guessed
+        except Exception as error:
+            self.fail(sequence, error)
+        accepted = sequence.accepted - before
+        self.counts.accepted_tokens += accepted
+        self.counts.rejected_tokens += len(guessed) - accepted
+        if sequence.speculator is not None:
+            sequence.speculator.checked(len(guessed), accepted)
 
     def _draw(
-        self, logits_RV: torch.Tensor, rows: list[int], sequences: list[RequestState]
+        self, logits_RV: torch.Tensor, rows: list[int], samplers: list[sampling.RowSampler]
     ) -> list[sampling.Drawn | Exception]:
-        """A token, or what went wrong, per sequence; one by one where all together fail."""
-        samplers = [sequence.sampler for sequence in sequences]
+        """A token, or what went wrong, per row; one by one where all together fail."""
         try:
             return sampling.draw(self._known(_picked(logits_RV, rows)), samplers)
         except Exception as error:

@@ -18,3 +18,17 @@ class EngineSettings:
     # A trailing shared piece below this is copied: cheaper than its own kernel call ever after.
     share_from: int = 512
     prompts_first: bool = False
+    speculate: str = "off"
+
+
+def most_guesses(speculate: str) -> int | None:
+    """Of one request in a step; 0: none, None: as many as prove right.
+
+    Raises:
+        ValueError: what may be said.
+    """
+    if speculate in ("auto", "off"):
+        return None if speculate == "auto" else 0
+    if not speculate.isdecimal() or not int(speculate):
+        raise ValueError("use auto, off, or the most tokens to guess at a time, at least 1")
+    return int(speculate)

@@ -182,6 +182,10 @@ def usage_of(job: Job) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": details,
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": sum(usage.accepted_tokens for usage in usages),
+            "rejected_prediction_tokens": sum(usage.rejected_tokens for usage in usages),
+        },
     }
 
 

@@ -123,6 +123,7 @@ class PreparedServer:
                 max_context=self.context,
                 max_running=settings.max_running,
                 max_waiting=settings.max_waiting,
+                speculate=settings.speculate,
                 kv_dtype=kv_dtype,
             )
         except ValueError as error:

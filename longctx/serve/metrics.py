@@ -100,6 +100,8 @@ class _EngineFigures(Collector):
             ("prompt_tokens", "Prompt tokens computed.", stats.counts.prompt_tokens),
             ("cached_tokens", "Prompt tokens found in the cache.", stats.counts.cached_tokens),
             ("completion_tokens", "Tokens generated.", stats.counts.completion_tokens),
+            ("accepted_tokens", "Tokens guessed and right.", stats.counts.accepted_tokens),
+            ("rejected_tokens", "Tokens guessed and wrong.", stats.counts.rejected_tokens),
             ("requests_finished", "Generations that ended.", stats.counts.finished),
             ("requests_failed", "Generations that failed.", stats.counts.failed),
         ):

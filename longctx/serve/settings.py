@@ -14,7 +14,7 @@ from longctx.chat.tokens_process import TokenLimits
 from longctx.errors import UserError
 from longctx.options import shared
 from longctx.options.declare import Argument, Option
-from longctx.options.engine import EngineSettings
+from longctx.options.engine import EngineSettings, most_guesses
 from longctx.options.shared import SCHEME, tokens
 from longctx.tiny import EMBEDDED
 
@@ -196,6 +196,14 @@ class ServeSettings:
     chunk_budget: Annotated[
         int, Option("Tokens of one step: lower is fairer, higher is faster.", _LOAD)
     ] = EngineSettings.chunk_budget
+    speculate: Annotated[
+        str,
+        Option(
+            "auto, off or N: tokens at most that are guessed from the text before and checked in "
+            "one step; the answers are the same.",
+            _LOAD,
+        ),
+    ] = EngineSettings.speculate
     max_running: Annotated[int, Option("Requests in one step.", _LOAD)] = EngineSettings.max_running
     max_waiting: Annotated[int, Option("Requests that may wait; more are answered 429.", _LOAD)] = (
         EngineSettings.max_waiting
@@ -261,6 +269,10 @@ class ServeSettings:
             raise UserError(f"--port {self.port}: must be 0 to 65535 (0: any free one)")
         if self.log_format not in LOG_FORMATS:
             raise UserError(f"--log-format {self.log_format}: use {' or '.join(LOG_FORMATS)}")
+        try:
+            most_guesses(self.speculate)
+        except ValueError as error:
+            raise UserError(f"--speculate {self.speculate}: {error}") from error
         self._check_engine()
         if self.api_key is not None and not self.api_key.strip():
             raise UserError("--api-key is empty: give one, or leave it out")
@@ -273,6 +285,11 @@ class ServeSettings:
     def _check_engine(self) -> None:
         shared.check_engine(self.engine)
         if self.engine == "vllm":
+            if self.speculate != EngineSettings.speculate:
+                raise UserError(
+                    f"--speculate {self.speculate}: not with --engine vllm, whose own argument is "
+                    "--speculative-config, behind --"
+                )
             return
         for flag, value, default in (
             ("--tensor-parallel", self.tensor_parallel, 1),
