@@ -106,6 +106,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.__main__": ("longctx.cli",),
     "longctx.cli": ("longctx.commands", "longctx.errors", "longctx.__version__"),
     "longctx.commands": ("longctx",),
+    # A question on documents: from a server, or from what a server would load.
+    "longctx.ask": (
+        *("longctx.reading", "longctx.serve", "longctx.models", "longctx.engine", "longctx.chat"),
+        *("longctx.attention", "longctx.tiny", "longctx.options", "longctx.eval.format"),
+        "longctx.errors",
+    ),
+    # Its worker must start at once, and without torch.
+    "longctx.reading": ("longctx.eval.texts", "longctx.killable", "longctx.errors"),
     "longctx.runs": (
         *("longctx.models", "longctx.report", "longctx.plots", "longctx.eval", "longctx.chat"),
         *("longctx.attention", "longctx.tiny", "longctx.options", "longctx.errors"),
@@ -113,7 +121,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.serve": (
         *("longctx.models", "longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat"),
         *("longctx.grammar", "longctx.killable", "longctx.options", "longctx.eval.format"),
-        *("longctx.errors", "longctx.__version__"),
+        *("longctx.documents", "longctx.reading", "longctx.errors", "longctx.__version__"),
+    ),
+    "longctx.documents": (
+        *("longctx.models.source", "longctx.engine", "longctx.attention", "longctx.chat"),
+        "longctx.errors",
     ),
     "longctx.models": (
         *("longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat", "longctx.eval"),
@@ -164,6 +176,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "longctx.options.engine": (),
     "longctx.grammar": ("llguidance", "numpy"),
     "longctx.killable": ("psutil",),
+    "longctx.reading": (),
     "longctx.attention": ("torch",),
     "longctx.attention.hf": ("torch", "transformers", "accelerate"),  # the one place that knows it
     "longctx.vllm": ("torch", "vllm"),

@@ -106,6 +106,7 @@ class NeedleSessionJson(SessionJson):
             ),
         ]
     ]
+    ray_workers: NotRequired[Annotated[int | None, Field("--ray-workers", when="with --ray")]]
     concurrency: NotRequired[Annotated[int, Field("requests at once", when=_ENDPOINT)]]
     timeout_s: NotRequired[Annotated[float, Field("of a request", "seconds", _ENDPOINT)]]
     tokenizer: NotRequired[Annotated[str | None, Field("where it was found", when=_ENDPOINT)]]

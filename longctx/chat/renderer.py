@@ -10,6 +10,7 @@ calls) is encoded as one piece, as it was in training. Knows neither HTTP nor th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -86,6 +87,7 @@ class ChatRenderer:
         continue_final: bool = False,
         options: Mapping[str, Any] | None = None,
         check: Callable[[list[str]], None] | None = None,
+        inserted: Mapping[str, Sequence[int]] | None = None,
     ) -> list[int]:
         """Token ids of the prompt.
 
@@ -97,7 +99,8 @@ class ChatRenderer:
         With `continue_final` they end with the last message's text, an assistant's. `options` are
         what the template looks at beside the conversation, as `enable_thinking`.
         `check` is called with contents that must be in the prompt before it is rendered, and with
-        all texts of it before they are tokenised.
+        all texts of it before they are tokenised. Where a text has a key of `inserted`, the ids of
+        its value stand in the prompt; what is before and behind is encoded by itself.
 
         Raises:
             UserError: what the template refuses, leaves out or reads into (a text that holds
@@ -123,6 +126,9 @@ class ChatRenderer:
         for run in runs:
             if run.kind == "template":
                 ids += self._encoder.template(run.text)
+            elif inserted:
+                for piece in re.split(f"({'|'.join(map(re.escape, inserted))})", run.text):
+                    ids += inserted.get(piece) or self._encoder.contents(piece)
             else:
                 ids += self._encoder.contents(run.text)
         if forced and add_generation_prompt:

@@ -2,7 +2,7 @@
 
 A kernel of packed sequences reads every sequence of a step from one tensor, in one call; so where
 the kernel packs, the whole budget is one tensor a layer, and buffers are runs of its slots. A run
-is taken from the smallest hole that holds it. Knows no requests.
+grows where it ends if it can, or else lies in few pieces. Knows no requests.
 
 Shape legend: K key/value heads, T tokens of a step, M slots, D head dimension.
 """
@@ -32,7 +32,7 @@ class Arena:
         return max((length for _, length in self._holes), default=0)
 
     def take(self, count: int) -> int:
-        """The first slot of a run of `count`.
+        """The first slot of a run of `count`, from the smallest hole that holds it.
 
         Raises:
             MemoryError: no hole is that long.
@@ -40,11 +40,40 @@ class Arena:
         fitting = [hole for hole in self._holes if hole[1] >= count]
         if not fitting:
             raise MemoryError(f"no run of {count} slots is free, the longest has {self.longest}")
-        at, length = min(fitting, key=lambda hole: hole[1])
-        self._holes.remove((at, length))
-        if length > count:
-            bisect.insort(self._holes, (at + count, length - count))
+        at, _ = min(fitting, key=lambda hole: hole[1])
+        self._cut(at, count)
         return at
+
+    def take_pieces(self, count: int, behind: int | None = None) -> list[tuple[int, int]]:
+        """`count` slots in as few runs (at, length) as can be.
+
+        Args:
+            behind: a slot; what is free from there on comes first, so that a run grows.
+
+        Raises:
+            MemoryError: fewer are free.
+        """
+        if count > (free := sum(length for _, length in self._holes)):
+            raise MemoryError(f"{count} slots are asked for, {free} are free")
+        pieces: list[tuple[int, int]] = []
+        if behind is not None:
+            place = bisect.bisect_left(self._holes, (behind, 0))
+            if place < len(self._holes) and self._holes[place][0] == behind:
+                pieces.append((behind, min(count, self._holes[place][1])))
+                self._cut(*pieces[0])
+                count -= pieces[0][1]
+        while count:
+            length = min(count, self.longest)
+            pieces.append((self.take(length), length))
+            count -= length
+        return pieces
+
+    def _cut(self, at: int, count: int) -> None:
+        """Take the first `count` slots of the hole at `at`."""
+        place = bisect.bisect_left(self._holes, (at, 0))
+        _, length = self._holes.pop(place)
+        if length > count:
+            self._holes.insert(place, (at + count, length - count))
 
     def give(self, at: int, count: int) -> None:
         """Take a run back; it joins the holes beside it."""

@@ -26,7 +26,7 @@ from longctx.attention.kernels.base import Kernel, Partial
 from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_step
 from longctx.attention.upload import upload
 from longctx.engine.arena import Arena
-from longctx.engine.kv import KvBuffer, Segment
+from longctx.engine.buffer import KvBuffer, Segment, spans
 
 # The loader takes a name with "flash" in it for a kernel to download.
 ATTENTION_NAME = "longctx_batch"
@@ -75,16 +75,15 @@ def plan_batch(rows: Sequence[RowInput], turns: Turns | None, kernel: Kernel) ->
     homes: list[KvBuffer | Arena] = []
     steps, slots, first = [], [], 0
     for row in rows:
-        runs = []
-        for buffer, stop in row.segments:
+        runs: list[Run] = []
+        for buffer, start, stop in spans(row.segments, row.start + row.length):
             stack = stacks.setdefault(id(buffer.home), len(homes))
             if stack == len(homes):
                 homes.append(buffer.home)
-            runs.append(Run(stack, buffer.origin, stop, buffer.at))
+            runs.extend(buffer.runs(stack, start, stop))
         columns = slice(first, first + row.length)
         steps.append(StepRow(row.start, row.length, tuple(runs), row.logit_scale, columns=columns))
-        slot = row.own.at + row.start - row.own.origin
-        slots.append(torch.arange(slot, slot + row.length))
+        slots.append(row.own.slots(row.start, row.start + row.length))
         first = columns.stop
     plan = plan_step(steps, turns)
     return BatchPlan(tuple(rows), tuple(homes), plan, kernel, torch.cat(slots))

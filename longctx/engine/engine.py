@@ -19,7 +19,7 @@ import torch
 
 from longctx.attention import Scheme, resolve
 from longctx.attention.hf.model import check_model
-from longctx.engine import sampling
+from longctx.engine import kept, sampling
 from longctx.engine.allocator import give_back
 from longctx.engine.constraint import Constraint, JsonConstraints
 from longctx.engine.detokenize import Detokenizer
@@ -31,11 +31,10 @@ from longctx.engine.errors import (
 from longctx.engine.handle import Generation
 from longctx.engine.health import Health
 from longctx.engine.kv import KvPool
-from longctx.engine.memory import default_kv_budget
 from longctx.engine.request import EngineRequest, Event, Failed
 from longctx.engine.rules import check, default_context, eos_ids
 from longctx.engine.runner import Runner
-from longctx.engine.scheduler import MAX_SCORED, Scheduler
+from longctx.engine.scheduler import Scheduler
 from longctx.engine.sequence import RequestState
 from longctx.engine.stepper import Counts, Stepper
 from longctx.errors import UserError
@@ -118,8 +117,7 @@ class Engine:
         budget = kv_budget_bytes
         if budget is None:
             try:
-                step = self._runner.step_bytes(chunk_budget, max(max_running, MAX_SCORED))
-                budget = default_kv_budget(self._runner.device, step)
+                budget = self._runner.kv_budget(chunk_budget, max_running)
             except UserError:
                 self._runner.close()
                 raise
@@ -130,7 +128,7 @@ class Engine:
             budget,
             share_from,
             self._runner.kv_dtype,
-            in_arena=self._runner.packs,
+            in_arena=self._runner.packs or self._runner.device.type != "cpu",
         )
         self._scheduler = Scheduler(
             pool,
@@ -145,8 +143,9 @@ class Engine:
         self._health = Health(self._runner.probe)
         self._json: JsonConstraints | None = None
         self._json_lock = threading.Lock()
-        self._wake = threading.Condition()  # guards the three below
+        self._wake = threading.Condition()  # guards the four below
         self._inbox: deque[RequestState] = deque()
+        self._offered: tuple[kept.StoredPrefix, ...] = ()  # replaced, never changed
         self._closed = False
         self._drain = False
         self._thread: threading.Thread | None = None
@@ -176,8 +175,7 @@ class Engine:
     @property
     def fitting_tokens(self) -> int:
         """Tokens that the memory for keys and values holds, of all requests together."""
-        pool = self._scheduler.pool
-        return pool.budget_bytes // pool.bytes_per_token
+        return self._scheduler.pool.budget_tokens
 
     @property
     def vocabulary(self) -> int:
@@ -264,6 +262,26 @@ class Engine:
         pool = self._scheduler.pool
         check(request, self.max_context, pool, self._runner.vocabulary, self.tokenizer)
 
+    def bucket(self, request_length: int) -> int:
+        """What the temperature is taken at: requests of one bucket share prefixes."""
+        return self._runner.bucket(request_length)
+
+    def offer(self, stored: kept.StoredPrefix) -> None:
+        """Let requests go on from it, which is brought in when one waits for it; until withdraw(),
+        or until it cannot be read."""
+        with self._wake:
+            self._offered = (*self._offered, stored)
+
+    def withdraw(self, stored: kept.StoredPrefix) -> None:
+        """Harmless when repeated."""
+        with self._wake:
+            self._offered = tuple(each for each in self._offered if each is not stored)
+
+    def computed(self, request: EngineRequest, start: int, stop: int) -> kept.KeptPiece | None:
+        """Keys and values of a running request's tokens [start, stop), for its listener alone; None
+        where they are not computed."""
+        return kept.read(self._scheduler, request, start, stop)
+
     @property
     def max_running(self) -> int:
         """Requests in a step."""
@@ -300,7 +318,7 @@ class Engine:
         elif drain:
             self.run_until_idle()
         self._fail_all(EngineClosedError("the engine was closed before the request was done"))
-        self._scheduler.prefixes.clear()
+        self._scheduler.prefixes.clear(pinned=True)
         if self._scheduler.pool.arena:
             self._scheduler.pool.arena.drop()
         self._runner.close()
@@ -353,6 +371,10 @@ class Engine:
         with self._wake:
             self._scheduler.waiting.extend(self._inbox)
             self._inbox.clear()
+        if self._offered and self._scheduler.waiting:
+            devices = self._runner.layer_devices
+            for stored in kept.bring_in(self._scheduler, self._offered, devices):
+                self.withdraw(stored)
         before = self._stepper.counts.steps
         failure: BaseException | None = None
         try:

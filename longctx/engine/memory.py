@@ -1,12 +1,15 @@
 """How much memory keys and values may take where nobody said it: what is free, less one step.
 
-Estimates from a config's numbers; knows no request.
+A model over several devices has a budget on each, by the layers that lie there; the tightest one
+says how many tokens fit. `longctx plan` asks here too, with a data sheet's numbers. Estimates from
+a config's numbers; knows no request.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -16,6 +19,41 @@ from longctx.errors import UserError
 _CGROUP = "/sys/fs/cgroup"
 # The rest is for fragments, other processes and what an estimate leaves out.
 CPU_SHARE, CUDA_SHARE = 0.5, 0.9
+# Prompts get so many tokens of a step even where decoding fills the budget.
+MIN_PREFILL = 16
+# Rows of logits that a step makes of scored prompts: 256 x 152K float32 are 156 MB.
+MAX_SCORED = 256
+
+
+class DeviceShare(NamedTuple):
+    """What one device has: bytes for keys and values, and so many of the model's layers."""
+
+    left: int
+    layers: int
+
+
+def kv_budget(shares: Sequence[DeviceShare]) -> int:
+    """Bytes for the keys and values of all layers together, below 0 where nothing is left.
+
+    Every token takes room on every device, so the one that is full first decides.
+    """
+    layers = sum(share.layers for share in shares)
+    return min(share.left * layers // share.layers for share in shares if share.layers)
+
+
+def left_on_gpu(total: int, free: int, step: int) -> int:
+    """Bytes for keys and values of a GPU on which the weights lie: nine tenths of it may be used.
+
+    Args:
+        total, free: bytes of the GPU.
+        step: what one step takes beside keys and values.
+    """
+    return int(free - (1 - CUDA_SHARE) * total - step)
+
+
+def step_rows(max_running: int) -> int:
+    """Rows of logits in one step at most: of requests that draw, and of scored prompts."""
+    return max(max_running + MIN_PREFILL, MAX_SCORED)
 
 
 def step_bytes(config: Any, itemsize: int, tokens: int, logit_rows: int) -> int:
@@ -39,25 +77,37 @@ def step_bytes(config: Any, itemsize: int, tokens: int, logit_rows: int) -> int:
     return tokens * per_token + logit_rows * int(config.vocab_size) * (itemsize + 16)
 
 
-def default_kv_budget(device: torch.device, step: int) -> int:
-    """Bytes: half of what the machine has free, or nine tenths of what the GPU has, after a step.
+def default_kv_budget(devices: Sequence[torch.device], step: int) -> int:
+    """Bytes for keys and values of all layers: what the devices have beside the weights and a step.
+
+    Args:
+        devices: where each layer lies.
+        step: bytes of one step's activations and logits, on each of them.
 
     Raises:
-        UserError: nothing is left.
+        UserError: nothing is left on one of them.
     """
-    if device.type == "cuda":
-        # What an engine before this one had is torch's still, and free.
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free, share = torch.cuda.mem_get_info(device)[0] + kept, CUDA_SHARE
-    else:
-        free, share = free_host_bytes(), CPU_SHARE
-    budget = int((free - step) * share)
-    if budget <= 0:
-        raise UserError(
-            f"{free} bytes are free on {device.type}, and one step needs about {step}: lower "
-            "chunk_budget or max_running, or free memory"
-        )
-    return budget
+    shares = []
+    for device in dict.fromkeys(devices):
+        left, free = _left(device, step)
+        if left <= 0:
+            raise UserError(
+                f"{free} bytes are free on {device}, and one step needs about {step}: lower "
+                "chunk_budget or max_running, or free memory"
+            )
+        shares.append(DeviceShare(left, list(devices).count(device)))
+    return kv_budget(shares)
+
+
+def _left(device: torch.device, step: int) -> tuple[int, int]:
+    """Bytes that keys and values may take on a device, and all that are free there."""
+    if device.type != "cuda":
+        free = free_host_bytes()
+        return int((free - step) * CPU_SHARE), free
+    # What an engine before this one had is torch's still, and free.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free, total = torch.cuda.mem_get_info(device)
+    return left_on_gpu(total, free + kept, step), free + kept
 
 
 def free_host_bytes() -> int:

@@ -26,8 +26,9 @@ def check(
     asked = len(request.prompt_ids) + request.max_new_tokens
     if asked > max_context:
         raise ContextLengthError(max_context, len(request.prompt_ids), request.max_new_tokens)
-    if asked * pool.bytes_per_token > pool.budget_bytes:
-        raise InsufficientMemoryError(asked, pool.bytes_per_token, pool.budget_bytes)
+    if asked > pool.budget_tokens:
+        size = pool.bytes_per_token
+        raise InsufficientMemoryError(asked, size, pool.budget_tokens * size)
     low, high = min(request.prompt_ids), max(request.prompt_ids)
     if low < 0 or high >= vocabulary:
         raise UserError(

@@ -23,8 +23,9 @@ from longctx.attention.hf.patch import SchemePatch, owner
 from longctx.attention.rope import temperature_bucket
 from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch
+from longctx.engine.buffer import Segment
 from longctx.engine.errors import NonFiniteLogitsError
-from longctx.engine.kv import KvPool, Segment
+from longctx.engine.kv import KvPool
 from longctx.engine.packed import PackedLinears
 from longctx.errors import UserError
 
@@ -118,6 +119,27 @@ class Runner:
         device: torch.device = embedding.weight.device
         # Offloaded weights are nowhere until their hook brings them in.
         return self._rotary.inv_freq.device if device.type == "meta" else device
+
+    @property
+    def layer_devices(self) -> list[torch.device]:
+        """Where each layer's keys and values lie: where the layer is computed."""
+        found = []
+        for layer in self._base.layers:
+            device = next(layer.parameters()).device
+            if device.type == "meta":  # offloaded: its hook brings it to where it is computed
+                hook = getattr(layer, "_hf_hook", None)
+                device = getattr(hook, "execution_device", None) or self.device
+            found.append(torch.device(device))
+        return found
+
+    def kv_budget(self, chunk_budget: int, max_running: int) -> int:
+        """Bytes that keys and values may take beside a step.
+
+        Raises:
+            UserError: there is no room for any.
+        """
+        step = self.step_bytes(chunk_budget, memory.step_rows(max_running))
+        return memory.default_kv_budget(self.layer_devices, step)
 
     @property
     def kv_bytes_per_token(self) -> int:

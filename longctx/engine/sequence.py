@@ -25,6 +25,7 @@ class RequestState:
         tokens: prompt and answer.
         computed: leading tokens whose keys and values are stored.
         cached: of the prompt, taken over from an earlier request.
+        turn: its place among all that were ever admitted; below 0 before that.
         bucket: what YaRN's temperature is taken at; prefixes are shared within one bucket only.
         logit_scale: m^2, fixed for the life of the request.
         passed_over: how many younger requests were admitted while this one waited for memory.
@@ -54,6 +55,7 @@ class RequestState:
         self.emit = emit
         self.computed = 0
         self.cached = 0
+        self.turn = -1
         self.kv: SequenceKv | None = None
         self.prompt_logprobs: list[float] = []
         self.prompt_likeliest: list[int] = []
@@ -61,6 +63,7 @@ class RequestState:
         self.passed_over = 0
         self.cancelled = False
         self.compute_s = 0.0
+        self._resumes_at = 0  # tokens it had when its memory was taken
         self._common: dict[object, int] = {}
         self._submitted = time.perf_counter()
         self._admitted: float | None = None
@@ -72,14 +75,14 @@ class RequestState:
 
     @property
     def shareable(self) -> int:
-        """Leading tokens of the prompt that another request may have computed.
+        """Leading tokens that another request may have computed, or this one before.
 
         The last token is always computed, for its logits; so is what scored tokens are seen from.
         """
         if not self.request.share_prefix:
             return 0
         scored_from = self.request.prompt_logprobs_from - 1
-        whole = self.prompt_length - 1
+        whole = len(self.tokens) - 1
         return min(whole, scored_from) if self.request.prompt_logprobs else whole
 
     @property
@@ -94,7 +97,16 @@ class RequestState:
 
     @property
     def decoding(self) -> bool:
-        return self.computed >= self.prompt_length
+        return self.computed >= max(self.prompt_length, self._resumes_at)
+
+    @property
+    def known_N(self) -> Tokens:
+        """Prompt and answer so far."""
+        return self.prompt_N if not self.answer_length else self.array(len(self.tokens))
+
+    def array(self, count: int) -> Tokens:
+        """The first `count` tokens."""
+        return np.asarray(self.tokens[:count], dtype=np.int64)
 
     @property
     def answer_length(self) -> int:
@@ -108,9 +120,16 @@ class RequestState:
         return found
 
     def admitted(self, kv: SequenceKv, cached: int) -> None:
-        self.kv, self.cached, self.computed = kv, cached, cached
+        self.kv, self.computed = kv, cached
         self._common.clear()
-        self._admitted = time.perf_counter()
+        if self._admitted is None:
+            self._admitted, self.cached = time.perf_counter(), cached
+
+    def preempted(self) -> None:
+        """Its keys are gone; what was drawn stays, and the scores of a prompt come again."""
+        self.computed, self._resumes_at = 0, len(self.tokens)
+        for scores in (self.prompt_logprobs, self.prompt_likeliest, self.prompt_top):
+            scores.clear()
 
     def append(self, token: int) -> None:
         if self._first_token is None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from longctx.attention.upload import upload
 from longctx.engine import sampling
 from longctx.engine.batch_attention import RowInput
 from longctx.engine.errors import EngineBrokenError, EngineClosedError, NonFiniteLogitsError
@@ -36,6 +37,7 @@ class Counts:
     completion_tokens: int = 0
     finished: int = 0
     failed: int = 0
+    preempted: int = 0
 
 
 class Stepper:
@@ -67,8 +69,12 @@ class Stepper:
         for sequence in self._scheduler.admit():
             self._progress(sequence)
         batch = self._scheduler.next_batch()
+        self.counts.preempted = self._scheduler.preempted
+        refused, self._scheduler.refused = self._scheduler.refused, []
+        for sequence, error in refused:
+            self.fail(sequence, error)
         if not batch:
-            return bool(self._scheduler.waiting)
+            return bool(self._scheduler.waiting or self._scheduler.running)
         self.counts.steps += 1
         began = time.perf_counter()
         done = self._run(batch)
@@ -180,13 +186,13 @@ class Stepper:
         """A token, or what went wrong, per sequence; one by one where all together fail."""
         samplers = [sequence.sampler for sequence in sequences]
         try:
-            return sampling.draw(self._known(logits_RV[rows]), samplers)
+            return sampling.draw(self._known(_picked(logits_RV, rows)), samplers)
         except Exception as error:
             _log.warning("drawing %d tokens failed (%s), repeating one by one", len(rows), error)
         drawn: list[sampling.Drawn | Exception] = []
         for row, sampler in zip(rows, samplers, strict=True):
             try:
-                drawn.extend(sampling.draw(self._known(logits_RV[[row]]), [sampler]))
+                drawn.extend(sampling.draw(self._known(logits_RV[row : row + 1]), [sampler]))
             except Exception as error:
                 drawn.append(error)
         return drawn
@@ -238,6 +244,8 @@ class Stepper:
             sequence.prompt_top.extend(tuple(zip(ids, values, strict=True)) for ids, values in rows)
 
     def _progress(self, sequence: RequestState) -> None:
+        if sequence.answer_length:  # it is computed again, and its client is further on
+            return
         total = sequence.prompt_length
         self._emit(sequence, Progress(total, sequence.cached, min(sequence.computed, total)))
 
@@ -261,7 +269,7 @@ class Stepper:
         if isinstance(error, NonFiniteLogitsError):
             _log.error("a request of %d prompt tokens failed: %s", sequence.prompt_length, error)
             if sequence.cached:  # what it went on from may be what is wrong
-                self._scheduler.prefixes.clear()
+                self._scheduler.prefixes.clear(pinned=True)
         elif not isinstance(error, UserError | EngineClosedError | EngineBrokenError):
             _log.error(
                 "a request of %d prompt tokens failed", sequence.prompt_length, exc_info=error
@@ -282,6 +290,12 @@ class Stepper:
         except Exception:  # a client's listener must not cost its neighbours
             _log.exception("a listener failed")
             sequence.cancelled = True
+
+
+def _picked(logits_RV: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    if rows == list(range(len(logits_RV))):
+        return logits_RV
+    return logits_RV.index_select(0, upload(torch.tensor(rows), logits_RV.device))
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -21,7 +21,8 @@ from transformers import PretrainedConfig
 from longctx.attention import cpu
 from longctx.engine.memory import free_host_bytes
 from longctx.errors import UserError
-from longctx.models.plan import WEIGHTS_SHARE, count_parameters
+from longctx.models.parameters import count_parameters
+from longctx.models.plan import WEIGHTS_SHARE
 from longctx.models.source import DTYPES, Source
 
 _GIB = 1 << 30
@@ -129,7 +130,7 @@ def _auto(source: Source, config: PretrainedConfig, device: str) -> DtypeChoice:
 
 def weight_bytes(name: str, config: PretrainedConfig, itemsize: int) -> int:
     """All parameters, tied ones once."""
-    return count_parameters(name, config, "bf16")[0] * itemsize
+    return count_parameters(name, config, "bf16").parameters * itemsize
 
 
 def _emulated(dtype: torch.dtype) -> str | None:

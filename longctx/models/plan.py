@@ -2,28 +2,26 @@
 
     weights + activations of one step + keys and values of every context <= usable memory
 
-Counts the parameters of the model that transformers would build, without building it. Knows no
-engine but for its estimate of a step.
+Counts the parameters of the model that transformers would build, without building it. What a step
+takes, and what several GPUs hold together, it asks the engine's `memory`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from longctx.errors import UserError
+from longctx.models.parameters import Weights, count_parameters
+from longctx.models.placement import Sizes, spread
 
 GiB = 1 << 30
-Weights = Literal["bf16", "int8", "int4"]
-WEIGHTS: tuple[Weights, ...] = ("bf16", "int8", "int4")
 # What a card of a label shows as its memory: 79.6 GiB of "80GB". The rest goes to the driver.
 _GIB_PER_LABEL = 0.995
 # Of that, what may be planned: the rest is for fragments, buffers of communication and graphs.
 USABLE = 0.9
-# Of a group of int4 weights: a scale and a zero point in bf16.
-_INT4_GROUP, _INT4_GROUP_BYTES = 128, 4
 _MOST_GPUS = 1024
 # Of a machine's free memory, what weights in float32 may take: keys and a step need their part.
 WEIGHTS_SHARE = 0.7
@@ -37,6 +35,8 @@ class PlannedModel:
     parameters: int
     weights: Weights
     weight_bytes: int
+    first_bytes: int  # of these, on the first GPU beside its layers: the embedding, a tied head
+    last_bytes: int  # and on the last: norm and head
     kv_bytes_per_token: int
     layers: int
     heads: int
@@ -118,9 +118,7 @@ def options_for(model: PlannedModel, gpus: Gpus) -> list[Placement]:
     """One GPU each, the layers over all of them, and every tensor parallel size they allow."""
     options = [_option(model, gpus, "none", 1, 1.0, 1.0)]
     if gpus.count > 1:
-        # The GPU with the most layers decides.
-        share = -(-model.layers // gpus.count) / model.layers
-        options.append(_option(model, gpus, "layers", gpus.count, share, share))
+        options.append(_by_layers(model, gpus))
     for size in tensor_parallel_sizes(model.heads, model.kv_heads, gpus.count)[1:]:
         # With more GPUs than KV heads, heads are held more than once.
         kv_share = 1 / min(size, model.kv_heads)
@@ -155,6 +153,46 @@ def _option(
     )
 
 
+def _by_layers(model: PlannedModel, gpus: Gpus) -> Placement:
+    """As models are loaded. Bytes are of the GPU that has the most."""
+    from longctx.engine.memory import DeviceShare, kv_budget
+
+    devices = spread(sizes_of(model), [gpus.usable_bytes] * gpus.count, model.step_bytes)
+    if devices is None:  # as even as can be: so much does not fit
+        share = -(-model.layers // gpus.count) / model.layers
+        return replace(
+            _option(model, gpus, "layers", gpus.count, share, share), contexts=0, longest=0
+        )
+    tokens = kv_budget([DeviceShare(device.left, device.layers) for device in devices])
+    tokens //= model.kv_bytes_per_token
+    most = max(device.layers for device in devices)
+    return Placement(
+        gpus=str(gpus),
+        split="layers",
+        gpus_each=gpus.count,
+        replicas=1,
+        engine="hf",
+        weight_bytes=max(device.weights for device in devices),
+        step_bytes=model.step_bytes,
+        kv_bytes_per_context=model.kv_bytes * most // model.layers,
+        usable_bytes=gpus.usable_bytes,
+        contexts=tokens // model.context,
+        longest=tokens,
+    )
+
+
+def sizes_of(model: PlannedModel) -> Sizes:
+    """For `placement.spread`."""
+    layers = model.weight_bytes - model.first_bytes - model.last_bytes
+    return Sizes(
+        model.layers,
+        math.ceil(layers / model.layers),
+        model.first_bytes,
+        model.last_bytes,
+        model.kv_bytes_per_token // model.layers,
+    )
+
+
 def best(options: list[Placement]) -> Placement:
     """Most contexts at once; then the fewest GPUs that must talk, and tensors before layers."""
     return max(
@@ -185,16 +223,18 @@ def model_of(
 
     _check(name, config)
     shape = shape_of(config)
-    parameters, weight_bytes = count_parameters(name, config, weights)
+    counted = count_parameters(name, config, weights)
     try:
         scheme = str(resolve(config, default_method(config), request_length=context))
     except ValueError as error:
         scheme = f"method none ({error})"
     return PlannedModel(
         name=name,
-        parameters=parameters,
+        parameters=counted.parameters,
         weights=weights,
-        weight_bytes=weight_bytes,
+        weight_bytes=counted.bytes,
+        first_bytes=counted.first,
+        last_bytes=counted.last,
         kv_bytes_per_token=shape.kv_bytes(1, 2),
         layers=shape.layers,
         heads=shape.heads,
@@ -203,6 +243,13 @@ def model_of(
         context=context,
         scheme=scheme,
     )
+
+
+def logit_rows(max_running: int) -> int:
+    """What `model_of` is to be told of an engine that runs so many requests."""
+    from longctx.engine.memory import step_rows
+
+    return step_rows(max_running)
 
 
 def _check(name: str, config: Any) -> None:
@@ -226,41 +273,6 @@ def _check(name: str, config: Any) -> None:
             f"MODEL {name}: {', '.join(sorted(other))}: its cache is not keys and values of every "
             "layer: name a model like Qwen2, Llama or Mistral"
         )
-
-
-def count_parameters(name: str, config: Any, weights: Weights) -> tuple[int, int]:
-    """Parameters, tied ones once, and their bytes.
-
-    Packed are the matrices of the layers; embeddings, head, norms and biases stay in bfloat16.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # whatever its own constructor finds wrong
-        raise UserError(
-            f"MODEL {name}: no model can be made of its config ({error}): restore the file"
-        ) from error
-    whole = {
-        id(part.weight)
-        for part in (model.get_input_embeddings(), model.get_output_embeddings())
-        if part is not None
-    }
-    count = size = 0
-    for parameter in model.parameters():
-        numel = parameter.numel()
-        count += numel
-        packed = weights != "bf16" and parameter.ndim >= 2 and id(parameter) not in whole
-        size += _packed_bytes(numel, parameter.shape[-1], weights) if packed else 2 * numel
-    return count, size
-
-
-def _packed_bytes(numel: int, columns: int, weights: Weights) -> int:
-    if weights == "int8":
-        return numel + 2 * (numel // columns)  # a scale for each row
-    return numel // 2 + _INT4_GROUP_BYTES * -(-numel // _INT4_GROUP)
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,21 @@ class NeedleOptions:
             negated=True,
         ),
     ] = True
+    ray: Annotated[
+        bool,
+        Option(
+            "Compute in Ray workers that hold the model each, on the cluster of RAY_ADDRESS or on "
+            "this machine.",
+            MACHINE,
+        ),
+    ] = False
+    ray_workers: Annotated[
+        int | None,
+        Option(
+            "How many, with --ray. Default: one for each GPU, or for each machine without one.",
+            MACHINE,
+        ),
+    ] = None
     gpu: Annotated[
         str | None,
         Option(
@@ -254,11 +269,11 @@ def refuse_local(options: NeedleOptions, reason: str) -> None:
     """
     local = {
         *("methods", "chunk_size", "local_size", "cap", "factor", "kernel", "dtype", "device_map"),
-        *("prefill_chunk", "prefix_sharing", "gpu", "engine"),
+        *("prefill_chunk", "prefix_sharing", "gpu", "engine", "ray", "ray_workers"),
     }
     for option in options_of(NeedleOptions):
         value = getattr(options, option.field)
         if option.field in local and value != option.default:
             shown = ",".join(value) if isinstance(value, tuple) else value
-            said = option.flag if value is False else f"{option.flag} {shown}"
+            said = option.flag if isinstance(value, bool) else f"{option.flag} {shown}"
             raise UserError(f"{said}: {reason}: leave {option.flag} out")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json as json_module
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import RunFolder
 from longctx.eval.runfolder.record_schema import NeedleRecord
 from longctx.eval.runfolder.summary_schema import NeedleSummary
-from longctx.models.base import Loaded
+from longctx.models.base import LoadedModels
 from longctx.options.needle import NeedleOptions
 from longctx.plots import heatmap
 from longctx.plots.live import LiveMap
@@ -39,7 +40,9 @@ from longctx.runs.screen import print_banner, print_results, proof_words, say
 DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
 
 
-def run(options: NeedleOptions, loaded: Loaded | None = None, deadline: float | None = None) -> int:
+def run(
+    options: NeedleOptions, loaded: LoadedModels | None = None, deadline: float | None = None
+) -> int:
     """Run the sweep of one task; returns the exit code."""
     return run_prepared(prepare(options), loaded, deadline)
 
@@ -51,7 +54,7 @@ def deadline_of(options: NeedleOptions) -> float | None:
 
 
 def run_prepared(
-    prepared: PreparedNeedle, loaded: Loaded | None = None, deadline: float | None = None
+    prepared: PreparedNeedle, loaded: LoadedModels | None = None, deadline: float | None = None
 ) -> int:
     """
     Args:
@@ -72,7 +75,8 @@ def run_prepared(
         return DONE
 
     with RunFolder(prepared.output) as run_folder:
-        interrupted = _sweep(prepared, run_folder, err, {} if loaded is None else loaded, deadline)
+        with LoadedModels() if loaded is None else nullcontext(loaded) as kept:
+            interrupted = _sweep(prepared, run_folder, err, kept, deadline)
         if folder.read_run(prepared.output) is None:
             return INTERRUPTED  # while loading: there is nothing to show yet
         results, figures = summary.write_files(prepared.output)
@@ -88,7 +92,7 @@ def _sweep(
     prepared: PreparedNeedle,
     run_folder: RunFolder,
     err: Console,
-    loaded: Loaded,
+    loaded: LoadedModels,
     deadline: float | None,
 ) -> bool:
     """Run what is pending; True where the user interrupted it."""

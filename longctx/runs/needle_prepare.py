@@ -394,6 +394,10 @@ def _model(options: NeedleOptions) -> Model:
 
     asked = {"longest": max(config.lengths), "weights": not options.dry_run}
     model = local_model(_settings(LocalSettings, options, **asked))
+    if options.ray:
+        from longctx.models.ray_session import ray_model
+
+        return ray_model(model, options.ray_workers)
     if options.engine == "longctx":
         return model
     from longctx.models.vllm_session import vllm_model

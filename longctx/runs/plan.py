@@ -15,6 +15,7 @@ from longctx.errors import UserError
 from longctx.models import plan as planning
 from longctx.models import qwen2
 from longctx.models import source as loading
+from longctx.models.parameters import WEIGHTS
 from longctx.models.plan import Placement, PlannedModel
 from longctx.options.engine import EngineSettings
 
@@ -39,8 +40,8 @@ def make_plan(model: str, context: int | None, gpus: str, weights: str) -> Memor
         UserError: no such model, or arguments that make no sense.
     """
     sets = planning.parse_gpus(gpus)
-    if weights not in planning.WEIGHTS:
-        raise UserError(f"--weights {weights}: use one of {', '.join(planning.WEIGHTS)}")
+    if weights not in WEIGHTS:
+        raise UserError(f"--weights {weights}: use one of {', '.join(WEIGHTS)}")
     name, config, made_for = _config(model)
     measured = planning.model_of(
         name,
@@ -48,7 +49,7 @@ def make_plan(model: str, context: int | None, gpus: str, weights: str) -> Memor
         context=context or made_for,
         weights=weights,
         step_tokens=EngineSettings.chunk_budget,
-        logit_rows=EngineSettings.max_running,
+        logit_rows=planning.logit_rows(EngineSettings.max_running),
     )
     by_set = [planning.options_for(measured, each) for each in sets]
     return MemoryPlan(measured, made_for, by_set, [planning.best(found) for found in by_set])

@@ -33,6 +33,7 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
     embedded = said.base_url is None and said.model in ("", EMBEDDED)
     simulated = said.base_url is None and said.model.startswith(SIMULATED)
     check_engine(said.engine)
+    _check_ray(said)
     if said.preset is not None and said.preset not in PRESETS:
         raise UserError(f"--preset {said.preset}: not known: use {', '.join(PRESETS)}")
     preset = PRESETS.get(said.preset or "")
@@ -59,6 +60,19 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
             **_same(said, "limit", "adaptive", "budget_minutes", "scorer"),
         ),
     )
+
+
+def _check_ray(said: NeedleOptions) -> None:
+    """
+    Raises:
+        UserError: vLLM has workers of its own, or nobody asked for Ray's.
+    """
+    if said.ray and said.engine != "longctx":
+        raise UserError(
+            f"--ray: --engine {said.engine} spreads a model over machines itself: leave one out"
+        )
+    if said.ray_workers is not None and not said.ray:
+        raise UserError(f"--ray-workers {said.ray_workers}: is for --ray: add it, or leave it out")
 
 
 def _samples(said: NeedleOptions, preset: Preset | None) -> int | None:
@@ -103,6 +117,7 @@ def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
     Raises:
         UserError: a number that makes no sense.
     """
+    check_engine(said.engine)
     if said.text is None:
         _refuse_reading(said, "--text")
     embedded = said.model in ("", EMBEDDED)

@@ -174,11 +174,14 @@ def usage_of(job: Job) -> dict[str, Any]:
     cached = sum(
         usages[at].cached_tokens for at in range(0, len(usages), max(1, job.answers_per_prompt))
     )
+    details: dict[str, Any] = {"cached_tokens": cached}
+    if job.documents is not None:
+        details |= job.documents.usage(usages[0].cached_tokens if usages else 0)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens_details": details,
     }
 
 

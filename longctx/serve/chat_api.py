@@ -39,6 +39,7 @@ async def chat(request: Request, service: Service) -> Response:
         [len(asked.ids)] * n,
         n,
         request.state.request_id,
+        documents=asked.documents,
     )
     text = service.text if body.logprobs else None
     return await answer(

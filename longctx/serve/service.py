@@ -16,6 +16,9 @@ from typing import Any
 from longctx.chat.process import TemplateProcess
 from longctx.chat.renderer import ChatRenderer
 from longctx.chat.tokens_process import LONG, TokenLimitError, TokensPool
+from longctx.documents.documents import Documents
+from longctx.documents.fingerprint import ModelFacts
+from longctx.documents.store import default_directory
 from longctx.engine import EngineRequest, Sampling, Stats
 from longctx.engine.serving import ServingEngine
 from longctx.errors import UserError
@@ -44,6 +47,7 @@ class Loaded:
     tokenizer: Any
     generation_config: Any = None
     notes: tuple[str, ...] = ()
+    facts: ModelFacts | None = None
 
 
 class Service:
@@ -81,6 +85,7 @@ class Service:
         self._renderer: ChatRenderer | UserError | None = None
         self._text: TokenText | None = None
         self._bound: LengthBound | None = None
+        self._documents: Documents | None = None
         self._defaults = Sampling()
 
     # -- life -------------------------------------------------------------------------------------
@@ -115,6 +120,8 @@ class Service:
             self._renderer = ChatRenderer(found.tokenizer, self._templates, self._long_texts)
         except UserError as error:  # a base model: completions are served all the same
             self._renderer = error
+        if isinstance(self._renderer, ChatRenderer):
+            self._documents = documents_of(found, self._renderer, self.settings)
         self._text = TokenText(found.tokenizer)
         self._bound = LengthBound(found.tokenizer)
         self._defaults = defaults_of(found.generation_config)
@@ -130,9 +137,9 @@ class Service:
         """Give the model back; what still runs fails with a 503."""
         self.proofs.close()
         self.large_bodies.close()
-        for processes in (self._templates, self._long_texts):
-            if processes is not None:
-                processes.close()
+        for each in (self._documents, self._templates, self._long_texts):
+            if each is not None:
+                each.close()
         if self._found is not None:
             self._found.engine.close()
 
@@ -225,6 +232,13 @@ class Service:
             text, add_special_tokens=add_special, return_attention_mask=False, verbose=False
         )["input_ids"]
         return ids
+
+    @property
+    def documents(self) -> Documents:
+        """Raises: ApiError."""
+        made, _ = self._documents, self.renderer  # which raises where there is none
+        assert made is not None
+        return made
 
     def check_model(self, wanted: str | None) -> None:
         if wanted is not None and wanted != self.name:
@@ -352,6 +366,12 @@ class Service:
 
     def _stats(self) -> Stats | None:
         return None if self._found is None else self._found.engine.stats()
+
+
+def documents_of(loaded: Loaded, renderer: ChatRenderer, settings: ServeSettings) -> Documents:
+    """Of a model that is loaded; the store is taken when it is first needed."""
+    directory = settings.document_store or default_directory()
+    return Documents(loaded.engine, renderer, loaded.facts, directory, settings.document_budget)
 
 
 def defaults_of(generation_config: Any) -> Sampling:

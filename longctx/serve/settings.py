@@ -18,7 +18,7 @@ from longctx.options.engine import EngineSettings
 from longctx.options.shared import SCHEME, tokens
 from longctx.tiny import EMBEDDED
 
-_SERVER, _LOAD, _VLLM = "Server", "Load and memory", "vLLM"
+_SERVER, _LOAD, _DOCUMENTS, _VLLM = "Server", "Load and memory", "Documents", "vLLM"
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
 
@@ -40,6 +40,28 @@ def parse_bytes(text: str, flag: str) -> int:
     if not found:
         raise UserError(f"{flag} {text}: not an amount of memory: write 4G or 512M")
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _shown_bytes(size: int) -> str:
+    return f"{size >> 30}G" if size % 2**30 == 0 else str(size)
+
+
+# Of the server and of `longctx documents` alike.
+DocumentDirectory = Annotated[
+    Path | None,
+    Option(
+        "Where documents stay. Default: longctx/documents in the user's data folder.", _DOCUMENTS
+    ),
+]
+DocumentBudget = Annotated[
+    int,
+    Option(
+        "Disk for documents; the keys of those used longest ago make way.",
+        _DOCUMENTS,
+        parse_bytes,
+        _shown_bytes,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,8 @@ class ServeSettings:
         int,
         Option("Largest body, as 64M.", _LOAD, parse_bytes, lambda size: f"{size >> 20}M"),
     ] = 64 << 20
+    document_store: DocumentDirectory = None
+    document_budget: DocumentBudget = 20 << 30
     schema_timeout: Annotated[
         float,
         Option(
@@ -224,6 +248,7 @@ class ServeSettings:
             ("--max-waiting", self.max_waiting, 1),
             ("--default-max-tokens", self.default_max_tokens, 1),
             ("--max-body", self.max_body, 1024),
+            ("--document-budget", self.document_budget, 1),
             ("--tensor-parallel", self.tensor_parallel, 1),
             ("--pipeline-parallel", self.pipeline_parallel, 1),
             ("--drain-timeout", self.drain_timeout, 0),

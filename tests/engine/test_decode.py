@@ -12,7 +12,8 @@ from longctx.attention.positions import ChunkMap
 from longctx.attention.rope import base_inv_freq
 from longctx.attention.step import attend_step
 from longctx.engine.batch_attention import RowInput, plan_batch
-from longctx.engine.kv import KvBuffer, KvPool, Segment
+from longctx.engine.buffer import KvBuffer, Segment
+from longctx.engine.kv import KvPool
 
 KV_HEADS, HEADS, DIM = 2, 6, 8
 CHUNKS = ChunkMap(24, 8)  # chunk_len 16

@@ -13,7 +13,8 @@ from longctx.engine import (
     Finished,
     sampling,
 )
-from longctx.engine.kv import KvBuffer
+from longctx.engine.buffer import KvBuffer
+from longctx.engine.prefix import PrefixTree
 
 
 def test_cancelling_costs_one_step_and_no_neighbour(model: Any) -> None:
@@ -160,9 +161,8 @@ def test_no_memory_to_keep_a_prefix_costs_that_prefix_only(
         raise torch.OutOfMemoryError("too much")
 
     with engine_for(model) as engine:
-        monkeypatch.setattr(KvBuffer, "trim", failing)
+        monkeypatch.setattr(PrefixTree, "insert", failing)
         other = engine.submit(EngineRequest(prompt_of(30, 9), max_new_tokens=12))
-        # Much less than what was set aside is used: the rest would be given back.
         stops = frozenset() if cancelled else frozenset(range(97))
         first = engine.submit(EngineRequest(prompt_of(30), max_new_tokens=300, stop_ids=stops))
         while not engine.stats().counts.completion_tokens:

@@ -41,8 +41,7 @@ from oracle import relative_error, relative_position, rotate_dense
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from longctx.engine import Engine, EngineRequest
-from longctx.engine.kv import Segment
-from longctx.engine.prefix import Prefix
+from longctx.engine.buffer import Segment
 
 VOCABULARY, THETA, HEAD_DIM, EPS = 1024, 1e6, 128, 1e-6
 FILLED = 131_070  # of the prompt's 131,071 tokens; the decoded token stands at 131,071
@@ -137,7 +136,8 @@ def fill(engine: Engine, config: Any, prompt: list[int], inv_freq_F: torch.Tenso
             buffer.write(layer, start, rotate_dense(k_KMD[None], folded_M, inv_freq_F)[0], v_KMD)
     tokens_N = np.asarray(prompt, dtype=np.int64)
     bucket = runner.bucket(len(prompt) + 1)
-    scheduler.prefixes.add(Prefix(tokens_N, bucket, [Segment(buffer, len(prompt))]))
+    scheduler.prefixes.insert(bucket, tokens_N, [Segment(buffer, len(prompt))])
+    buffer.release()
 
 
 # -- the oracle -----------------------------------------------------------------------------------
