@@ -20,6 +20,7 @@ from longctx.eval.needle.inference import (
     samples_needed,
     shared,
 )
+from longctx.eval.stats import wilson
 
 # More misses than may pass at the first look, and still close.
 _CLOSE = 2
@@ -42,17 +43,14 @@ def is_close(groups: Scores, more: int) -> bool:
 @lru_cache(maxsize=64)
 def _allowed(n: int) -> int:
     """The most misses of n samples that pass."""
-    passing = (m for m in range(n, -1, -1) if pooled_interval(_missing(m, n)).low >= THRESHOLD)
-    return next(passing, 0)
+    failing = (m for m in range(n + 1) if wilson(n - m, n).low < THRESHOLD)
+    return max(0, next(failing) - 1)
 
 
 def close_misses(first: int, more: int) -> tuple[int, int]:
     """The fewest and the most misses of so many samples that are looked at again."""
-    found = [
-        missed
-        for missed in range(_allowed(first) + _CLOSE + 1)
-        if is_close(_missing(missed, first), more)
-    ]
+    near = range(_allowed(first) + 1, _allowed(first) + _CLOSE + 1)
+    found = [missed for missed in near if is_close(_missing(missed, first), more)]
     return found[0], found[-1]
 
 
