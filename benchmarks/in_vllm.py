@@ -31,7 +31,7 @@ _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "HF_HUB_OFFLINE": "1",
 }
-_SEED = 0
+_SEED, _WARM = 0, 300
 
 
 class Arm:
@@ -72,7 +72,7 @@ def child(given: dict[str, Any]) -> None:
     options = argparse.Namespace(**given)
     generate = (embedded if options.arm == "embedded" else in_vllm)(options)
     draw = random.Random(_SEED)
-    generate([draw.randrange(3, 600) for _ in range(300)], 4)  # what is made once
+    generate([draw.randrange(3, 600) for _ in range(_WARM)], 4)  # what is made once
     print("{}", flush=True)
     for line in sys.stdin:
         length, number = json.loads(line)
@@ -185,7 +185,7 @@ def main() -> int:
     parser.add_argument("--arms", default=",".join(ARMS), help="which to run, with commas")
     options = parser.parse_args()
     options.lengths = [tokens(each) for each in options.lengths.split(",")]
-    options.longest = max(options.lengths) + options.new + 16
+    options.longest = max(*options.lengths, _WARM) + options.new + 16
     options.arms = options.arms.split(",")
     if unknown := set(options.arms) - set(ARMS):
         parser.error(f"--arms {','.join(unknown)}: use some of {','.join(ARMS)}")

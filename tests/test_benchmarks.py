@@ -136,6 +136,22 @@ def test_an_arm_that_is_not_installed_is_refused_not_left_out() -> None:
         pytest.skip("vllm is installed here")
     done = subprocess.run([sys.executable, str(SERVING), "--vllm"], capture_output=True, text=True)
     assert done.returncode == 2 and "--vllm: vllm is not installed" in done.stderr
+    words = [str(SERVING.with_name("in_vllm.py")), "--model", "random"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 2 and "vllm is not installed" in done.stderr
+
+
+def test_the_benchmark_inside_vllm_measures_longctxs_engine_without_it(tmp_path: Path) -> None:
+    words = ["--model", "embedded", "--lengths", "64", "--pairs", "1", "--new", "2"]
+    done = subprocess.run(
+        [sys.executable, str(SERVING.with_name("in_vllm.py")), *words, "--arms", "embedded"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line.split("|")[1:3] for line in done.stdout.splitlines()[2:]]
+    assert rows == [[" 64 ", " prompt "], [" 64 ", " token "]]
 
 
 @pytest.mark.slow

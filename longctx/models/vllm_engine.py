@@ -47,8 +47,13 @@ from longctx.models.vllm_start import Figures, start, tokens
 from longctx.vllm.settings import bucket_of
 
 _log = logging.getLogger(__name__)
-# Its log is long, and it reports its use to its makers where it is not told otherwise.
-_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+# Its log is long, and it reports its use to its makers where it is not told otherwise. It gives a
+# step up after five minutes, which one of a long prompt takes on a busy CPU.
+_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3600",
+}
 _END_SECONDS = 5.0  # for vLLM's processes to end by themselves
 
 
