@@ -21,6 +21,7 @@ from longctx.ask.answer import PromptProgress
 from longctx.ask.choose import ABOUT_EMBEDDED
 from longctx.ask.local import LocalAnswering
 from longctx.ask.server import ServerAnswering, base_of, same_model
+from longctx.attention.rope import temperature_bucket
 from longctx.errors import UserError
 from longctx.eval.texts import prose
 from longctx.options.ask import AskOptions
@@ -148,6 +149,20 @@ def test_questions_of_any_length_find_the_same_keys() -> None:
             assert answer.cached_tokens is not None and answer.cached_tokens > 800, len(question)
     finally:
         local.close()
+
+
+def test_the_temperature_has_room_for_1024_tokens() -> None:
+    """Also on a document one token below an edge of its buckets."""
+    for tokens in (1_000, 1_023, 9_000):
+        edge = temperature_bucket(tokens, 512)
+        for shortest in (edge - 1, edge, edge + 1):
+            found = {
+                temperature_bucket(prompt.temperature_length(shortest, shortest - 1 + asked), 512)
+                for asked in range(1, 1_026)
+            }
+            assert len(found) == 1
+            far = shortest + 5_000
+            assert prompt.temperature_length(shortest, far) == far
 
 
 def test_documents_cannot_forge_turns(book: Path) -> None:
