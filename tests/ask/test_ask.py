@@ -215,6 +215,7 @@ def test_words_that_are_missing(book: Path, tmp_path: Path) -> None:
     refused("FILE .*x.txt: no such file or folder", str(tmp_path / "x.txt"), "What?")
     refused("FILE http://x.y/z: a URL is not fetched", "http://x.y/z", "What?")
     refused("FILE .*x.txt: no such file", str(tmp_path / "x.txt"), "--interactive")
+    refused("FILE .*/\ufffd.2Jx: no such file", str(tmp_path / "\x1b[2Jx"), "What?")
 
 
 def test_the_first_question_may_stand_behind_the_files(book: Path) -> None:
