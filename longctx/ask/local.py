@@ -152,7 +152,7 @@ class LocalAnswering:
             ids,
             max_new_tokens=options.max_tokens,
             sampling=replace(session.defaults, temperature=options.temperature),
-            request_length=max(len(ids), self._with_head_room(documents)),
+            request_length=prompt.temperature_length(self._shortest(documents), len(ids)),
         )
         texts: list[str] = []
 
@@ -187,11 +187,11 @@ class LocalAnswering:
         given: list[dict[str, Any]] = [*prompt.messages(documents, question, self._options.system)]
         return self._renderer.encode(given)
 
-    def _with_head_room(self, documents: Sequence[ReadDocument]) -> int:
-        """Where the temperature is taken: the same for all questions on these documents."""
+    def _shortest(self, documents: Sequence[ReadDocument]) -> int:
+        """Tokens of the shortest prompt with these documents."""
         if self._base is None or self._base[0] is not documents:
             self._base = (documents, len(self._encode(documents, "?")))
-        return self._base[1] + prompt.HEAD_ROOM
+        return self._base[1]
 
     def _too_long(
         self,

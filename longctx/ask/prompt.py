@@ -27,6 +27,16 @@ def messages(documents: Sequence[ReadDocument], question: str, system: str) -> l
     return [{"role": "system", "content": content}, {"role": "user", "content": question}]
 
 
+def temperature_length(shortest: int, tokens: int) -> int:
+    """Tokens at which a prompt's temperature is taken.
+
+    Args:
+        shortest: of a prompt with these documents and a question of one token.
+        tokens: of this one.
+    """
+    return max(tokens, shortest + HEAD_ROOM)
+
+
 def _part(name: str, text: str) -> str:
     return f'<document name="{plain_name(name)}">\n{text}\n</document>'
 

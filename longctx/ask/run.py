@@ -19,6 +19,7 @@ from longctx.ask.choose import choose
 from longctx.ask.screen import (
     AnswerScreen,
     print_sources,
+    printable,
     say,
     say_documents,
     say_figures,
@@ -118,7 +119,7 @@ def _read(word: str, encoding: str | None) -> ReadDocument:
     try:
         return read_word(word, encoding)
     except ReadingError as error:
-        raise UserError(f"FILE {error}") from error
+        raise UserError(printable(f"FILE {error}")) from error
 
 
 def _load(

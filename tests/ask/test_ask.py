@@ -21,6 +21,7 @@ from longctx.ask.answer import PromptProgress
 from longctx.ask.choose import ABOUT_EMBEDDED
 from longctx.ask.local import LocalAnswering
 from longctx.ask.server import ServerAnswering, base_of, same_model
+from longctx.attention.rope import temperature_bucket
 from longctx.errors import UserError
 from longctx.eval.texts import prose
 from longctx.options.ask import AskOptions
@@ -150,6 +151,20 @@ def test_questions_of_any_length_find_the_same_keys() -> None:
         local.close()
 
 
+def test_the_temperature_has_room_for_1024_tokens() -> None:
+    """Also on a document one token below an edge of its buckets."""
+    for tokens in (1_000, 1_023, 9_000):
+        edge = temperature_bucket(tokens, 512)
+        for shortest in (edge - 1, edge, edge + 1):
+            found = {
+                temperature_bucket(prompt.temperature_length(shortest, shortest - 1 + asked), 512)
+                for asked in range(1, 1_026)
+            }
+            assert len(found) == 1
+            far = shortest + 5_000
+            assert prompt.temperature_length(shortest, far) == far
+
+
 def test_documents_cannot_forge_turns(book: Path) -> None:
     local = LocalAnswering(AskOptions(max_tokens=4), "embedded")
     try:
@@ -200,6 +215,7 @@ def test_words_that_are_missing(book: Path, tmp_path: Path) -> None:
     refused("FILE .*x.txt: no such file or folder", str(tmp_path / "x.txt"), "What?")
     refused("FILE http://x.y/z: a URL is not fetched", "http://x.y/z", "What?")
     refused("FILE .*x.txt: no such file", str(tmp_path / "x.txt"), "--interactive")
+    refused("FILE .*/\ufffd.2Jx: no such file", str(tmp_path / "\x1b[2Jx"), "What?")
 
 
 def test_the_first_question_may_stand_behind_the_files(book: Path) -> None:

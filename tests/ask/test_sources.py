@@ -89,7 +89,7 @@ def test_answers_without_shared_words(answer: str) -> None:
 
 
 def test_a_long_document_takes_no_long_time() -> None:
-    text = english(400_000)
+    text = english(100_000)
     began = time.process_time()
-    sources.find([document(text)], english(3_000), "What is it about?")
-    assert time.process_time() - began < 5
+    sources.find([document(text)], english(2_000), "What is it about?")
+    assert time.process_time() - began < 2
