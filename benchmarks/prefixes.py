@@ -2,9 +2,10 @@
 
     python benchmarks/prefixes.py --prefixes 1000,100000
 
-Prefixes are random tokens of --tokens, of which every one shares the first --shared with one in a
-hundred others; keys and values are no more than counted. A match is of a prompt that goes on from a
-stored prefix, an insert keeps a new one. CPU time of the process, mean and maximum of --rounds.
+Prefixes are random tokens of --tokens, of which every one shares the first --shared with a
+hundredth of the others; keys and values are no more than counted. A match is of a prompt that goes
+on from a stored prefix, an insert keeps a new one. CPU time of the process, mean and maximum of
+--rounds.
 """
 
 from __future__ import annotations

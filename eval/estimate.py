@@ -79,6 +79,8 @@ class NeedlePlan:
     # The work of a text for every cell, over that of texts which depths share; None where they do,
     # and where no prefill is shared anyway.
     own_texts_cost: float | None = None
+    # With the second look at every length; None where there is none.
+    most_cells: int | None = None
 
     def __str__(self) -> str:
         time = "time unknown"
@@ -88,9 +90,12 @@ class NeedlePlan:
         memory = memory if self.kv_bytes else ""
         cost = self.own_texts_cost
         texts = "" if cost is None else f" · a text each: {cost:.2f} x the work of --shared-texts"
+        more = ""
+        if self.most_cells is not None and self.most_cells > self.cells:
+            more = f", up to {self.most_cells} if a length is close"
         return (
-            f"{self.cells} cells: {self.done} done, {self.to_do} to do · {self.prompts} prompts, "
-            f"{self.tokens:,} tokens · {time}{memory}{texts}"
+            f"{self.cells} cells{more}: {self.done} done, {self.to_do} to do · "
+            f"{self.prompts} prompts, {self.tokens:,} tokens · {time}{memory}{texts}"
         )
 
 
@@ -105,6 +110,7 @@ def plan(
     bytes_per_value: int,
     rate: float | None,
     rate_from: str,
+    most_cells: int | None = None,
 ) -> NeedlePlan:
     """`rate` is seconds per unit of work()."""
     cells, to_do = list(everything), list(pending)
@@ -128,6 +134,7 @@ def plan(
         seconds_from=rate_from,
         kv_bytes=shape.kv_bytes(longest, bytes_per_value),
         own_texts_cost=cost,
+        most_cells=most_cells,
     )
 
 

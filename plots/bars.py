@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from longctx.eval.format import show_length
 from longctx.eval.needle.effective import MEANING, show_effective
 from longctx.eval.needle.ranking import MethodOfRun, arms_of, ranked
-from longctx.eval.needle.summary import NeedleResults
+from longctx.eval.needle.results import NeedleResults
 from longctx.plots import fonts
 from longctx.plots.palette import BAND, INK, MUTED, NOT_RUN
 from longctx.plots.style import Style

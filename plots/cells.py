@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from longctx.eval.format import show_depth, show_length
-from longctx.eval.needle.summary import NeedleResults, Tally
+from longctx.eval.needle.results import NeedleResults, Tally
 from longctx.plots.difference import DifferenceMap, show_net
 from longctx.plots.palette import MUTED, NOT_RUN, RGB, WHITE, difference_colour
 from longctx.plots.style import Style

@@ -16,7 +16,7 @@ from longctx.eval.needle.paired import (
     net_by_cell,
     pairs_of,
 )
-from longctx.eval.needle.summary import NeedleResults
+from longctx.eval.needle.results import NeedleResults
 
 STAR = "★"
 _SMALL = 0.05  # of a prompt: what is less is rounding of partial scores

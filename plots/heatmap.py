@@ -19,7 +19,8 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure, FigureBase, SubFigure
 
-from longctx.eval.needle.summary import NeedleResults, load
+from longctx.eval.needle.results import NeedleResults
+from longctx.eval.needle.summary import load
 from longctx.plots import draw_legend, draw_panel, fonts
 from longctx.plots.difference import STAR
 from longctx.plots.layout import NARROWEST, Box, Layout, layout_for

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from longctx.eval.format import show_length
 from longctx.eval.needle.inference import THRESHOLD
 from longctx.eval.needle.paired import LIMIT
-from longctx.eval.needle.summary import NeedleResults
+from longctx.eval.needle.results import NeedleResults
 from longctx.plots import frontier
 from longctx.plots.difference import DifferenceMap
 

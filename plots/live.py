@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style as TextStyle
 
-from longctx.eval.needle.summary import NeedleResults
+from longctx.eval.needle.results import NeedleResults
 from longctx.plots.cells import MapCell, cells_of
 from longctx.plots.palette import MUTED, RGB
 from longctx.plots.scene import grid_of, trained_of

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 from longctx.eval.format import show_depth, show_length
 from longctx.eval.needle.effective import Effective
 from longctx.eval.needle.inference import THRESHOLD
-from longctx.eval.needle.summary import NeedleResults, heading
+from longctx.eval.needle.results import NeedleResults
+from longctx.eval.needle.summary import again_words, heading
 from longctx.plots import frontier
 from longctx.plots.cells import MapCell, cells_of, difference_cells
 from longctx.plots.difference import DifferenceMap, differences, differs_words
@@ -253,7 +254,9 @@ def subtitle(results: NeedleResults) -> str:
     repeats = run["grid"]["repeats"]
     place = "length" if run["grid"].get("spread") else "cell"
     samples = f"one sample a {place}" if repeats == 1 else f"{repeats} samples a {place}"
-    if results.stopping:
+    if results.looks.first is not None:
+        samples = again_words(results)
+    elif results.stopping:
         samples = f"up to {samples}"
     if results.texts == "shared":
         samples += ", depths share texts"

@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.style import Style as TextStyle
 from rich.text import Text
 
-from longctx.eval.needle.summary import NeedleResults
+from longctx.eval.needle.results import NeedleResults
 from longctx.plots.cells import MapCell, Role
 from longctx.plots.legend import Sign
 from longctx.plots.scene import ACROSS, DOWN, Panel, Scene, scene_of

@@ -76,8 +76,8 @@ def test_certainty_benchmark_prints_its_tables() -> None:
         check=True,
     )
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    # Six figures, each a head, a line and seven designs at four correlations.
-    assert len(rows) == 6 * 9
+    # Six figures, each a head, a line and eight designs at four correlations.
+    assert len(rows) == 6 * 10
     assert all(row.count("|") == 6 for row in rows)
 
 
@@ -141,7 +141,7 @@ def test_an_arm_that_is_not_installed_is_refused_not_left_out() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident size is read as Linux and glibc tell")
 def test_memory_of_a_perplexity_pass_is_linear_in_its_length(tmp_path: Path) -> None:
-    """A square of the length, or logits of the whole text, would make the second slope a larger one.
+    """A square of the length, or logits of the whole text, would make the second slope larger.
 
     Resident size is a few hundred kilobytes more or less by chance, hence steps of 16 MiB of keys
     and values.

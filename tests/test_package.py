@@ -106,14 +106,26 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.__main__": ("longctx.cli",),
     "longctx.cli": ("longctx.commands", "longctx.errors", "longctx.__version__"),
     "longctx.commands": ("longctx",),
+    # A question on documents: from a server, or from what a server would load.
+    "longctx.ask": (
+        *("longctx.reading", "longctx.serve", "longctx.models", "longctx.engine", "longctx.chat"),
+        *("longctx.attention", "longctx.tiny", "longctx.options", "longctx.eval.format"),
+        "longctx.errors",
+    ),
+    # Its worker must start at once, and without torch.
+    "longctx.reading": ("longctx.eval.texts", "longctx.killable", "longctx.errors"),
     "longctx.runs": (
         *("longctx.models", "longctx.report", "longctx.plots", "longctx.eval", "longctx.chat"),
         *("longctx.attention", "longctx.tiny", "longctx.options", "longctx.errors"),
     ),
     "longctx.serve": (
         *("longctx.models", "longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat"),
-        *("longctx.grammar", "longctx.options", "longctx.eval.format", "longctx.errors"),
-        "longctx.__version__",
+        *("longctx.grammar", "longctx.killable", "longctx.options", "longctx.eval.format"),
+        *("longctx.documents", "longctx.reading", "longctx.errors", "longctx.__version__"),
+    ),
+    "longctx.documents": (
+        *("longctx.models.source", "longctx.engine", "longctx.attention", "longctx.chat"),
+        "longctx.errors",
     ),
     "longctx.models": (
         *("longctx.tiny", "longctx.engine", "longctx.attention", "longctx.chat", "longctx.eval"),
@@ -134,7 +146,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.plots": (
         *("longctx.eval.format", "longctx.eval.runfolder.records", "longctx.errors"),
         *(f"longctx.eval.needle.{name}" for name in ("effective", "inference", "paired")),
-        *("longctx.eval.needle.ranking", "longctx.eval.needle.summary"),
+        *(f"longctx.eval.needle.{name}" for name in ("ranking", "results", "summary")),
         *(f"longctx.eval.perplexity.{name}" for name in ("summary", "files")),
     ),
     "longctx.tiny": ("longctx.eval", "longctx.chat.template"),
@@ -164,6 +176,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "longctx.options.engine": (),
     "longctx.grammar": ("llguidance", "numpy"),
     "longctx.killable": ("psutil",),
+    "longctx.reading": (),
     "longctx.attention": ("torch",),
     "longctx.attention.hf": ("torch", "transformers", "accelerate"),  # the one place that knows it
     "longctx.vllm": ("torch", "vllm"),

@@ -17,10 +17,10 @@ from collections.abc import Container, Mapping, Sequence
 
 from longctx.eval.needle.config import Texts
 from longctx.eval.needle.grid import Cell
-from longctx.eval.needle.inference import THRESHOLD, Scores, pooled_interval
+from longctx.eval.needle.inference import THRESHOLD, Looks, Scores, pooled_interval
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.runfolder.records import Record, scored, text_of
-from longctx.eval.runfolder.schema import Stopping
+from longctx.eval.runfolder.run_schema import Stopping
 
 _VALID: dict[Texts, str] = {
     "own": "Intervals and tests hold at every look, whatever ended the run.",
@@ -41,7 +41,7 @@ def stopping_rule(repeats: int, budget_minutes: float | None, texts: Texts = "ow
     }
 
 
-def undecided(scores: Scores, looks: int) -> bool:
+def undecided(scores: Scores, looks: Looks) -> bool:
     """Whether more samples of a length could tell on which side of the threshold it is."""
     low, high = pooled_interval(scores, looks)
     return low < THRESHOLD <= high
@@ -73,7 +73,7 @@ def next_round(
         more = [cell for cell in column if cell.repeat == repeats]
         if missing or not more or not _scores(found, [repeats - 1]):
             continue
-        if undecided(_scores(found, range(repeats)), sweep.config.repeats):
+        if undecided(_scores(found, range(repeats)), Looks(sweep.config.repeats)):
             doubtful += more
         elif _has_mixed(found):
             mixed += more

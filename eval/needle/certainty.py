@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
+from longctx.eval.needle.close import close_misses, pass_chance
 from longctx.eval.needle.config import Texts
 from longctx.eval.needle.inference import (
     TEXTS_NEEDED,
     THRESHOLD,
+    Looks,
     Scores,
     count,
     pooled_interval,
     samples_needed,
     texts_of,
 )
-from longctx.eval.stats import wilson
 
 # How a run came by its texts, in headings.
 TEXTS: dict[Texts, str] = {"own": "a text for every cell", "shared": "depths share a text"}
@@ -27,18 +27,23 @@ _WEAK, _STRONG = 0.8, 0.98
 _REPEATS_TOLD = 5  # with eleven depths, 55 samples: 0.98 gets through in 98 %
 
 
-def interval_words(texts: Texts, looks: int) -> str:
+def interval_words(texts: Texts, looks: Looks) -> str:
     """What stands beside a score."""
+    if texts == "own" and looks.first is not None:
+        return (
+            "Found / asked, with the 95 % interval: Wilson's, and of 97.5 % where a close length "
+            "was looked at again."
+        )
     kinds = {
         ("own", True): "Wilson's",
         ("own", False): "one that holds whenever the run ended",
         ("shared", True): "cluster-robust, as depths share texts",
         ("shared", False): "cluster-robust, as depths share texts, and widened for every look",
     }
-    return f"Found / asked, with the 95 % interval: {kinds[texts, looks == 1]}."
+    return f"Found / asked, with the 95 % interval: {kinds[texts, looks.fixed]}."
 
 
-def sentences(texts: Texts, looks: int, samples: Sequence[Scores]) -> list[str]:
+def sentences(texts: Texts, looks: Looks, samples: Sequence[Scores]) -> list[str]:
     """One paragraph, sentence by sentence.
 
     Args:
@@ -76,7 +81,7 @@ def _resting(texts: Texts, asked: int, most: int, counted: int) -> str:
     )
 
 
-def _width(texts: Texts, looks: int, least: Scores, asked: int, counted: int) -> str:
+def _width(texts: Texts, looks: Looks, least: Scores, asked: int, counted: int) -> str:
     """How far apart scores of the length with the fewest samples may be and still be equal."""
     if texts == "own" or counted == asked:
         interval = pooled_interval([[1.0]] * (asked - asked // 2) + [[0.0]] * (asked // 2), looks)
@@ -90,33 +95,33 @@ def _width(texts: Texts, looks: int, least: Scores, asked: int, counted: int) ->
     )
 
 
-def _passing(texts: Texts, looks: int, asked: int, counted: int) -> str:
+def _passing(texts: Texts, looks: Looks, asked: int, counted: int) -> str:
     rule = f"An effective length is claimed only where the lower end is at least {THRESHOLD}"
     if texts == "shared" and counted < asked:
         few = f", and never from fewer than {TEXTS_NEEDED} texts"
         return f"{rule}{few if counted < TEXTS_NEEDED else ''}."
-    if looks > 1:
+    if looks.any_time:
         return f"{rule}; the run asked on where that was open, and its intervals allow for it."
     if asked < samples_needed():
         return f"{rule}, which fewer than {samples_needed()} answers cannot reach."
-    weak, strong = pass_chance(_WEAK, asked), pass_chance(_STRONG, asked)
+    first = asked if looks.first is None else looks.first
+    weak, strong = (pass_chance(truth, looks, first) for truth in (_WEAK, _STRONG))
     told = (
         f"{rule}: a model that in truth finds {100 * _WEAK:.0f} % gets there in {_share(weak)} of "
         f"runs, one that finds {100 * _STRONG:.0f} % in {_share(strong)}."
     )
-    if strong < 0.8:
+    if looks.first is not None:
+        low, high = close_misses(looks.first, looks.more)
+        told += (
+            f" A length at which a method misses {low} or {high} of {looks.first} is looked at "
+            "again, once, and its interval is wider for it."
+        )
+    elif strong < 0.8:
         told += (
             " A length that was just missed may want more samples: "
             f"--repeats {_REPEATS_TOLD}, or --adaptive."
         )
     return told
-
-
-@lru_cache(maxsize=256)
-def pass_chance(truth: float, samples: int) -> float:
-    """How often so many independent samples of a true score pass a length."""
-    passing = (k for k in range(samples + 1) if wilson(k, samples).low >= THRESHOLD)
-    return sum(math.comb(samples, k) * truth**k * (1 - truth) ** (samples - k) for k in passing)
 
 
 def _share(chance: float) -> str:

@@ -20,6 +20,9 @@ from longctx.eval.scoring import SCORERS, Scorer
 # a repeat, which then share its prefill.
 Texts = Literal["own", "shared"]
 
+# What a second look adds to a length that is close.
+MORE_REPEATS = 3
+
 _UNITS = {"": 1, "K": 1024, "M": 1024**2}
 _LONGEST = 1 << 30
 # As many depths as people ask for by a bare number; 25 or 50 are places in percent.
@@ -31,12 +34,14 @@ class NeedleConfig:
     """A sweep of one task. Lengths in tokens, depths in percent (0 is the start).
 
     The only depth is None where a task spreads its evidence over the text. `spread`: a repeat is
-    one sample, at one of the depths in turn, in place of one at each.
+    one sample, at one of the depths in turn, in place of one at each. `first_repeats`: of every
+    cell, where only close lengths are asked all `repeats`; None: no second look.
     """
 
     lengths: tuple[int, ...] = (2048, 4096, 8192)
     depths: tuple[float | None, ...] = tuple(10.0 * step for step in range(11))
     repeats: int = 2
+    first_repeats: int | None = None
     texts: Texts = "own"
     spread: bool = False
     seed: int = 0

@@ -14,8 +14,8 @@ from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.protocol import Request, Session
 from longctx.eval.runfolder.folder import timestamp
+from longctx.eval.runfolder.record_schema import ControlRecord
 from longctx.eval.runfolder.records import SCHEMA, RecordFile
-from longctx.eval.runfolder.schema import ControlRecord
 from longctx.eval.scoring import judge
 
 

@@ -16,8 +16,10 @@ from typing import Any
 
 from longctx.eval.format import show_length
 from longctx.eval.needle.inference import (
+    FIXED,
     TEXTS_NEEDED,
     THRESHOLD,
+    Looks,
     Scores,
     count,
     pooled_interval,
@@ -60,12 +62,12 @@ class Effective:
         return {"rule": RULE, **asdict(self)}
 
 
-def effective_length(scores: Mapping[int, Scores], looks: int = 1) -> Effective:
+def effective_length(scores: Mapping[int, Scores], looks: Looks = FIXED) -> Effective:
     """Walks up from the shortest length and stops at the first that does not pass.
 
     Args:
         scores: of each length, one sequence per text.
-        looks: 1 for a fixed grid, else the most repeats of a run that ends by what it has found.
+        looks: of a run that ends by what it has found.
     """
     last_pass: int | None = None
     problem: int | None = None
@@ -95,7 +97,7 @@ def effective_length(scores: Mapping[int, Scores], looks: int = 1) -> Effective:
     )
 
 
-def _enough(groups: Scores, looks: int) -> bool:
+def _enough(groups: Scores, looks: Looks) -> bool:
     if shared(groups):
         return texts_of(groups) >= TEXTS_NEEDED
     return count(groups) >= samples_needed(looks)

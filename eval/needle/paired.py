@@ -6,6 +6,7 @@
     every pair has a text of its own    McNemar, exact, for each length and for all together, Holm
     pairs share texts                   signs of whole texts, Holm over lengths; where a length has
                                         too few texts to hold after it, one test of all lengths
+    close lengths were asked again      each p twice as large: the two looks share the 5 %
     a run ended by what it had found    the same, made to hold at every look
 
 A pair is one place of the grid at which both arms were scored on the same prompt; what has no
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from longctx.eval.clustered import ALPHA, difference_interval, sign_flip, texts_for
+from longctx.eval.needle.inference import FIXED, Looks
 from longctx.eval.runfolder.records import Record, scored, text_of
 from longctx.eval.sequential import anytime_mcnemar
 from longctx.eval.stats import Interval, holm, mcnemar_exact
@@ -73,14 +75,14 @@ class Comparison:
 
     Attributes:
         shared: whether pairs share texts.
-        looks: 1 for a fixed grid, else the most repeats of a run that ended by what it had found.
+        looks: of a run that ended by what it had found.
         texts_needed: of a length, for single lengths to be tested; 0 where pairs share none.
     """
 
     lengths: Mapping[int, PairedComparison] = field(default_factory=dict)
     overall: PairedComparison | None = None
     shared: bool = False
-    looks: int = 1
+    looks: Looks = FIXED
     texts_needed: int = 0
 
     @property
@@ -91,7 +93,8 @@ class Comparison:
     @property
     def meaning(self) -> str:
         """What was tested, in a sentence or two."""
-        looks = f", dealt out to {self.looks} looks" if self.shared and self.looks > 1 else ""
+        shares = self.looks.shares
+        looks = f", dealt out to {shares} looks" if self.shared and shares > 1 else ""
         if self.shared and self.by_length:
             return (
                 f"Tested: signs of whole texts turned, for each length, Holm over lengths{looks}: "
@@ -105,7 +108,11 @@ class Comparison:
                 f"{self.texts_needed} would do (--repeats {self.texts_needed}), or a text of its "
                 "own for every cell (without --shared-texts)."
             )
-        test = "McNemar's exact test" if self.looks == 1 else "McNemar's test, valid at every look,"
+        test = "McNemar's exact test"
+        if self.looks.any_time:
+            test = "McNemar's test, valid at every look,"
+        elif self.looks.first is not None:
+            test += ", each p doubled for the second look,"
         return f"Tested: {test} for each length and for all together, Holm over these."
 
 
@@ -125,10 +132,10 @@ def pairs_of(first: Iterable[Record], second: Iterable[Record]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: (pair.length, pair.depth or 0.0, pair.repeat))
 
 
-def compare(pairs: Sequence[Pair], looks: int = 1) -> Comparison:
+def compare(pairs: Sequence[Pair], looks: Looks = FIXED) -> Comparison:
     """
     Args:
-        looks: 1 for fixed grids, else the most repeats of a run that ended by what it had found.
+        looks: of a run that ended by what it had found.
     """
     by_length: dict[int, list[Pair]] = {}
     for pair in pairs:
@@ -138,7 +145,7 @@ def compare(pairs: Sequence[Pair], looks: int = 1) -> Comparison:
     groups = list(by_length.values())
     texts = [len(_by_text(group)) for group in groups]
     clustered = any(count < len(group) for count, group in zip(texts, groups, strict=True))
-    needed = texts_for(len(groups), LIMIT / looks) if clustered else 0
+    needed = texts_for(len(groups), LIMIT / looks.shares) if clustered else 0
     p_lengths: list[float] | list[None]
     p_overall: float | None = None
     if not clustered:
@@ -163,7 +170,7 @@ def compare(pairs: Sequence[Pair], looks: int = 1) -> Comparison:
     )
 
 
-def _compared(pairs: Sequence[Pair], p: float | None, looks: int) -> PairedComparison:
+def _compared(pairs: Sequence[Pair], p: float | None, looks: Looks) -> PairedComparison:
     texts = _by_text(pairs)
     first_only, second_only = _discordant(pairs)
     return PairedComparison(
@@ -172,7 +179,7 @@ def _compared(pairs: Sequence[Pair], p: float | None, looks: int) -> PairedCompa
         first_only=first_only,
         second_only=second_only,
         difference=sum(pair.difference for pair in pairs) / len(pairs),
-        interval=difference_interval(texts, LIMIT / looks),
+        interval=difference_interval(texts, LIMIT / looks.shares),
         p=p,
     )
 
@@ -185,12 +192,14 @@ def _discordant(pairs: Sequence[Pair]) -> tuple[int, int]:
     )
 
 
-def _mcnemar(pairs: Sequence[Pair], looks: int) -> float:
-    return (mcnemar_exact if looks == 1 else anytime_mcnemar)(*_discordant(pairs))
+def _mcnemar(pairs: Sequence[Pair], looks: Looks) -> float:
+    if looks.any_time:
+        return anytime_mcnemar(*_discordant(pairs))
+    return min(1.0, looks.shares * mcnemar_exact(*_discordant(pairs)))
 
 
-def _flipped(pairs: Sequence[Pair], looks: int) -> float:
-    return min(1.0, looks * sign_flip([math.fsum(text) for text in _by_text(pairs)]))
+def _flipped(pairs: Sequence[Pair], looks: Looks) -> float:
+    return min(1.0, looks.shares * sign_flip([math.fsum(text) for text in _by_text(pairs)]))
 
 
 def net_by_cell(pairs: Sequence[Pair]) -> dict[tuple[int, float | None], tuple[float, int]]:

@@ -19,8 +19,8 @@ from functools import cached_property
 from longctx.eval import tasks
 from longctx.eval.format import show_length
 from longctx.eval.needle.effective import RULER_AT_LEAST
-from longctx.eval.needle.summary import NeedleResults
-from longctx.eval.runfolder.schema import MeanFigures, TaskFigures, TasksArm, TasksTable
+from longctx.eval.needle.results import NeedleResults
+from longctx.eval.runfolder.summary_schema import MeanFigures, TaskFigures, TasksArm, TasksTable
 from longctx.eval.scoring import SCORERS, Scorer
 from longctx.eval.stats import Interval, wilson
 

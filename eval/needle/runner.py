@@ -30,8 +30,9 @@ from longctx.eval.protocol import (
     with_temperature,
 )
 from longctx.eval.runfolder.folder import timestamp
+from longctx.eval.runfolder.record_schema import NeedleRecord
 from longctx.eval.runfolder.records import SCHEMA, RecordFile
-from longctx.eval.runfolder.schema import NeedleRecord, RecordScheme
+from longctx.eval.runfolder.schema_parts import RecordScheme
 from longctx.eval.scoring import Verdict, judge
 from longctx.eval.spec import PromptSpec
 

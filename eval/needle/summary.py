@@ -1,252 +1,43 @@
-"""From records to figures: cells, lengths, and the summary files of a run folder.
+"""From results to figures: the summary files of a run folder, and the words of their tables.
 
-Reads a run folder and nothing else, so that a summary can be made again at any time. An error is
-no zero: only scored cells count in n. A place of the grid counts once, whatever its keys: another
-version may have taken its temperature at another length, and the newest record is the one.
+Reads a run folder and nothing else, so that a summary can be made again at any time.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from longctx.errors import UserError
 from longctx.eval.format import depth_name, show_depth, show_length
 from longctx.eval.needle.certainty import TEXTS, interval_words, sentences
-from longctx.eval.needle.config import Texts, depths_of
 from longctx.eval.needle.effective import (
     MEANING,
     OTHER_RULES,
-    Effective,
-    effective_length,
     show_break,
     show_effective,
     show_other,
 )
-from longctx.eval.needle.inference import Scores, pooled_interval
+from longctx.eval.needle.results import NeedleResults, Tally
 from longctx.eval.runfolder import folder, records
-from longctx.eval.runfolder.records import newest, place_of, scored, text_of
-from longctx.eval.runfolder.schema import (
+from longctx.eval.runfolder.records import scored
+from longctx.eval.runfolder.run_schema import NeedleRunJson
+from longctx.eval.runfolder.summary_schema import (
     ControlFigures,
-    ControlRecord,
     EffectiveFigures,
     MethodFigures,
-    NeedleRecord,
-    NeedleRunJson,
     NeedleSummary,
-    Stopping,
-    TallyFigures,
 )
-from longctx.eval.scoring import SCORED, Scorer
-from longctx.eval.sequential import anytime_interval
-from longctx.eval.stats import Interval, wilson
+from longctx.eval.scoring import SCORED
 
 # A map whose easiest cells fail, or which succeeds without a needle, says nothing about length.
 _SHORTEST_AT_LEAST = 0.85
 _CLOSED_BOOK_AT_MOST = 0.05
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What is known about some samples: `n` scored ones and their sum, and the others by state.
-
-    `bounds` where samples are not independent; else the interval is Wilson's.
-    """
-
-    n: int
-    total: float
-    states: Mapping[str, int]
-    bounds: Interval | None = None
-
-    @property
-    def score(self) -> float | None:
-        return self.total / self.n if self.n else None
-
-    @property
-    def interval(self) -> Interval:
-        return self.bounds or wilson(self.total, self.n)
-
-    @property
-    def k(self) -> int:
-        return self.states.get("ok", 0)
-
-    @property
-    def cut_off(self) -> int:
-        """Answers that the token budget cut off: scored by what they have."""
-        return self.states.get("truncated_output", 0)
-
-    def others(self) -> dict[str, int]:
-        """States without a score."""
-        return {state: count for state, count in self.states.items() if state not in SCORED}
-
-    def to_dict(self) -> TallyFigures:
-        low, high = self.interval
-        known = self.n > 0
-        return {
-            "n": self.n,
-            "k": self.k,
-            "score": round(self.total / self.n, 6) if known else None,
-            "low": round(low, 6) if known else None,
-            "high": round(high, 6) if known else None,
-            "states": dict(self.states),
-        }
-
-
-@dataclass(frozen=True)
-class NeedleResults:
-    """A run folder as read: run.json, and the newest record of every place of its grid."""
-
-    run: NeedleRunJson
-    records: Sequence[NeedleRecord]
-    controls: Sequence[ControlRecord]
-    superseded: int = 0
-    lines: Mapping[str, int] = field(default_factory=dict)  # of results.jsonl, by key
-    _effective: dict[str, Effective] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-
-    @classmethod
-    def of(
-        cls,
-        run: NeedleRunJson,
-        found: Iterable[NeedleRecord],
-        controls: Iterable[ControlRecord] = (),
-        lines: Mapping[str, int] | None = None,
-    ) -> NeedleResults:
-        """Of records in the order in which they were measured."""
-        cells, beside = newest(found, place_of), newest(controls, place_of).records
-        return cls(run, cells.records, beside, cells.superseded, lines or {})
-
-    @property
-    def methods(self) -> list[str]:
-        return list(self.run["grid"]["methods"])
-
-    @property
-    def lengths(self) -> list[int]:
-        return list(self.run["grid"]["lengths"])
-
-    @property
-    def depths(self) -> list[float | None]:
-        return list(self.run["grid"]["depths"])
-
-    @property
-    def task(self) -> str:
-        return str(self.run["settings"].get("task", "needle"))
-
-    @property
-    def trained_length(self) -> int | None:
-        return self.run.get("trained_length")
-
-    @property
-    def stopping(self) -> Stopping | None:
-        """The rule by which repeats were spent; None for a fixed grid."""
-        return self.run.get("stopping")
-
-    @property
-    def looks(self) -> int:
-        """1 for a fixed grid, else the most repeats, after each of which the run may have ended."""
-        return 1 if self.stopping is None else self.stopping["most_repeats"]
-
-    @property
-    def texts(self) -> Texts:
-        """Whether each cell has a text of its own, or the depths of a repeat share one, as in all
-        folders that do not say."""
-        if self.depths == [None]:
-            return "own"
-        return self.run["settings"].get("texts", "shared")
-
-    @cached_property
-    def _by_cell(self) -> dict[tuple[str, int, float | None], list[NeedleRecord]]:
-        found: dict[tuple[str, int, float | None], list[NeedleRecord]] = {}
-        for record in self.records:
-            place = (record["scheme"]["method"], record["length"], record["depth"])
-            found.setdefault(place, []).append(record)
-        return found
-
-    def chosen(
-        self, method: str, length: int | None = None, depth: float | None = None
-    ) -> list[NeedleRecord]:
-        """The records of a cell, or of all cells over what is left out."""
-        if length is not None and depth is not None:
-            return list(self._by_cell.get((method, length, depth), ()))
-        return [
-            record
-            for place, found in self._by_cell.items()
-            for record in found
-            if place[0] == method
-            and (length is None or place[1] == length)
-            and (depth is None or place[2] == depth)
-        ]
-
-    def tally(self, method: str, length: int | None = None, depth: float | None = None) -> Tally:
-        """Pooled over what is left out; samples of the grid that have no record are `not_run`."""
-        chosen = self.chosen(method, length, depth)
-        states = Counter[str](record["status"] for record in chosen)
-        places = itertools.product(
-            self.lengths if length is None else (length,),
-            self.depths if depth is None else (depth,),
-        )
-        missing = sum(
-            max(0, self._repeats_at(place[1]) - len(self._by_cell.get((method, *place), ())))
-            for place in places
-        )
-        if missing:
-            states["not_run"] = missing
-        scores = [score for record in chosen if (score := scored(record)) is not None]
-        total, n = sum(scores), len(scores)
-        bounds = None if self.looks == 1 else anytime_interval(total, n)
-        return Tally(n, total, dict(states), bounds)
-
-    def _repeats_at(self, depth: float | None) -> int:
-        if self.stopping:  # it decides how many a cell needs; one it has in any case
-            return 1
-        grid = self.run["grid"]
-        spread = grid.get("spread", False)
-        return sum(
-            depth in depths_of(grid["depths"], repeat, spread=spread)
-            for repeat in range(grid["repeats"])
-        )
-
-    def judged_by(self, scorer: Scorer) -> NeedleResults:
-        """The same answers, with the scores that a scorer gives them."""
-        judged = [
-            record
-            if (scores := record["scores"]) is None
-            else cast(NeedleRecord, {**record, "score": scores[scorer]})
-            for record in self.records
-        ]
-        return replace(self, records=judged)
-
-    def pooled(self, method: str, length: int) -> Tally:
-        """A length over all its depths, with the interval that effective lengths go by."""
-        tally = self.tally(method, length)
-        return replace(tally, bounds=self.interval(method, length))
-
-    def by_text(self, method: str, length: int) -> Scores:
-        """Scores grouped by what they share: a text is a window of the haystack with its needle."""
-        groups: dict[int, list[float]] = {}
-        for record in self.chosen(method, length):
-            if (score := scored(record)) is not None:
-                groups.setdefault(text_of(record), []).append(score)
-        return [groups[text] for text in sorted(groups)]
-
-    def interval(self, method: str, length: int) -> Interval:
-        """Over all depths, by how the samples came to be: inference.py."""
-        return pooled_interval(self.by_text(method, length), self.looks)
-
-    def effective(self, method: str) -> Effective:
-        if method not in self._effective:
-            scores = {length: self.by_text(method, length) for length in self.lengths}
-            self._effective[method] = effective_length(scores, self.looks)
-        return self._effective[method]
 
 
 def load(path: Path) -> NeedleResults:
@@ -425,7 +216,18 @@ def _repeats_words(results: NeedleResults) -> str:
     grid = results.run["grid"]
     if grid.get("spread"):
         return f"{grid['repeats']} sample(s) a length, at one depth each"
+    if results.looks.first is not None:
+        return again_words(results)
     return f"{'up to ' if results.stopping else ''}{grid['repeats']} repeat(s)"
+
+
+def again_words(results: NeedleResults) -> str:
+    """`2 repeats, 5 at the close lengths 1K, 4K`: of a run with a second look."""
+    assert results.stopping is not None
+    least, most = results.stopping["first_repeats"], results.stopping["most_repeats"]
+    lengths = ", ".join(map(show_length, sorted(results.again)))
+    close = f"{most} at the close length{'s' if len(results.again) > 1 else ''} {lengths}"
+    return f"{least} repeats, {close if lengths else 'no length close'}"
 
 
 def heading(results: NeedleResults) -> str:

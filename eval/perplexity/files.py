@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from longctx.eval.format import show_length
 from longctx.eval.perplexity.summary import LossDifference, PerplexityResults, load, summarize
 from longctx.eval.runfolder import records
-from longctx.eval.runfolder.schema import PerplexitySummary
+from longctx.eval.runfolder.summary_schema import PerplexitySummary
 
 _FIGURES = (
     *("documents", "tokens", "nll", "perplexity", "low", "high", "interval_by"),

@@ -43,8 +43,9 @@ from longctx.eval.protocol import (
     with_temperature,
 )
 from longctx.eval.runfolder.folder import timestamp
+from longctx.eval.runfolder.record_schema import PerplexityRecord
 from longctx.eval.runfolder.records import SCHEMA, RecordFile
-from longctx.eval.runfolder.schema import PassScheme, PerplexityRecord
+from longctx.eval.runfolder.schema_parts import PassScheme
 from longctx.eval.texts.corpus import Corpus, Document
 
 TASK = "perplexity"

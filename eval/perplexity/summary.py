@@ -24,14 +24,10 @@ import numpy.typing as npt
 from longctx.errors import UserError
 from longctx.eval.format import show_length
 from longctx.eval.runfolder import folder, records
+from longctx.eval.runfolder.record_schema import PerplexityRecord
 from longctx.eval.runfolder.records import newest
-from longctx.eval.runfolder.schema import (
-    PerplexityMethod,
-    PerplexityRecord,
-    PerplexityRunJson,
-    PerplexitySummary,
-    View,
-)
+from longctx.eval.runfolder.run_schema import PerplexityRunJson, View
+from longctx.eval.runfolder.summary_schema import PerplexityMethod, PerplexitySummary
 from longctx.eval.stats import cluster_bootstrap, resampling_units
 
 RESULTS = "perplexity.jsonl"

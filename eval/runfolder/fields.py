@@ -3,7 +3,7 @@
     schemes.METHOD.sources.NUMBER     an object by name; sessions[].pid: a list
 
 `python -m longctx.eval.runfolder.fields PAGE` writes the tables of docs/run-folder.md anew. Reads
-the types of schema.py; knows no run.
+the types that schema.py lists; knows no run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import (
 )
 
 from longctx.eval.runfolder import schema
-from longctx.eval.runfolder.schema import REQUIRED, Field, Name
+from longctx.eval.runfolder.schema_parts import REQUIRED, Field, Name
 
 _JSON = {
     **{int: "integer", float: "number", str: "string", bool: "boolean"},
@@ -94,7 +94,8 @@ def table(of: Any) -> str:
 
 def with_tables(page: str) -> str:
     """The page with its tables made anew."""
-    return _TABLE.sub(lambda found: f"{found[1]}{table(getattr(schema, found[2]))}{found[3]}", page)
+    kinds = {kind.__name__: kind for of_file in schema.FILES.values() for kind in of_file}
+    return _TABLE.sub(lambda found: f"{found[1]}{table(kinds[found[2]])}{found[3]}", page)
 
 
 def _hints(of: Any) -> dict[str, _Hint]:

@@ -29,6 +29,7 @@ import psutil
 import longctx
 from longctx.errors import StoppedError, UserError, disk_full
 from longctx.eval.needle.config import NeedleConfig
+from longctx.eval.runfolder.record_schema import ControlRecord, NeedleRecord
 from longctx.eval.runfolder.records import (
     CONTROL,
     NEEDLE,
@@ -39,13 +40,7 @@ from longctx.eval.runfolder.records import (
     age_of,
     write_atomically,
 )
-from longctx.eval.runfolder.schema import (
-    ControlRecord,
-    Hardware,
-    NeedleRecord,
-    NeedleRunJson,
-    PerplexityRunJson,
-)
+from longctx.eval.runfolder.run_schema import Hardware, NeedleRunJson, PerplexityRunJson
 from longctx.eval.scoring import Scorer
 
 RUN, RESULTS, CONTROLS = "run.json", "results.jsonl", "controls.jsonl"
@@ -235,8 +230,11 @@ def _joined(old: Any, new: Any, path: Path) -> Any:
                 f"--output {path}: {method} in it has {name} {before.get(name)}, this run "
                 f"{scheme[name]}: name another folder, or give that {name}"
             )
+    # What was once asked by a rule is judged by it, whoever asks the rest.
+    rule = {"stopping": old["stopping"]} if old.get("stopping") and "stopping" not in new else {}
     return {
         **new,
+        **rule,
         "created": old["created"],
         "grid": _join_grids(old["grid"], new["grid"]),
         "schemes": {**old["schemes"], **new["schemes"]},

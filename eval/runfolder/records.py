@@ -21,7 +21,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast, overload
 
 from longctx.errors import UserError
 from longctx.eval.runfolder import fields
-from longctx.eval.runfolder.schema import ControlRecord, NeedleRecord, PerplexityRecord
+from longctx.eval.runfolder.record_schema import ControlRecord, NeedleRecord, PerplexityRecord
 from longctx.eval.scoring import SCORED, STATUSES, scores_of
 
 SCHEMA = 1
@@ -86,6 +86,11 @@ def text_of(record: NeedleRecord) -> int:
 def place_of(record: NeedleRecord | ControlRecord) -> tuple[str, int, float | None, int]:
     """Method, length, depth and repeat."""
     return record["scheme"]["method"], record["length"], record["depth"], record["repeat"]
+
+
+def looked_again(records: Iterable[NeedleRecord], first: int) -> set[int]:
+    """The lengths with a sample beyond the `first` repeats."""
+    return {record["length"] for record in records if record["repeat"] >= first}
 
 
 class Newest(NamedTuple, Generic[R]):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from longctx.eval.runfolder.folder import RunFolder, timestamp
+from longctx.eval.runfolder.record_schema import ControlRecord, NeedleRecord, Rescored
 from longctx.eval.runfolder.records import RecordFile
-from longctx.eval.runfolder.schema import ControlRecord, NeedleRecord, Rescored
 from longctx.eval.scoring import Scorer, judge
 
 Judged = TypeVar("Judged", NeedleRecord, ControlRecord)

@@ -40,6 +40,15 @@ def text_of(data: bytes, limits: PdfLimits = LIMITS) -> str:
     """The pages' texts in NFC, with an empty line between pages.
 
     Raises:
+        PdfError: as `pages_of` says.
+    """
+    return "\n\n".join(page for page in pages_of(data, limits) if page)
+
+
+def pages_of(data: bytes, limits: PdfLimits = LIMITS) -> list[str]:
+    """The text of every page, in NFC; '' of a page without one.
+
+    Raises:
         PdfError: encrypted, damaged, without text on half of its pages or more, or beyond limits.
     """
     answer = _run(data, limits)
@@ -47,13 +56,13 @@ def text_of(data: bytes, limits: PdfLimits = LIMITS) -> str:
     if refused is not None:
         raise PdfError(_words(refused, answer, limits))
     pages = [settle(_whole(text)).strip() for text in answer["pages"]]
-    with_text = [page for page in pages if page]
-    if 2 * len(with_text) <= len(pages):
+    without = pages.count("")
+    if 2 * without >= len(pages):
         raise PdfError(
-            f"{len(pages) - len(with_text)} of {len(pages)} pages have no text layer, as in scans: "
+            f"{without} of {len(pages)} pages have no text layer, as in scans: "
             "run text recognition (OCR) on it first"
         )
-    return "\n\n".join(with_text)
+    return pages
 
 
 def _run(data: bytes, limits: PdfLimits) -> dict[str, Any]:

@@ -10,6 +10,7 @@ calls) is encoded as one piece, as it was in training. Knows neither HTTP nor th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from longctx.chat import template
 from longctx.chat.forced import ForcedCall, ToolChoice, forced_call, offer
 from longctx.chat.messages import Marked, Text, mark_messages, mark_tools, normalise
 from longctx.chat.process import TemplateLimitError, TemplateProcess
+from longctx.chat.tokens_process import TokensPool
 from longctx.chat.tools import OPEN
 from longctx.errors import UserError
 
@@ -56,10 +58,16 @@ class ChatRenderer:
     the same time. Dates and thinking are as `longctx.chat.template` sets them.
     """
 
-    def __init__(self, tokenizer: Any, process: TemplateProcess | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        process: TemplateProcess | None = None,
+        apart: TokensPool | None = None,
+    ) -> None:
         """
         Args:
             process: renders, where the template is not to be trusted with this one.
+            apart: makes tokens of long texts, where these are strangers'.
         """
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
@@ -67,7 +75,7 @@ class ChatRenderer:
                 "serve an instruct model"
             )
         self._tokenizer, self._process = tokenizer, process
-        self._encoder = template.Encoder(tokenizer)
+        self._encoder = template.Encoder(tokenizer, apart)
 
     def encode(
         self,
@@ -79,6 +87,7 @@ class ChatRenderer:
         continue_final: bool = False,
         options: Mapping[str, Any] | None = None,
         check: Callable[[list[str]], None] | None = None,
+        inserted: Mapping[str, Sequence[int]] | None = None,
     ) -> list[int]:
         """Token ids of the prompt.
 
@@ -90,7 +99,8 @@ class ChatRenderer:
         With `continue_final` they end with the last message's text, an assistant's. `options` are
         what the template looks at beside the conversation, as `enable_thinking`.
         `check` is called with contents that must be in the prompt before it is rendered, and with
-        all texts of it before they are tokenised.
+        all texts of it before they are tokenised. Where a text has a key of `inserted`, the ids of
+        its value stand in the prompt; what is before and behind is encoded by itself.
 
         Raises:
             UserError: what the template refuses, leaves out or reads into (a text that holds
@@ -116,6 +126,9 @@ class ChatRenderer:
         for run in runs:
             if run.kind == "template":
                 ids += self._encoder.template(run.text)
+            elif inserted:
+                for piece in re.split(f"({'|'.join(map(re.escape, inserted))})", run.text):
+                    ids += inserted.get(piece) or self._encoder.contents(piece)
             else:
                 ids += self._encoder.contents(run.text)
         if forced and add_generation_prompt:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
+from longctx.chat.tokens_process import LONG, TokensPool
 from longctx.errors import UserError
 
 # Some templates print today's date or open a thinking block; a prompt must be a function of its
@@ -214,7 +215,12 @@ class Encoder:
     `encode_batch_fast` works without Python's lock: others run beside a long text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, apart: TokensPool | None = None) -> None:
+        """
+        Args:
+            apart: makes tokens of long contents, where these are strangers'.
+        """
+        self._apart_pool = apart
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise UserError(
@@ -239,12 +245,15 @@ class Encoder:
 
     def contents(self, text: str) -> list[int]:
         """Ids of text that somebody wrote: none of them is a special token's."""
-        ids = _ids(self._contents, text)
+        ids = self._ids_of(text)
         if self._special_ids.isdisjoint(ids):
             return ids
-        return [
-            id for part in self._apart(text) for id in self._checked(_ids(self._contents, part))
-        ]
+        return [id for part in self._apart(text) for id in self._checked(self._ids_of(part))]
+
+    def _ids_of(self, text: str) -> list[int]:
+        if self._apart_pool is not None and len(text) >= LONG:
+            return self._apart_pool.ids(text, split=True)
+        return _ids(self._contents, text)
 
     def contents_and_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """`contents`, and the characters that each id stands for."""

@@ -19,7 +19,7 @@ import torch
 
 from longctx.attention import Scheme, resolve
 from longctx.attention.hf.model import check_model
-from longctx.engine import sampling
+from longctx.engine import kept, sampling
 from longctx.engine.allocator import give_back
 from longctx.engine.constraint import Constraint, JsonConstraints
 from longctx.engine.detokenize import Detokenizer
@@ -143,8 +143,9 @@ class Engine:
         self._health = Health(self._runner.probe)
         self._json: JsonConstraints | None = None
         self._json_lock = threading.Lock()
-        self._wake = threading.Condition()  # guards the three below
+        self._wake = threading.Condition()  # guards the four below
         self._inbox: deque[RequestState] = deque()
+        self._offered: tuple[kept.StoredPrefix, ...] = ()  # replaced, never changed
         self._closed = False
         self._drain = False
         self._thread: threading.Thread | None = None
@@ -261,6 +262,26 @@ class Engine:
         pool = self._scheduler.pool
         check(request, self.max_context, pool, self._runner.vocabulary, self.tokenizer)
 
+    def bucket(self, request_length: int) -> int:
+        """What the temperature is taken at: requests of one bucket share prefixes."""
+        return self._runner.bucket(request_length)
+
+    def offer(self, stored: kept.StoredPrefix) -> None:
+        """Let requests go on from it, which is brought in when one waits for it; until withdraw(),
+        or until it cannot be read."""
+        with self._wake:
+            self._offered = (*self._offered, stored)
+
+    def withdraw(self, stored: kept.StoredPrefix) -> None:
+        """Harmless when repeated."""
+        with self._wake:
+            self._offered = tuple(each for each in self._offered if each is not stored)
+
+    def computed(self, request: EngineRequest, start: int, stop: int) -> kept.KeptPiece | None:
+        """Keys and values of a running request's tokens [start, stop), for its listener alone; None
+        where they are not computed."""
+        return kept.read(self._scheduler, request, start, stop)
+
     @property
     def max_running(self) -> int:
         """Requests in a step."""
@@ -350,6 +371,10 @@ class Engine:
         with self._wake:
             self._scheduler.waiting.extend(self._inbox)
             self._inbox.clear()
+        if self._offered and self._scheduler.waiting:
+            devices = self._runner.layer_devices
+            for stored in kept.bring_in(self._scheduler, self._offered, devices):
+                self.withdraw(stored)
         before = self._stepper.counts.steps
         failure: BaseException | None = None
         try:

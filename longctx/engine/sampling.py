@@ -1,24 +1,33 @@
 """From logits to tokens: one batch, each row by its own rules and its own random numbers.
 
-What a row draws depends on its logits, its settings and its seed alone, never on its neighbours.
-Knows no model and no text.
+What a row draws depends on its logits, its settings, its seed and how many tokens it has drawn,
+never on its neighbours nor on how often a step is repeated. Knows no model and no text.
 
-Shape legend: R rows, V vocabulary.
+    biases, banned ids, grammar    on the row's own logits
+    penalties                      on the candidates alone where they only lower, else on all
+    temperature, filters           on the candidates (`candidates.py`)
+    random numbers                 by seed, position and token id (`noise.py`)
+
+Shape legend: R rows, V vocabulary, B blocks of it, K candidates.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 
+from longctx.attention.upload import upload
+from longctx.engine import candidates, noise
 from longctx.engine.constraint import Constraint
 from longctx.engine.errors import NonFiniteLogitsError
+from longctx.engine.penalties import Penalties, penalise
 from longctx.engine.request import Sampling, TokenLogprob
 
-# Stands for a token where there is none: what is read back tells both in one transfer.
-_NO_TOKEN = -1
+# Stand for a token where there is none: what is read back tells all in one transfer.
+_NO_TOKEN, _MORE, _REST = -1, -2, -3
 
 
 class Drawn(NamedTuple):
@@ -33,6 +42,10 @@ class RowSampler:
         prompt: for the repetition penalty.
         top_logprobs: None reports nothing, n >= 0 the drawn token and the n likeliest.
         banned: token ids that are not drawn before `banned_for` others were.
+
+    Attributes:
+        penalties: None where there are none.
+        late: penalties are put on the candidates; before, on the whole row.
     """
 
     def __init__(
@@ -53,55 +66,53 @@ class RowSampler:
         self._biases = torch.tensor(biases, dtype=torch.float32)
         self.top_logprobs = top_logprobs
         self.constraint = constraint
-        # On the CPU whatever the model's device: one seed, one answer.
-        self._generator = torch.Generator()
-        if sampling.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(sampling.seed % 2**63)
-        self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
-        self._counts: dict[int, int] = {}
+        self._seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        self._drawn = 0
+        self.penalties = Penalties(sampling, prompt) if sampling.penalises else None
+        self.late = (
+            self.penalties is not None
+            and self.penalties.lowers
+            and not candidates.needs_sum(sampling)
+        )
 
     @property
     def adjusts(self) -> bool:
+        """Whether `adjust` changes anything."""
         return (
             self.constraint is not None
-            or self.sampling.penalises
+            or (self.penalties is not None and not self.late)
             or self._banned_for > 0
             or bool(self.sampling.logit_bias)
         )
 
+    @property
+    def searches(self) -> bool:
+        """Whether the largest logit is not the answer."""
+        return self.sampling.temperature > 0 or self.late
+
+    @property
+    def key(self) -> int:
+        """What the next token's random numbers follow from."""
+        return noise.key_of(self._seed, self._drawn)
+
     def note(self, token: int) -> None:
         """A token was drawn."""
+        self._drawn += 1
         self._banned_for -= self._banned_for > 0
-        if self.sampling.penalises:
-            self._seen.add(token)
-            self._counts[token] = self._counts.get(token, 0) + 1
+        if self.penalties is not None:
+            self.penalties.note(token)
 
-    def adjust(self, logits_V: torch.Tensor) -> None:
+    def adjust(self, logits_V: torch.Tensor, *, penalties: bool = True) -> None:
         """Biases, penalties and grammar, in place."""
-        sampling, device = self.sampling, logits_V.device
-        if sampling.logit_bias:
-            logits_V.index_add_(0, self._bias_ids.to(device), self._biases.to(device))
+        device = logits_V.device
+        if self.sampling.logit_bias:
+            logits_V.index_add_(0, upload(self._bias_ids, device), upload(self._biases, device))
         if self._banned_for:
-            logits_V[self._banned.to(device)] = -torch.inf
-        if sampling.repetition_penalty != 1.0 and self._seen:
-            ids = torch.tensor(sorted(self._seen), device=logits_V.device)
-            seen = logits_V[ids]
-            penalty = sampling.repetition_penalty
-            logits_V[ids] = torch.where(seen > 0, seen / penalty, seen * penalty)
-        if self._counts and (sampling.presence_penalty or sampling.frequency_penalty):
-            ids = torch.tensor(list(self._counts), device=logits_V.device)
-            counts = torch.tensor(
-                list(self._counts.values()), device=logits_V.device, dtype=logits_V.dtype
-            )
-            logits_V[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+            logits_V.index_fill_(0, upload(self._banned, device), -torch.inf)
+        if penalties and self.penalties is not None:
+            self.penalties.put_on(logits_V)
         if self.constraint is not None:
             self.constraint.mask(logits_V)
-
-    def noise(self, size: int) -> torch.Tensor:
-        """Exponential variates: argmax of p / noise draws from p."""
-        return torch.empty(size).exponential_(generator=self._generator)
 
 
 def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn | Exception]:
@@ -109,34 +120,31 @@ def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn 
     where its logits are not finite.
 
     Args:
-        logits_RV: float32, with -inf where the tokenizer has no token. Overwritten.
+        logits_RV: float32, with -inf where the tokenizer has no token. They stay as they are.
     """
     failures: dict[int, Exception] = {}
-    wanted = [row for row, sampler in enumerate(samplers) if sampler.top_logprobs is not None]
-    logprobs_RV = torch.log_softmax(logits_RV[wanted], -1) if wanted else logits_RV[:0]
-    finite_R = finite_rows(logits_RV)
-    for row, sampler in enumerate(samplers):
-        if sampler.adjusts:
-            try:
-                sampler.adjust(logits_RV[row])
-            except Exception as error:
-                failures[row] = error
-    tokens_R = logits_RV.argmax(-1)
-    random = [row for row, sampler in enumerate(samplers) if sampler.sampling.temperature > 0]
-    if random:
-        settings = [samplers[row].sampling for row in random]
-        probs_RV = filtered(logits_RV[random], settings)
-        noise_RV = torch.stack([samplers[row].noise(logits_RV.shape[1]) for row in random])
-        tokens_R[random] = (probs_RV / noise_RV.to(probs_RV.device)).argmax(-1)
-    tokens = tokens_R.where(finite_R, _NO_TOKEN).tolist()
+    maxima_RB = candidates.block_maxima(logits_RV)
+    finite_R = maxima_RB.amax(-1).isfinite()
+    given_RV = logits_RV
+    if any(sampler.adjusts for sampler in samplers):
+        logits_RV = logits_RV.clone()
+        for row, sampler in enumerate(samplers):
+            if sampler.adjusts:
+                try:
+                    sampler.adjust(logits_RV[row], penalties=not sampler.late)
+                except Exception as error:
+                    failures[row] = error
+        maxima_RB = candidates.block_maxima(logits_RV)
+    tokens = _tokens(logits_RV, maxima_RB, finite_R, samplers, failures)
     failures |= {
         row: NonFiniteLogitsError() for row, token in enumerate(tokens) if token == _NO_TOKEN
     }
-    reports = {
-        row: _report(logprobs_V, tokens[row], samplers[row].top_logprobs or 0)
-        for row, logprobs_V in zip(wanted, logprobs_RV, strict=True)
-        if row not in failures
-    }
+    wanted = [
+        row
+        for row, sampler in enumerate(samplers)
+        if sampler.top_logprobs is not None and row not in failures
+    ]
+    reports = _reports(given_RV, wanted, tokens, samplers) if wanted else {}
     return [failures.get(row) or Drawn(token, reports.get(row)) for row, token in enumerate(tokens)]
 
 
@@ -148,43 +156,115 @@ def finite_rows(logits_RV: torch.Tensor) -> torch.Tensor:
     return logits_RV.amax(-1).isfinite()
 
 
-def filtered(logits_RV: torch.Tensor, settings: Sequence[Sampling]) -> torch.Tensor:
-    """Probabilities after temperature, top_k, top_p and min_p; not normalised again.
+def _tokens(
+    logits_RV: torch.Tensor,
+    maxima_RB: torch.Tensor,
+    finite_R: torch.Tensor,
+    samplers: Sequence[RowSampler],
+    failed: Iterable[int],
+) -> list[int]:
+    """Tokens of all rows: the host waits once, and once more for each time that some row's
+    candidates were too few."""
+    tokens_R = candidates.argmax(logits_RV, maxima_RB)
+    sizes = {
+        row: candidates.sizes_for(sampler.sampling, logits_RV.shape[1])
+        for row, sampler in enumerate(samplers)
+        if sampler.searches and row not in failed
+    }
+    pending, rest = list(sizes), list[int]()
+    tokens: list[int] = []
+    while pending or rest or not tokens:
+        jobs: dict[int, list[int]] = {}
+        for row in pending:
+            jobs.setdefault(sizes[row].pop(0), []).append(row)
+        for size, rows in jobs.items():
+            mine = [samplers[row] for row in rows]
+            found_R = _search(_rows(logits_RV, rows), _rows(maxima_RB, rows), mine, size)
+            tokens_R = _placed(tokens_R, rows, found_R)
+        if rest:
+            found_R = _among_the_rest(
+                _rows(logits_RV, rest), _rows(maxima_RB, rest), [samplers[row] for row in rest]
+            )
+            tokens_R = _placed(tokens_R, rest, found_R)
+        tokens = tokens_R.where(finite_R, _NO_TOKEN).tolist()
+        rest = [row for row in pending if tokens[row] == _REST]
+        pending = [row for row in pending if tokens[row] == _MORE]
+    return tokens
 
-    The order is that of the common engines: temperature first, then the filters. The likeliest
-    token always stays.
-    """
 
-    def column(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, device=logits_RV.device, dtype=logits_RV.dtype)[:, None]
+def _search(
+    logits_RV: torch.Tensor, maxima_RB: torch.Tensor, samplers: Sequence[RowSampler], size: int
+) -> torch.Tensor:
+    """Tokens [R] among the `size` largest logits, or what stands for one."""
+    device, vocabulary = logits_RV.device, logits_RV.shape[1]
+    values_RK, ids_RK = candidates.top(logits_RV, maxima_RB, size)
+    bound_R1 = values_RK.amin(1, keepdim=True)
+    if size >= vocabulary:
+        bound_R1 = torch.full_like(bound_R1, -torch.inf)
+    late = [sampler.penalties if sampler.late else None for sampler in samplers]
+    values_RK = penalise(values_RK, ids_RK, late, vocabulary)
+    values_RK, ids_RK = candidates.ordered(values_RK, ids_RK, vocabulary)
+    settings = [sampler.sampling for sampler in samplers]
+    rule = candidates.Filters.of(settings, device)
+    summed = [row for row, each in enumerate(settings) if candidates.needs_sum(each)]
+    others_R1 = None
+    if summed:
+        inputs = (logits_RV, values_RK, bound_R1, rule.temperature)
+        found_R1 = candidates.others(*(_rows(x, summed) for x in inputs))
+        others_R1 = _placed(torch.zeros_like(rule.temperature), summed, found_R1)
+    kept = candidates.keep(values_RK, ids_RK, bound_R1, rule, others_R1)
+    key_R = upload(torch.tensor([sampler.key for sampler in samplers]), device)
+    scores_RK = kept.logits_RK + noise.gumbel(key_R, ids_RK)
+    best_R1, at_R1 = scores_RK.max(1, keepdim=True)
+    tokens_R = ids_RK.gather(1, at_R1)[:, 0]
+    if others_R1 is not None:  # all that is no candidate draws as one token behind the last
+        last_R1 = torch.full_like(at_R1, vocabulary)
+        score_R1 = kept.rest_R1.log() + noise.gumbel(key_R, last_R1)
+        tokens_R = tokens_R.masked_fill((score_R1 > best_R1)[:, 0], _REST)
+    return tokens_R.where(kept.sure_R, _MORE)
 
-    vocabulary = logits_RV.shape[1]
-    # Against the largest logit, so that a tiny temperature cannot overflow; nor is it 0 in float32.
-    shifted_RV = logits_RV - logits_RV.amax(-1, keepdim=True)
-    coldest = torch.finfo(logits_RV.dtype).tiny
-    temperature_R1 = column([max(s.temperature, coldest) for s in settings])
-    probs_RV = torch.softmax(shifted_RV / temperature_R1, -1)
-    # Only the rows that ask for it: a neighbour's filter must not touch a row's last bits.
-    sort = [row for row, s in enumerate(settings) if 0 < s.top_k < vocabulary or s.top_p < 1]
-    if sort:
-        sorted_RV, order_RV = probs_RV[sort].sort(dim=-1, descending=True, stable=True)
-        rank_1V = torch.arange(vocabulary, device=logits_RV.device)[None]
-        keep_k = column([settings[row].top_k or vocabulary for row in sort])
-        kept_RV = torch.where(rank_1V < keep_k, sorted_RV, 0.0)
-        kept_RV = kept_RV / kept_RV.sum(-1, keepdim=True)
-        before_RV = kept_RV.cumsum(-1) - kept_RV
-        top_p = column([s.top_p if s.top_p < 1 else torch.inf for s in (settings[r] for r in sort)])
-        kept_RV = kept_RV.masked_fill((before_RV >= top_p) & (rank_1V > 0), 0.0)
-        probs_RV[sort] = torch.zeros_like(kept_RV).scatter_(-1, order_RV, kept_RV)
-    if any(s.min_p > 0 for s in settings):
-        floor_R1 = probs_RV.amax(-1, keepdim=True) * column([s.min_p for s in settings])
-        probs_RV = torch.where(probs_RV < floor_R1, 0.0, probs_RV)
-    return probs_RV
+
+def _among_the_rest(
+    logits_RV: torch.Tensor, maxima_RB: torch.Tensor, samplers: Sequence[RowSampler]
+) -> torch.Tensor:
+    """Tokens [R] of those that `_search` did not look at, by their probabilities."""
+    rule = candidates.Filters.of([sampler.sampling for sampler in samplers], logits_RV.device)
+    key_R = upload(torch.tensor([sampler.key for sampler in samplers]), logits_RV.device)
+    another_R1 = torch.full_like(key_R, logits_RV.shape[1] + 1)[:, None]
+    share_R1 = noise.uniform(key_R, another_R1)
+    return candidates.other(logits_RV, maxima_RB, rule.temperature, share_R1)
 
 
-def _report(logprobs_V: torch.Tensor, token: int, count: int) -> TokenLogprob:
-    top: tuple[tuple[int, float], ...] = ()
+def _reports(
+    logits_RV: torch.Tensor, rows: list[int], tokens: list[int], samplers: Sequence[RowSampler]
+) -> dict[int, TokenLogprob]:
+    """Log-probabilities under the model itself; the host waits once."""
+    logprobs_RV = torch.log_softmax(_rows(logits_RV, rows), -1)
+    ids_R1 = upload(torch.tensor([[tokens[row]] for row in rows]), logits_RV.device)
+    columns = [logprobs_RV.gather(1, ids_R1).double()]
+    counts = [samplers[row].top_logprobs or 0 for row in rows]
+    count = min(max(counts), logits_RV.shape[1])
     if count:
-        values, ids = logprobs_V.topk(min(count, len(logprobs_V)))
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return TokenLogprob(token, float(logprobs_V[token]), top)
+        size = candidates.sizes_for(Sampling(1.0, top_k=count), logits_RV.shape[1])[0]
+        found = candidates.top(logprobs_RV, candidates.block_maxima(logprobs_RV), size)
+        columns += [x[:, :count].double() for x in candidates.ordered(*found, logits_RV.shape[1])]
+    reports = {}
+    for row, wanted, (logprob, *top) in zip(
+        rows, counts, torch.cat(columns, 1).tolist(), strict=True
+    ):
+        pairs = zip(map(int, top[count:]), top[:count], strict=True)
+        reports[row] = TokenLogprob(tokens[row], logprob, tuple(pairs)[:wanted])
+    return reports
+
+
+def _rows(x_RN: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """Some rows; no copy of all."""
+    if len(rows) == len(x_RN):
+        return x_RN
+    return x_RN.index_select(0, upload(torch.tensor(rows), x_RN.device))
+
+
+def _placed(x_R: torch.Tensor, rows: list[int], found_R: torch.Tensor) -> torch.Tensor:
+    if len(rows) == len(x_R):
+        return found_R
+    return x_R.index_copy(0, upload(torch.tensor(rows), x_R.device), found_R)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from longctx.attention.upload import upload
 from longctx.engine import sampling
 from longctx.engine.batch_attention import RowInput
 from longctx.engine.errors import EngineBrokenError, EngineClosedError, NonFiniteLogitsError
@@ -185,13 +186,13 @@ class Stepper:
         """A token, or what went wrong, per sequence; one by one where all together fail."""
         samplers = [sequence.sampler for sequence in sequences]
         try:
-            return sampling.draw(self._known(logits_RV[rows]), samplers)
+            return sampling.draw(self._known(_picked(logits_RV, rows)), samplers)
         except Exception as error:
             _log.warning("drawing %d tokens failed (%s), repeating one by one", len(rows), error)
         drawn: list[sampling.Drawn | Exception] = []
         for row, sampler in zip(rows, samplers, strict=True):
             try:
-                drawn.extend(sampling.draw(self._known(logits_RV[[row]]), [sampler]))
+                drawn.extend(sampling.draw(self._known(logits_RV[row : row + 1]), [sampler]))
             except Exception as error:
                 drawn.append(error)
         return drawn
@@ -289,6 +290,12 @@ class Stepper:
         except Exception:  # a client's listener must not cost its neighbours
             _log.exception("a listener failed")
             sequence.cancelled = True
+
+
+def _picked(logits_RV: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    if rows == list(range(len(logits_RV))):
+        return logits_RV
+    return logits_RV.index_select(0, upload(torch.tensor(rows), logits_RV.device))
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -46,7 +46,8 @@ class KillableProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
+                # Where memory has ended, writing a backtrace may never do.
+                env={**os.environ, "PYTHONPATH": path, "RUST_BACKTRACE": "0"},
                 start_new_session=True,  # Ctrl-C is the parent's alone: it ends its workers
             )
         except OSError as error:
@@ -56,8 +57,11 @@ class KillableProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, line: str, seconds: float) -> dict[str, Any]:
+    def ask(self, line: str, seconds: float, body: bytes | None = None) -> dict[str, Any]:
         """The answer to one line of JSON. From one thread at a time.
+
+        Args:
+            body: bytes that go along, for a worker that takes them (`asked_with_bodies`).
 
         Raises:
             TooSlowError, EndedError: no answer came.
@@ -72,10 +76,13 @@ class KillableProcess:
         clock.daemon = True
         clock.start()
         answer = b""
+        asked = line.encode() + b"\n" if body is None else b"%d %s\n" % (len(body), line.encode())
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             with suppress(OSError, ValueError):  # a pipe to nobody, or one that is closed
-                self._process.stdin.write(line.encode() + b"\n")
+                self._process.stdin.write(asked)
+                if body:
+                    self._process.stdin.write(body)
                 self._process.stdin.flush()
                 answer = self._process.stdout.readline()
         finally:

@@ -30,6 +30,22 @@ def asked() -> Callable[[], bytes]:
     return lines.get
 
 
+def asked_with_bodies() -> Callable[[], tuple[bytes, bytes]]:
+    """As `asked`, of lines with bytes behind them, whose number comes first in the line."""
+    found: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            size, _, rest = line.partition(b" ")
+            body = sys.stdin.buffer.read(int(size))
+            if len(body) == int(size):
+                found.put((rest, body))
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return found.get
+
+
 def tell(**told: Any) -> None:
     """Answer."""
     sys.stdout.write(json.dumps(told) + "\n")

@@ -7,12 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from longctx.eval.estimate import ModelSizes
 from longctx.eval.protocol import Session
 
-Loaded = dict[str, Any]
+
+class LoadedModels(dict[str, Any]):
+    """What a command has loaded, by name, from one task to the next; given back after the block."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Weights go with their last owner; what runs in other processes has a `close`."""
+        for each in self.values():
+            if hasattr(each, "close"):
+                each.close()
+        self.clear()
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class Model:
         """The length that a method's temperature is taken at; the record's `request_length`."""
         return length
 
-    def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
+    def sessions(self, loaded: LoadedModels | None = None) -> dict[str, Session]:
         """Load, or call.
 
         Args:

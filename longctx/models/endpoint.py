@@ -12,7 +12,7 @@ import httpx
 from longctx.chat.encoder import ChatEncoder, Conversation, TemplateStyle
 from longctx.errors import UserError
 from longctx.eval.protocol import ContextOverflowError, Request, Session, TargetLostError
-from longctx.models.base import Loaded, Model, TokensOnly, bare_scheme
+from longctx.models.base import LoadedModels, Model, TokensOnly, bare_scheme
 from longctx.models.openai_client import METHOD, EndpointError, EndpointSession, api_key
 from longctx.models.openai_wire import APIS, PATHS, Api
 from longctx.models.source import load_tokenizer, locate
@@ -56,7 +56,7 @@ class EndpointModel(Model):
             "tokenizer": self.settings.tokenizer,  # `reconstruct` looks there
         }
 
-    def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
+    def sessions(self, loaded: LoadedModels | None = None) -> dict[str, Session]:
         """Asks once, so that a wrong address, key or name is told before the run begins."""
         session = EndpointSession(
             self.base_url,

@@ -14,7 +14,7 @@ from longctx.attention import Scheme
 from longctx.eval import estimate
 from longctx.eval.protocol import Request, Session
 from longctx.models import dtypes
-from longctx.models.base import Loaded, Model
+from longctx.models.base import LoadedModels, Model
 from longctx.models.checks import check_model
 from longctx.models.plain import matmul_rate, sharing_obstacle
 from longctx.models.schemes import (
@@ -122,8 +122,8 @@ class LocalModel(Model):
     def temperature_at(self, method: str, length: int) -> int:
         return temperature_at(self.local_schemes[method], length)
 
-    def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
-        settings, loaded = self.settings, {} if loaded is None else loaded
+    def sessions(self, loaded: LoadedModels | None = None) -> dict[str, Session]:
+        settings, loaded = self.settings, LoadedModels() if loaded is None else loaded
         if self.name not in loaded:
             loaded[self.name] = load_model(
                 self.source, self.model_config, self.chosen.dtype, self.device_map

@@ -9,29 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from longctx.attention import Scheme
-from longctx.engine import Engine, EngineRequest
-from longctx.engine.errors import ContextLengthError, EngineBrokenError
+from longctx.engine import Engine
 from longctx.engine.handle import Answer, Generation
 from longctx.engine.memory import default_kv_budget, step_rows
 from longctx.engine.runner import Runner
 from longctx.errors import UserError
-from longctx.eval.protocol import (
-    Completion,
-    ContextOverflowError,
-    Outcome,
-    Request,
-    Session,
-    TargetLostError,
-)
+from longctx.eval.protocol import Completion, Session
+from longctx.models.engine_session import EngineSession
 from longctx.models.plain import DEFAULT_PREFILL_CHUNK, PlainSession, input_device
 from longctx.models.proof import HiddenStates, UnprovenMethodError, prove, states_of
 
@@ -61,7 +52,7 @@ class Asking:
     prefix_sharing: bool = True
 
 
-class ServedSession(Session):
+class ServedSession(EngineSession):
     """An engine while the block lasts."""
 
     def __init__(self, model: Any, tokenizer: Any, scheme: Scheme, asking: Asking) -> None:
@@ -71,6 +62,7 @@ class ServedSession(Session):
             UnprovenMethodError: the method is not at work.
         """
         self._model, self._tokenizer, self._scheme, self._asking = model, tokenizer, scheme, asking
+        self.share_prefix = asking.prefix_sharing
         self._facts = _facts(model, scheme, asking)
         vocabulary = model.config.get_text_config().vocab_size
         plain = states_of(model, input_device(model))
@@ -82,7 +74,7 @@ class ServedSession(Session):
         asking, device = self._asking, input_device(self._model)
         if device.type == "cuda":  # peak_mem_bytes is that of the cells that are asked together
             torch.cuda.reset_peak_memory_stats(device)
-        self._engine = Engine(
+        self.engine = Engine(
             self._model,
             self._tokenizer,
             self._scheme,
@@ -95,81 +87,20 @@ class ServedSession(Session):
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._engine.close()
+        self.engine.close()
 
-    def generate(self, request: Request) -> Completion:
-        ((_, outcome),) = self.answers([request])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+    def advance(self, flying: Sequence[Generation]) -> None:
+        self.engine.step()
 
-    def answers(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
-        """Keeps as many in flight as it takes, and steps the engine."""
-        source = iter(requests)
-        flying: list[tuple[Request, Generation]] = []
-        more = True
-        while more or flying:
-            while more and len(flying) < self.concurrency and self._has_room():
-                request = next(source, None)
-                if request is None:
-                    more = False
-                    break
-                try:
-                    flying.append((request, self._submit(request)))
-                except ContextLengthError as error:
-                    yield request, ContextOverflowError(str(error))
-                except EngineBrokenError as error:
-                    yield request, TargetLostError(str(error))
-                except Exception as error:
-                    yield request, error
-            if flying:
-                self._engine.step()
-            done = [(request, handle) for request, handle in flying if handle.done]
-            flying = [(request, handle) for request, handle in flying if not handle.done]
-            for request, handle in done:
-                try:
-                    yield request, self._completion(handle.result(timeout=0))
-                except EngineBrokenError as error:
-                    yield request, TargetLostError(str(error))
-                except Exception as error:
-                    yield request, error
-
-    def logprobs(self, ids: Sequence[int], *, request_length: int) -> npt.NDArray[np.float64]:
-        if len(ids) < 2:
-            return np.zeros(0)
-        handle = self._engine.submit(
-            EngineRequest(
-                ids, max_new_tokens=0, prompt_logprobs=True, request_length=request_length
-            )
-        )
-        self._engine.run_until_idle()
-        return np.asarray(handle.result(timeout=0).prompt_logprobs, dtype=np.float64)
-
-    def _has_room(self) -> bool:
+    def has_room(self) -> bool:
         """What is taken is answered, also after a deadline: so no more than can begin is."""
-        return self._engine.stats().waiting < AHEAD
+        return bool(self.engine.stats().waiting < AHEAD)
 
-    def _submit(self, request: Request) -> Generation:
-        return self._engine.submit(
-            EngineRequest(
-                request.ids,
-                max_new_tokens=request.max_new_tokens,
-                request_length=request.request_length,
-                share_prefix=self._asking.prefix_sharing,
-            )
-        )
-
-    def _completion(self, answer: Answer) -> Completion:
-        device, usage = self._engine.device, answer.usage
-        on_cuda = device.type == "cuda"
-        return Completion(
-            text=answer.text,
-            finish_reason="stop" if answer.finish_reason == "stop" else "length",
-            ttft_s=usage.total_s if usage.first_token_s is None else usage.first_token_s,
-            total_s=usage.total_s,
-            peak_mem_bytes=torch.cuda.max_memory_allocated(device) if on_cuda else None,
-            cached_tokens=usage.cached_tokens,
-            compute_s=usage.compute_s,
+    def completion(self, answer: Answer) -> Completion:
+        device = self.engine.device
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        return replace(
+            super().completion(answer), peak_mem_bytes=peak, compute_s=answer.usage.compute_s
         )
 
 

@@ -29,7 +29,7 @@ from longctx.eval.needle.config import parse_lengths
 from longctx.eval.needle.needle import seeded
 from longctx.eval.protocol import Completion, Request, Session, Truth
 from longctx.models import source
-from longctx.models.base import Loaded, Model, TokensOnly, bare_scheme
+from longctx.models.base import LoadedModels, Model, TokensOnly, bare_scheme
 from longctx.models.source import SIMULATED
 
 NAMES = (
@@ -67,7 +67,7 @@ class SimModel(Model):
     def banner(self) -> list[str]:
         return ["a simulated model: no weights, the embedded model's tokenizer"]
 
-    def sessions(self, loaded: Loaded | None = None) -> dict[str, Session]:
+    def sessions(self, loaded: LoadedModels | None = None) -> dict[str, Session]:
         return {METHOD: SimSession(self.schemes[METHOD], self.finds)}
 
 

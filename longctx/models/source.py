@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longctx import tiny
 from longctx.errors import UserError
-from longctx.models import checks
+from longctx.models import checks, smollm2
 
 if TYPE_CHECKING:
     import torch
@@ -80,10 +80,12 @@ class ModelShape:
 def locate(name: str, *, weights: bool = True) -> Source:
     """Turn what the user typed into files on this disk; a hub id is downloaded on first use.
 
-    `embedded` is the model that comes with the package.
+    `embedded` is the model that comes with the package, `smollm2` the one of that extra.
     """
     if name == tiny.EMBEDDED:
         return Source(name, "directory", tiny.WEIGHTS)
+    if name == smollm2.NAME:
+        return Source(name, "directory", smollm2.directory())
     if name.startswith(SIMULATED):
         raise UserError(f"MODEL {name}: simulated models answer `longctx needle` only")
     path = Path(name).expanduser()

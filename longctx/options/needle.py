@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from longctx.chat.encoder import TemplateStyle
 from longctx.errors import UserError
 from longctx.eval.gpus import GPUS
-from longctx.eval.needle.config import NeedleConfig, parse_depths, parse_lengths
+from longctx.eval.needle.config import MORE_REPEATS, NeedleConfig, parse_depths, parse_lengths
 from longctx.eval.needle.needle import LANGUAGE, TASK
 from longctx.eval.needle.presets import PRESETS
 from longctx.eval.tasks import parse_tasks
@@ -85,10 +85,22 @@ class NeedleOptions:
     repeats: Annotated[
         int | None,
         Option(
-            f"Samples per cell. Default: {NeedleConfig.repeats}.",
+            f"Samples per cell. Default: {NeedleConfig.repeats}, and {MORE_REPEATS} more at "
+            "lengths that are close (see --no-second-look).",
             SWEEP,
         ),
     ] = None
+    second_look: Annotated[
+        bool,
+        Option(
+            f"Do not ask {MORE_REPEATS} repeats more at a length at which a method just missed an "
+            "effective length (1 or 2 misses of 22). That is done where nothing else says how "
+            "many: --repeats, --adaptive, --samples, --shared-texts, --limit, a preset.",
+            SWEEP,
+            name="no_second_look",
+            negated=True,
+        ),
+    ] = True
     shared_texts: Annotated[
         bool,
         Option(
@@ -195,6 +207,21 @@ class NeedleOptions:
             negated=True,
         ),
     ] = True
+    ray: Annotated[
+        bool,
+        Option(
+            "Compute in Ray workers that hold the model each, on the cluster of RAY_ADDRESS or on "
+            "this machine.",
+            MACHINE,
+        ),
+    ] = False
+    ray_workers: Annotated[
+        int | None,
+        Option(
+            "How many, with --ray. Default: one for each GPU, or for each machine without one.",
+            MACHINE,
+        ),
+    ] = None
     gpu: Annotated[
         str | None,
         Option(
@@ -242,11 +269,11 @@ def refuse_local(options: NeedleOptions, reason: str) -> None:
     """
     local = {
         *("methods", "chunk_size", "local_size", "cap", "factor", "kernel", "dtype", "device_map"),
-        *("prefill_chunk", "prefix_sharing", "gpu", "engine"),
+        *("prefill_chunk", "prefix_sharing", "gpu", "engine", "ray", "ray_workers"),
     }
     for option in options_of(NeedleOptions):
         value = getattr(options, option.field)
         if option.field in local and value != option.default:
             shown = ",".join(value) if isinstance(value, tuple) else value
-            said = option.flag if value is False else f"{option.flag} {shown}"
+            said = option.flag if isinstance(value, bool) else f"{option.flag} {shown}"
             raise UserError(f"{said}: {reason}: leave {option.flag} out")

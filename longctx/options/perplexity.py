@@ -108,6 +108,7 @@ class PerplexityOptions:
     original_length: shared.OriginalLength = None
     cap: shared.Cap = None
     factor: shared.Factor = None
+    engine: shared.ComputedBy = "longctx"
     kernel: shared.Kernel = EngineSettings.kernel
     dtype: shared.Dtype = shared.AUTO
     device_map: shared.DeviceMap = shared.AUTO

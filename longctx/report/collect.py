@@ -15,13 +15,14 @@ from longctx.errors import UserError
 from longctx.eval.needle import summary
 from longctx.eval.needle.paired import compare, net_by_cell, pairs_of
 from longctx.eval.needle.ranking import MethodOfRun, arms_of, ranked
+from longctx.eval.needle.results import NeedleResults
 from longctx.eval.needle.ruler_table import RulerArm
-from longctx.eval.needle.summary import NeedleResults
 from longctx.eval.perplexity import summary as perplexity_summary
 from longctx.eval.runfolder import folder
 from longctx.eval.runfolder.records import Record
 from longctx.plots.difference import DifferenceMap
 from longctx.report.perplexity import ReportedPerplexityRun, strips_for
+from longctx.report.published import PublishedRow
 from longctx.report.tasks import task_arms
 
 
@@ -90,10 +91,14 @@ class Versus:
 
 @dataclass(frozen=True)
 class Report:
-    """Needle runs and perplexity runs, in the order in which they were named."""
+    """Needle runs and perplexity runs, in the order in which they were named.
+
+    `published` are figures of others, to stand below ours.
+    """
 
     runs: Sequence[ReportedNeedleRun]
     perplexity: Sequence[ReportedPerplexityRun] = ()
+    published: Sequence[PublishedRow] = ()
 
     @cached_property
     def arms(self) -> list[MethodOfRun]:
@@ -145,7 +150,7 @@ class Report:
         return [versus for versus in found if versus.difference.cells]
 
 
-def collect(paths: Sequence[Path]) -> Report:
+def collect(paths: Sequence[Path], published: Sequence[PublishedRow] = ()) -> Report:
     """Read every folder, of whichever task it is.
 
     Raises:
@@ -155,6 +160,7 @@ def collect(paths: Sequence[Path]) -> Report:
     return Report(
         [run for run in found if isinstance(run, ReportedNeedleRun)],
         [run for run in found if isinstance(run, ReportedPerplexityRun)],
+        published,
     )
 
 
@@ -178,5 +184,5 @@ def _versus(base: MethodOfRun, arm: MethodOfRun) -> Versus:
         # Between runs only the hash tells that two prompts are one and the same.
         first = [record for record in first if record.get("prompt_sha256")]
     pairs = pairs_of(first, second)
-    compared = compare(pairs, max(base.results.looks, arm.results.looks))
+    compared = compare(pairs, base.results.looks.joined(arm.results.looks))
     return Versus(base, arm, DifferenceMap(arm.method, net_by_cell(pairs), compared))

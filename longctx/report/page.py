@@ -32,7 +32,7 @@ from longctx.plots.palette import difference_colour
 from longctx.plots.perplexity_strip import scale_of
 from longctx.plots.scene import ACROSS, Panel, difference_panel, scene_of
 from longctx.plots.style import Style
-from longctx.report import panels, perplexity, tasks
+from longctx.report import panels, perplexity, published, tasks
 from longctx.report.collect import Report, ReportedNeedleRun, Versus
 
 # Answers are a line; one that rambles is told by its beginning and its length.
@@ -69,6 +69,8 @@ def render(report: Report, style: Style, *, date: str, command: str) -> str:
         samples=_samples(report),
         rows=_summary_rows(report, style),
         tasks=tasks.view(report.tasks),
+        published=published.tables(report.published),
+        published_meaning=published.MEANING,
         maps=_maps(report, style),
         within=any(_cells(one) for one in report.within),
         across=_across(report),

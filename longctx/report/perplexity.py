@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longctx.eval.needle.summary import NeedleResults
+from longctx.eval.needle.results import NeedleResults
 from longctx.eval.perplexity.files import show_difference, show_figure
 from longctx.eval.perplexity.summary import PerplexityResults, meaning
 from longctx.plots.curve import ACROSS, UP, Curve, Line, apart, curve_of

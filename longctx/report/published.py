@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from longctx.errors import UserError
+from longctx.eval.format import show_length
 
 _K = 1024
 _QWEN2 = "Qwen2 Technical Report, arXiv 2407.10671, table 12"
@@ -95,6 +96,60 @@ PUBLISHED: Mapping[str, tuple[PublishedRow, ...]] = MappingProxyType(
         ),
     }
 )  # fmt: skip
+
+
+HEADING = "figures of others, not measured here"
+MEANING = "Other samples, texts and scorers than ours: beside our rows, not in one table with them."
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A benchmark's rows as words; the last one of each is the number of its source."""
+
+    benchmark: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    sources: Sequence[str]
+
+    @property
+    def heading(self) -> str:
+        return f"{self.benchmark}: {HEADING}"
+
+    @property
+    def notes(self) -> list[str]:
+        """Each source under its number."""
+        return [f"[{number}] {source}" for number, source in enumerate(self.sources, start=1)]
+
+
+def tables(rows: Sequence[PublishedRow]) -> list[PublishedTable]:
+    """One for each benchmark, in the order of the rows."""
+    found = []
+    for benchmark in dict.fromkeys(row.benchmark for row in rows):
+        shown = [row for row in rows if row.benchmark == benchmark]
+        lengths = sorted({length for row in shown for length in row.scores})
+        sources = list(dict.fromkeys(row.source for row in shown))
+        told = [
+            [
+                *(row.model, row.method),
+                *(f"{row.scores[one]:g}" if one in row.scores else "–" for one in lengths),
+                f"[{sources.index(row.source) + 1}]",
+            ]
+            for row in shown
+        ]
+        heads = ["model", "method", *map(show_length, lengths), "by"]
+        found.append(PublishedTable(benchmark, heads, told, sources))
+    return found
+
+
+def as_markdown(rows: Sequence[PublishedRow]) -> str:
+    """To stand below a table of ours; empty without rows."""
+    lines: list[str] = []
+    for one in tables(rows):
+        lines += ["", f"## {one.heading}", "", f"| {' | '.join(one.heads)} |"]
+        lines.append("|---|---|" + "---:|" * (len(one.heads) - 2))
+        lines += [f"| {' | '.join(row)} |" for row in one.rows]
+        lines += ["", f"{'; '.join(one.notes)}."]
+    return "\n".join([*lines, "", MEANING, ""]) if lines else ""
 
 
 def published(names: Sequence[str], flag: str) -> list[PublishedRow]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from longctx.eval.needle import ruler_views
 from longctx.eval.needle.ranking import arms_of as methods_of
+from longctx.eval.needle.results import NeedleResults
 from longctx.eval.needle.ruler_table import MEANT, RulerArm, TasksOfModel, arms_of
-from longctx.eval.needle.summary import NeedleResults
 
 
 def task_arms(runs: Sequence[NeedleResults]) -> list[RulerArm]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from longctx.errors import StoppedError, UserError
-from longctx.models.base import Loaded
+from longctx.models.base import LoadedModels
 from longctx.options.declare import from_mapping
 from longctx.options.needle import NeedleOptions
 from longctx.report.published import PublishedRow
@@ -63,16 +63,29 @@ def jobs_of(comparison: ComparisonFile, *, dry_run: bool) -> list[ComparisonTask
 def compare(comparison: ComparisonFile, *, dry_run: bool) -> int:
     """The exit code. What one model lacks is no reason to leave out the others."""
     jobs = jobs_of(comparison, dry_run=dry_run)
+    failed: dict[str, str] = {}
+    with LoadedModels() as loaded:
+        if _run_all(jobs, loaded, failed) == INTERRUPTED:
+            return INTERRUPTED
+    if not dry_run:
+        folders = [job.options.output for job in jobs if job.options.output]
+        _report(comparison.output, folders, comparison.published)
+    for name, reason in failed.items():
+        _tell(f"failed: {name}: {reason}")
+    return FAILED if failed else DONE
+
+
+def _run_all(jobs: Sequence[ComparisonTask], loaded: LoadedModels, failed: dict[str, str]) -> int:
+    """Adds to `failed`, by name, why."""
     from longctx.runs.needle import deadline_of, run  # heavy: what is wrong is told before
 
-    failed: dict[str, str] = {}
     entry_before = ""
-    loaded: Loaded = {}
     deadline: float | None = None
     for job in jobs:
         _tell(f"{job.path} {job.name}: {job.options.model}")
         if job.path != entry_before:  # tasks of one entry share its model, which goes with them
-            entry_before, loaded, deadline = job.path, {}, deadline_of(job.options)
+            entry_before, deadline = job.path, deadline_of(job.options)
+            loaded.release()
         try:
             code = run(job.options, loaded, deadline)
         except StoppedError:
@@ -85,12 +98,7 @@ def compare(comparison: ComparisonFile, *, dry_run: bool) -> int:
             return INTERRUPTED
         if code != DONE:
             failed[job.name] = "cells failed"
-    if not dry_run:
-        folders = [job.options.output for job in jobs if job.options.output]
-        _report(comparison.output, folders, comparison.published)
-    for name, reason in failed.items():
-        _tell(f"failed: {name}: {reason}")
-    return FAILED if failed else DONE
+    return DONE
 
 
 def _report(output: Path, folders: Sequence[Path], others: Sequence[PublishedRow]) -> None:
@@ -102,13 +110,13 @@ def _report(output: Path, folders: Sequence[Path], others: Sequence[PublishedRow
     finished = tuple(folder for folder in folders if (folder / "run.json").exists())
     if not finished:
         return
-    found = collect(finished)
+    found = collect(finished, others)
     page = make(ReportOptions(finished, output=output / "report.html"), found)
     table = make(ReportOptions(finished, output=output / "report.csv"), found)
     print_table(found, output, sys.stdout)
     print(f"wrote {page} and {table}")
     if found.tasks:
-        tasks_files.write(output, found.tasks)
+        tasks_files.write(output, found.tasks, others)
         tasks_files.print_table(Console(file=sys.stdout), found.tasks)
         print(f"wrote {output}/ with {', '.join(tasks_files.NAMES)}")
     if others:

@@ -1,7 +1,7 @@
 """The file of `longctx compare`: models, methods and tasks, checked key by key.
 
     output: runs/comparison          where everything goes
-    published: ruler,needlebench     figures of others to print below ours
+    published: ruler,needlebench     figures of others, below ours
     defaults:                        for every entry that does not say otherwise
       lengths: 2K,4K,8K
       depths: 11

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from longctx.eval.format import show_length
 from longctx.eval.needle.effective import show_break, show_effective, show_other
 from longctx.report.collect import Report
-from longctx.report.published import PublishedRow
+from longctx.report.published import MEANING, PublishedRow, tables
 
 
 def print_table(report: Report, root: Path, file: TextIO) -> None:
@@ -43,26 +44,17 @@ def print_table(report: Report, root: Path, file: TextIO) -> None:
 def print_published(rows: Sequence[PublishedRow], file: TextIO) -> None:
     """Figures of others, a table for each benchmark, with their sources."""
     console = Console(file=file)
-    for benchmark in dict.fromkeys(row.benchmark for row in rows):
-        shown = [row for row in rows if row.benchmark == benchmark]
-        lengths = sorted({length for row in shown for length in row.scores})
-        sources = list(dict.fromkeys(row.source for row in shown))
+    for one in tables(rows):
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("model", no_wrap=True)
-        table.add_column("method", no_wrap=True)
-        for length in lengths:
-            table.add_column(show_length(length), justify="right")
-        table.add_column("by", justify="right")
-        for row in shown:
-            scores = (f"{row.scores[one]:g}" if one in row.scores else "–" for one in lengths)
-            table.add_row(row.model, row.method, *scores, f"[{sources.index(row.source) + 1}]")
+        for head in one.heads[:2]:
+            table.add_column(head, no_wrap=True)
+        for head in one.heads[2:]:
+            table.add_column(head, justify="right")
+        for row in one.rows:
+            table.add_row(*map(escape, row))
         console.print()
-        console.print(f"{benchmark}: figures of others, not measured here", style="bold")
-        console.print(table, highlight=False, markup=False)
-        for number, source in enumerate(sources, start=1):
-            console.print(f"[{number}] {source}", style="dim", highlight=False, markup=False)
-    console.print(
-        "Other samples, texts and scorers than ours: beside our rows, not in one table with them.",
-        style="dim",
-        highlight=False,
-    )
+        console.print(one.heading, style="bold")
+        console.print(table, highlight=False)
+        for note in one.notes:
+            console.print(note, style="dim", highlight=False, markup=False)
+    console.print(MEANING, style="dim", highlight=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json as json_module
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from longctx.eval.needle import summary
 from longctx.eval.needle.controls import ClosedBookControl
 from longctx.eval.needle.grid import Cell
 from longctx.eval.needle.progress import ProgressReport
-from longctx.eval.needle.summary import NeedleResults
+from longctx.eval.needle.results import NeedleResults
+from longctx.eval.needle.second_look import again_words
 from longctx.eval.protocol import Session, TargetLostError
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import RunFolder
-from longctx.eval.runfolder.schema import NeedleRecord, NeedleSummary
-from longctx.models.base import Loaded
+from longctx.eval.runfolder.record_schema import NeedleRecord
+from longctx.eval.runfolder.summary_schema import NeedleSummary
+from longctx.models.base import LoadedModels
 from longctx.options.needle import NeedleOptions
 from longctx.plots import heatmap
 from longctx.plots.live import LiveMap
@@ -37,7 +40,9 @@ from longctx.runs.screen import print_banner, print_results, proof_words, say
 DONE, CELLS_FAILED, INTERRUPTED = 0, 3, 130
 
 
-def run(options: NeedleOptions, loaded: Loaded | None = None, deadline: float | None = None) -> int:
+def run(
+    options: NeedleOptions, loaded: LoadedModels | None = None, deadline: float | None = None
+) -> int:
     """Run the sweep of one task; returns the exit code."""
     return run_prepared(prepare(options), loaded, deadline)
 
@@ -49,7 +54,7 @@ def deadline_of(options: NeedleOptions) -> float | None:
 
 
 def run_prepared(
-    prepared: PreparedNeedle, loaded: Loaded | None = None, deadline: float | None = None
+    prepared: PreparedNeedle, loaded: LoadedModels | None = None, deadline: float | None = None
 ) -> int:
     """
     Args:
@@ -70,7 +75,8 @@ def run_prepared(
         return DONE
 
     with RunFolder(prepared.output) as run_folder:
-        interrupted = _sweep(prepared, run_folder, err, {} if loaded is None else loaded, deadline)
+        with LoadedModels() if loaded is None else nullcontext(loaded) as kept:
+            interrupted = _sweep(prepared, run_folder, err, kept, deadline)
         if folder.read_run(prepared.output) is None:
             return INTERRUPTED  # while loading: there is nothing to show yet
         results, figures = summary.write_files(prepared.output)
@@ -86,7 +92,7 @@ def _sweep(
     prepared: PreparedNeedle,
     run_folder: RunFolder,
     err: Console,
-    loaded: Loaded,
+    loaded: LoadedModels,
     deadline: float | None,
 ) -> bool:
     """Run what is pending; True where the user interrupted it."""
@@ -165,12 +171,15 @@ def _run_rounds(
         control = None
         tried |= {sweep.key(cell) for cell in pending}
         pending = prepared.next_cells(file.records, tried)
+        if pending and prepared.options.config.first_repeats is not None:
+            report.say(again_words(pending))
         report.expect(pending)
 
 
 def _left(prepared: PreparedNeedle, run_folder: RunFolder) -> str:
     left = len(prepared.next_cells(run_folder.results.records))
-    more = " at least" if prepared.options.config.adaptive else ""
+    config = prepared.options.config
+    more = " at least" if config.adaptive or config.first_repeats is not None else ""
     return f"{left} cells left{more}"
 
 

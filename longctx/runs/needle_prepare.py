@@ -19,14 +19,17 @@ from longctx.errors import UserError
 from longctx.eval import estimate, tasks
 from longctx.eval.estimate import NeedlePlan
 from longctx.eval.gpus import GpuEstimate, GpuSizes, estimate_on, gpu_of
+from longctx.eval.needle import second_look
 from longctx.eval.needle.adaptive import next_round, stopping_rule
 from longctx.eval.needle.config import NeedleConfig, Texts
 from longctx.eval.needle.grid import Cell, NeedleIdentity
+from longctx.eval.needle.inference import samples_needed
 from longctx.eval.needle.needle import LANGUAGE, TASK
 from longctx.eval.needle.runner import Sweep
 from longctx.eval.prompt import PromptBuilder
 from longctx.eval.runfolder.folder import describe_run, read_run
-from longctx.eval.runfolder.schema import NeedleRecord, NeedleRunJson
+from longctx.eval.runfolder.record_schema import NeedleRecord
+from longctx.eval.runfolder.run_schema import NeedleRunJson, Stopping
 from longctx.eval.texts import haystack as haystacks
 from longctx.eval.texts import prose
 from longctx.eval.texts.files import Reading
@@ -92,6 +95,10 @@ class PreparedNeedle:
             found["boundary"] = self.sweep.identity.boundary
         return found
 
+    @property
+    def stopping(self) -> Stopping | None:
+        return stopping_of(self.options.config)
+
     def describe(self) -> NeedleRunJson:
         """run.json for this run."""
         haystack, model = self.sweep.builder.haystack, self.model
@@ -120,8 +127,8 @@ class PreparedNeedle:
                 **model.session_record(),
             },
         )
-        if config.adaptive:
-            run["stopping"] = stopping_rule(config.repeats, config.budget_minutes, config.texts)
+        if self.stopping is not None:
+            run["stopping"] = self.stopping
         return run
 
     def next_cells(
@@ -134,12 +141,13 @@ class PreparedNeedle:
         """
         if self.options.config.adaptive:
             return next_round(self.sweep, records, tried)
+        if self.options.config.first_repeats is not None:
+            return second_look.next_round(self.sweep, records, tried)
         pending = self.sweep.pending(records)[: self.options.config.limit]
         return [] if tried else pending
 
     def plan(self, records: Mapping[str, NeedleRecord], rate: float | None = None) -> NeedlePlan:
         """Figures of what is to be done; without a rate, from finished cells or a small product."""
-
         model, answer_tokens = self.model, self.options.config.answer_tokens
         rate_from = "from a probe"
         if rate is None:
@@ -147,10 +155,16 @@ class PreparedNeedle:
             rate_from = "from finished cells"
         if rate is None:
             rate, rate_from = model.rough_rate(), "a rough guess"
-        everything = self.sweep.all_cells()
+        everything, most = self.sweep.all_cells(), None
+        if self.options.config.first_repeats is not None:
+            most = len(everything)
+            again = second_look.close_lengths(self.sweep, records)
+            first = set(second_look.first_cells(self.sweep))
+            everything = [one for one in everything if one in first or one.length in again]
         return estimate.plan(
             everything=everything,
-            pending=self.sweep.pending(records)[: self.options.config.limit],
+            pending=self._known_to_do(records),
+            most_cells=most,
             shape=model.shape,
             answer_tokens=answer_tokens,
             prefix_sharing=model.prefix_sharing,
@@ -160,6 +174,15 @@ class PreparedNeedle:
             rate_from=rate_from,
         )
 
+    def _known_to_do(self, records: Mapping[str, NeedleRecord]) -> list[Cell]:
+        """What a plan counts: a second look only where it is known to come."""
+        config = self.options.config
+        pending = self.sweep.pending(records)[: config.limit]
+        if config.first_repeats is None:
+            return pending
+        again = second_look.close_lengths(self.sweep, records)
+        return [c for c in pending if c.repeat < config.first_repeats or c.length in again]
+
     def on_gpu(self, records: Mapping[str, NeedleRecord]) -> GpuEstimate | None:
         """What is to be done on the GPU that is named; None where none is."""
         if self.options.gpu is None:
@@ -167,10 +190,10 @@ class PreparedNeedle:
         config = self.options.config
         return estimate_on(
             gpu_of(self.options.gpu),
-            self.sweep.pending(records)[: config.limit],
+            self._known_to_do(records),
             cast(GpuSizes, self.model.shape),  # local models alone get this far
             config.answer_tokens,
-            self.model.prefix_sharing,
+            self.model.prefix_sharing and config.texts == "shared",
         )
 
 
@@ -181,6 +204,20 @@ def _texts(options: NeedleOptions) -> Texts:
         return options.config.texts
     found: Texts = before["settings"].get("texts", "shared")
     return found
+
+
+def stopping_of(config: NeedleConfig) -> Stopping | None:
+    """By what a run with these settings ends; None: its grid is fixed."""
+    if config.adaptive:
+        return stopping_rule(config.repeats, config.budget_minutes, config.texts)
+    if config.first_repeats is None:
+        return None
+    counts = config.first_repeats, config.repeats, len(config.depths)
+    return second_look.second_look_rule(*counts, config.budget_minutes)
+
+
+def _without_second_look(config: NeedleConfig) -> NeedleConfig:
+    return replace(config, repeats=config.first_repeats or config.repeats, first_repeats=None)
 
 
 def settle_task(options: NeedleOptions) -> NeedleConfig:
@@ -198,7 +235,7 @@ def settle_task(options: NeedleOptions) -> NeedleConfig:
         name, {k: v for k, v in options.task_options.items() if v is not None}
     )
     prefix = options.answer_prefix
-    return replace(
+    config = replace(
         options.config,
         task=name,
         language=options.language,
@@ -208,6 +245,11 @@ def settle_task(options: NeedleOptions) -> NeedleConfig:
         depths=options.config.depths if task.about.has_depth else (None,),
         texts=_texts(options),
     )
+    # Close is what 22 texts of a length left open: fewer leave everything so.
+    first = (config.first_repeats or 0) * len(config.depths)
+    if config.texts == "shared" or config.depths == (None,) or first < samples_needed():
+        return _without_second_look(config)
+    return config
 
 
 def _haystack(options: NeedleOptions) -> Haystack:
@@ -286,7 +328,19 @@ def prepare(options: NeedleOptions) -> PreparedNeedle:
             other = replace(sweep, identity=replace(identity, dtype=dtype))
             if (found := _default_output(options, other)).exists():
                 return prepare(replace(options, output=found))
+    if _was_fixed(output, options.config.first_repeats):
+        options = replace(options, config=_without_second_look(options.config))
+        sweep = replace(sweep, config=options.config)
     return PreparedNeedle(options, model, sweep, output, left_out)
+
+
+def _was_fixed(output: Path, first: int | None) -> bool:
+    """Whether a folder has more repeats than a first look, by another rule: it goes on with it."""
+    before = None if first is None else read_run(output)
+    if before is None or before["task"] != "needle":
+        return False
+    rule = before.get("stopping") or {}
+    return before["grid"]["repeats"] > first and "first_repeats" not in rule
 
 
 def too_short(sweep: Sweep) -> tuple[int, ...]:
@@ -340,6 +394,10 @@ def _model(options: NeedleOptions) -> Model:
 
     asked = {"longest": max(config.lengths), "weights": not options.dry_run}
     model = local_model(_settings(LocalSettings, options, **asked))
+    if options.ray:
+        from longctx.models.ray_session import ray_model
+
+        return ray_model(model, options.ray_workers)
     if options.engine == "longctx":
         return model
     from longctx.models.vllm_session import vllm_model

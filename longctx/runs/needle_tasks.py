@@ -10,6 +10,7 @@ The model is loaded once. Holds no algorithm.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from longctx.eval.format import show_seconds
 from longctx.eval.needle import summary
 from longctx.eval.needle.ruler_table import TasksOfModel, arms_of
 from longctx.eval.runfolder.folder import RUN, needing_room
-from longctx.eval.runfolder.schema import TasksTable
-from longctx.models.base import Loaded
+from longctx.eval.runfolder.summary_schema import TasksTable
+from longctx.models.base import LoadedModels
 from longctx.options.needle import NeedleOptions
 from longctx.report.make import ReportOptions, make
 from longctx.runs import needle, tasks_files
-from longctx.runs.needle_prepare import prepare, settle_task
+from longctx.runs.needle_prepare import PreparedNeedle, prepare, settle_task
 from longctx.runs.screen import say
 
 
@@ -43,7 +44,29 @@ def run(options: NeedleOptions) -> int:
         for name in options.tasks
     ]
     err = Console(stderr=True)
-    loaded: Loaded = {}
+    with LoadedModels() as loaded:
+        code = _run_all(options, prepared, loaded, err)
+    if code == needle.INTERRUPTED:
+        return code
+    if options.dry_run and options.gpu is not None:
+        estimates = [found for one in prepared if (found := needle.on_gpu(one)) is not None]
+        spent = sum(found.seconds for found in estimates)
+        fits = all(found.fits for found in estimates)
+        words = f"about {show_seconds(spent)}" if fits else "they do not fit"
+        say(
+            err, f"all {len(estimates)} tasks on one {estimates[0].gpu.name}: {words}, not measured"
+        )
+    told: dict[str, Any] = {"output": str(output), "exit_code": code, "tasks": list(options.tasks)}
+    if not options.dry_run and all((one.output / RUN).exists() for one in prepared):
+        told |= _join(output, options, err if options.json else Console())
+    if options.json:
+        print(json.dumps(told, ensure_ascii=False, allow_nan=False), flush=True)
+    return code
+
+
+def _run_all(
+    options: NeedleOptions, prepared: Sequence[PreparedNeedle], loaded: LoadedModels, err: Console
+) -> int:
     code = needle.DONE
     deadline = needle.deadline_of(options)
     for name, one in zip(options.tasks, prepared, strict=True):
@@ -59,20 +82,7 @@ def run(options: NeedleOptions) -> int:
             say(err, f"task {name} did not begin ({error}): the same command goes on from here")
             break
         if code == needle.INTERRUPTED:
-            return code
-    if options.dry_run and options.gpu is not None:
-        estimates = [found for one in prepared if (found := needle.on_gpu(one)) is not None]
-        spent = sum(found.seconds for found in estimates)
-        fits = all(found.fits for found in estimates)
-        words = f"about {show_seconds(spent)}" if fits else "they do not fit"
-        say(
-            err, f"all {len(estimates)} tasks on one {estimates[0].gpu.name}: {words}, not measured"
-        )
-    told: dict[str, Any] = {"output": str(output), "exit_code": code, "tasks": list(options.tasks)}
-    if not options.dry_run and all((one.output / RUN).exists() for one in prepared):
-        told |= _join(output, options, err if options.json else Console())
-    if options.json:
-        print(json.dumps(told, ensure_ascii=False, allow_nan=False), flush=True)
+            break
     return code
 
 

@@ -25,9 +25,12 @@ from longctx.eval.perplexity.summary import RESULTS, PerplexityResults
 from longctx.eval.protocol import Session
 from longctx.eval.runfolder import folder, records
 from longctx.eval.runfolder.folder import LockedFolder
+from longctx.eval.runfolder.record_schema import PerplexityRecord
 from longctx.eval.runfolder.records import PERPLEXITY, RecordFile
-from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRunJson, PerplexitySummary
+from longctx.eval.runfolder.run_schema import PerplexityRunJson
+from longctx.eval.runfolder.summary_schema import PerplexitySummary
 from longctx.models import source
+from longctx.models.base import LoadedModels
 from longctx.models.schemes import beyond
 from longctx.models.served import Asking, sessions_for
 from longctx.options.perplexity import PerplexityOptions
@@ -59,7 +62,8 @@ def run(options: PerplexityOptions) -> int:
         return DONE
 
     with PerplexityFolder(prepared.output) as run_folder:
-        interrupted = _measure(prepared, run_folder, err)
+        with LoadedModels() as loaded:
+            interrupted = _measure(prepared, run_folder, err, loaded)
         if folder.read_run(prepared.output) is None:
             return INTERRUPTED  # while loading: there is nothing to show yet
         results, summary = files.write_files(prepared.output)
@@ -71,19 +75,27 @@ def run(options: PerplexityOptions) -> int:
     return code
 
 
-def _measure(prepared: PreparedPerplexity, run_folder: PerplexityFolder, err: Console) -> bool:
+def _measure(
+    prepared: PreparedPerplexity,
+    run_folder: PerplexityFolder,
+    err: Console,
+    loaded: LoadedModels,
+) -> bool:
     """Run what is pending; True where the user interrupted it."""
     measurement, file = prepared.measurement, run_folder.results
     description = prepared.describe()
     run_folder.check(description)
     pending = measurement.pending(file.records)[: prepared.options.config.limit]
+    if prepared.vllm is not None:  # which is started anew for each method
+        order = list(prepared.schemes)
+        pending = sorted(pending, key=lambda each: order.index(each.method))
     say(err, str(prepared.plan(file.records)))
     if not pending:
         run_folder.begin(description)
         return False
     try:
         with err.status(f"loading {prepared.options.model}"):
-            sessions = _load(prepared, err)
+            sessions = _load(prepared, err, loaded)
         description["sessions"][0]["arms"] = {
             method: {"backend": session.backend, "proof": dict(session.proof)}
             for method, session in sessions.items()
@@ -100,8 +112,10 @@ def _measure(prepared: PreparedPerplexity, run_folder: PerplexityFolder, err: Co
     return False
 
 
-def _load(prepared: PreparedPerplexity, err: Console) -> dict[str, Session]:
+def _load(prepared: PreparedPerplexity, err: Console, loaded: LoadedModels) -> dict[str, Session]:
     options = prepared.options
+    if prepared.vllm is not None:
+        return prepared.vllm.sessions(loaded)
     model = source.load_model(
         prepared.source, prepared.model_config, prepared.chosen.dtype, prepared.device_map
     )

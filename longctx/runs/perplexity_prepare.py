@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from longctx.errors import UserError
 from longctx.eval.format import show_bytes, show_length, show_seconds
 from longctx.eval.perplexity.passes import TASK, Measurement, PassIdentity, tokens_read, work_of
 from longctx.eval.runfolder.folder import describe
-from longctx.eval.runfolder.schema import PerplexityRecord, PerplexityRunJson
+from longctx.eval.runfolder.record_schema import PerplexityRecord
+from longctx.eval.runfolder.run_schema import PerplexityRunJson
 from longctx.eval.texts import corpus
 from longctx.eval.texts.files import Reading
 from longctx.models import dtypes
 from longctx.models.checks import check_model
+from longctx.models.local import LocalSettings, local_model
 from longctx.models.logprobs import moving_rope, peak_bytes
 from longctx.models.plain import matmul_rate
 from longctx.models.schemes import (
@@ -48,6 +50,7 @@ from longctx.models.source import (
     shape_of,
     tokenizer_sha256,
 )
+from longctx.models.vllm_session import VllmModel, vllm_model
 from longctx.options.perplexity import PerplexityOptions
 from longctx.runs.temperature import temperature_of
 
@@ -87,6 +90,7 @@ class PreparedPerplexity:
     schemes: Mapping[str, Scheme]
     trained_length: int
     measurement: Measurement
+    vllm: VllmModel | None = None
 
     @property
     def bos_words(self) -> str:
@@ -212,6 +216,7 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     device = device_of(device_map)
     chosen = dtypes.choose(options.dtype, source, model_config, device, options.output)
     check_kernel(options.kernel, list(schemes), device, chosen.dtype)
+    vllm = _vllm_model(options, schemes) if options.engine == "vllm" else None
     begin = (_prefix if config.metric == "rolling" else _begin)(tokenizer, config.bos)
     encode = ChatEncoder(tokenizer, "none").contents
     tokens = config.longest - len(begin)
@@ -237,7 +242,7 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
         PassIdentity(
             model=fingerprint(source),
             dtype=chosen.name,
-            kernel=options.kernel,
+            kernel=options.kernel if vllm is None else vllm.kernel,
             tokenizer_sha256=tokenizer_sha256(tokenizer),
             begin=begin,
         ),
@@ -258,6 +263,7 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
         schemes=schemes,
         trained_length=trained_length(model_config, options.original_length, schemes),
         measurement=measurement,
+        vllm=vllm,
     )
     if options.output is None and not prepared.output.exists():
         # A folder that this command made on a machine of another kind goes on in its own dtype.
@@ -265,6 +271,29 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
             if (found := prepared.default_output(dtype)).exists():
                 return prepare(replace(options, output=found))
     return prepared
+
+
+def _vllm_model(options: PerplexityOptions, schemes: Mapping[str, Scheme]) -> VllmModel:
+    """
+    Raises:
+        UserError: what vLLM does not run, or windows whose temperature it cannot know.
+    """
+    config = options.config
+    for method, scheme in schemes.items():
+        if scheme.uses_request_length and config.metric in ("window", "rolling"):
+            raise UserError(
+                f"--metric {config.metric}: vLLM takes the temperature of {method} from a window's "
+                "own tokens, and the last one may have fewer: use --metric prefix or position, or "
+                "leave --engine out"
+            )
+    asked: dict[str, Any] = {
+        "longest": config.longest,
+        "weights": not options.dry_run,
+        "prefix_sharing": False,
+    }
+    names = {field.name for field in fields(LocalSettings)} - set(asked)
+    settings = LocalSettings(**{name: getattr(options, name) for name in names}, **asked)
+    return vllm_model(local_model(settings))
 
 
 def _prefix(tokenizer: Any, bos: str) -> tuple[int, ...]:

@@ -14,12 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from longctx.eval.format import show_depth, show_length
-from longctx.eval.needle.adaptive import stopping_rule
 from longctx.eval.needle.certainty import TEXTS
 from longctx.eval.needle.config import NeedleConfig
 from longctx.eval.needle.effective import Effective, show_break, show_effective, show_other
-from longctx.eval.needle.summary import NeedleResults, Tally, others_sentence
-from longctx.eval.runfolder.schema import NeedleSummary
+from longctx.eval.needle.results import NeedleResults, Tally
+from longctx.eval.needle.summary import others_sentence
+from longctx.eval.runfolder.summary_schema import NeedleSummary
 from longctx.plots.terminal import TerminalMap
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ def print_banner(err: Console, prepared: PreparedNeedle) -> None:
     if prepared.left_out:
         shown = ", ".join(show_length(length) for length in prepared.left_out)
         say(err, f"  left out: {shown}, too short for {config.task}")
-    if config.adaptive:
-        rule = stopping_rule(config.repeats, config.budget_minutes, config.texts)
-        say(err, f"  {rule['rule']}")
+    if prepared.stopping is not None:
+        say(err, f"  {prepared.stopping['rule']}")
 
 
 def _depth_words(depths: Sequence[float | None]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from longctx.errors import UserError
-from longctx.eval.needle.config import NeedleConfig
+from longctx.eval.needle.config import MORE_REPEATS, NeedleConfig
 from longctx.eval.needle.needle import TASK
 from longctx.eval.needle.presets import PRESETS, Preset
 from longctx.eval.perplexity.config import PerplexityConfig
@@ -33,6 +33,7 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
     embedded = said.base_url is None and said.model in ("", EMBEDDED)
     simulated = said.base_url is None and said.model.startswith(SIMULATED)
     check_engine(said.engine)
+    _check_ray(said)
     if said.preset is not None and said.preset not in PRESETS:
         raise UserError(f"--preset {said.preset}: not known: use {', '.join(PRESETS)}")
     preset = PRESETS.get(said.preset or "")
@@ -52,13 +53,26 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
         config=NeedleConfig(
             lengths=said.lengths or sweep.lengths,
             depths=said.depths or sweep.depths,
-            repeats=samples or _repeats(said, sweep.repeats),
+            **_repeats(said, sweep, samples),
             texts="shared" if said.shared_texts else "own",
             spread=samples is not None,
             **_same(said, "seed", "template", "system", "exact", "allow_repeat"),
             **_same(said, "limit", "adaptive", "budget_minutes", "scorer"),
         ),
     )
+
+
+def _check_ray(said: NeedleOptions) -> None:
+    """
+    Raises:
+        UserError: vLLM has workers of its own, or nobody asked for Ray's.
+    """
+    if said.ray and said.engine != "longctx":
+        raise UserError(
+            f"--ray: --engine {said.engine} spreads a model over machines itself: leave one out"
+        )
+    if said.ray_workers is not None and not said.ray:
+        raise UserError(f"--ray-workers {said.ray_workers}: is for --ray: add it, or leave it out")
 
 
 def _samples(said: NeedleOptions, preset: Preset | None) -> int | None:
@@ -83,10 +97,18 @@ def _samples(said: NeedleOptions, preset: Preset | None) -> int | None:
     return said.samples
 
 
-def _repeats(said: NeedleOptions, usual: int) -> int:
-    if said.repeats is not None:
-        return said.repeats
-    return ADAPTIVE_REPEATS if said.adaptive else usual
+def _repeats(
+    said: NeedleOptions, sweep: Preset | NeedleConfig, samples: int | None
+) -> dict[str, Any]:
+    """How often, and whether close lengths are looked at again: where nothing says how often."""
+    if samples is not None or said.repeats is not None:
+        return {"repeats": samples or said.repeats}
+    if said.adaptive:
+        return {"repeats": ADAPTIVE_REPEATS}
+    otherwise = said.preset is not None or said.shared_texts or said.limit is not None
+    if otherwise or not said.second_look:
+        return {"repeats": sweep.repeats}
+    return {"repeats": sweep.repeats + MORE_REPEATS, "first_repeats": sweep.repeats}
 
 
 def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
@@ -95,6 +117,7 @@ def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
     Raises:
         UserError: a number that makes no sense.
     """
+    check_engine(said.engine)
     if said.text is None:
         _refuse_reading(said, "--text")
     embedded = said.model in ("", EMBEDDED)

@@ -12,16 +12,25 @@ from rich.table import Table
 from longctx.eval.needle import ruler_views
 from longctx.eval.needle.ruler_table import RulerArm, table
 from longctx.eval.runfolder.records import write_atomically
-from longctx.eval.runfolder.schema import TasksTable
+from longctx.eval.runfolder.summary_schema import TasksTable
+from longctx.report import published
+from longctx.report.published import PublishedRow
 
 NAMES = ("tasks.md", "tasks.csv", "tasks.tex", "tasks.json")
 
 
-def write(output: Path, arms: Sequence[RulerArm]) -> TasksTable:
-    """tasks.md, tasks.csv, tasks.tex and tasks.json of a folder; returns the last."""
+def write(
+    output: Path, arms: Sequence[RulerArm], others: Sequence[PublishedRow] = ()
+) -> TasksTable:
+    """tasks.md, tasks.csv, tasks.tex and tasks.json of a folder; returns the last.
+
+    Args:
+        others: published figures, below ours in tasks.md alone: the files of figures have what was
+            measured.
+    """
     found = table(arms)
     texts = (
-        ruler_views.as_markdown(arms),
+        ruler_views.as_markdown(arms) + published.as_markdown(others),
         ruler_views.as_csv(arms),
         ruler_views.as_latex(arms),
         json.dumps(found, indent=2, ensure_ascii=False) + "\n",

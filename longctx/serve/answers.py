@@ -18,6 +18,7 @@ from longctx.serve.schema import Body, Generate, parse
 from longctx.serve.service import Service
 from longctx.serve.shapes import check_shape
 from longctx.serve.sse import ClientGoneError, SseResponse, unless_gone
+from longctx.serve.workers import LARGE
 
 B = TypeVar("B", bound=Body)
 IGNORED_HEADER = "x-longctx-ignored-fields"
@@ -61,9 +62,11 @@ async def read(request: Request, service: Service, kind: type[B]) -> B:
 
     def parse_large() -> B:
         check_shape(raw, service.settings.limits.max_n * service.engine.max_context)
+        if size >= LARGE:
+            service.large_bodies.prove(raw)
         return parse(kind, raw)
 
-    return await service.workers.run(size, parse_large)
+    return await unless_gone(request.receive, service.workers.run(size, parse_large))
 
 
 async def answer(
@@ -171,11 +174,14 @@ def usage_of(job: Job) -> dict[str, Any]:
     cached = sum(
         usages[at].cached_tokens for at in range(0, len(usages), max(1, job.answers_per_prompt))
     )
+    details: dict[str, Any] = {"cached_tokens": cached}
+    if job.documents is not None:
+        details |= job.documents.usage(usages[0].cached_tokens if usages else 0)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens_details": details,
     }
 
 

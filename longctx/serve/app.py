@@ -1,6 +1,6 @@
 """The routes: OpenAI's, the tokenizer's, and what operators ask.
 
-/v1/chat/completions  /v1/completions  /v1/responses  /v1/models  /v1/requests/{id}
+/v1/chat/completions  /v1/completions  /v1/responses  /v1/documents  /v1/models  /v1/requests/{id}
 /tokenize  /detokenize  /tokenizer_info  /health  /ready  /metrics
 """
 
@@ -23,9 +23,11 @@ from longctx.serve import metrics
 from longctx.serve.answers import ignored_header, read
 from longctx.serve.chat_api import chat
 from longctx.serve.completions_api import completions
+from longctx.serve.documents_api import DocumentRequest, add_document_routes
 from longctx.serve.errors import ApiError, of_conversation
 from longctx.serve.faults import Faults
 from longctx.serve.guard import Guard
+from longctx.serve.page.page import page
 from longctx.serve.responses_api import responses, stored
 from longctx.serve.responses_items import ResponsesRequest
 from longctx.serve.schema import (
@@ -35,13 +37,14 @@ from longctx.serve.schema import (
     TokenizeRequest,
 )
 from longctx.serve.service import Service
-from longctx.serve.sse import ClientGoneError
+from longctx.serve.sse import ClientGoneError, unless_gone
 from longctx.serve.tokens import token_list
 
 _BODIES: tuple[type[BaseModel], ...] = (
     ChatRequest,
     CompletionRequest,
     ResponsesRequest,
+    DocumentRequest,
     TokenizeRequest,
     DetokenizeRequest,
 )
@@ -78,6 +81,12 @@ def create_app(service: Service) -> FastAPI:
     async def health() -> dict[str, str]:
         """Alive, whatever the model does."""
         return {"status": "ok"}
+
+    @app.get("/", include_in_schema=False)
+    async def reading_page() -> Response:
+        """For people."""
+        found = page()
+        return Response(found.body, media_type="text/html", headers=found.headers)
 
     @app.get("/ready", tags=["operation"], responses=_answers(503))
     async def ready() -> dict[str, str]:
@@ -128,6 +137,8 @@ def create_app(service: Service) -> FastAPI:
         service.responses.delete(id)
         return {"id": id, "object": "response.deleted", "deleted": True}
 
+    add_document_routes(app, service, _answers, _takes)
+
     @app.get("/v1/requests/{id}", tags=["generation"], responses=_answers(404))
     async def request_status(id: str) -> dict[str, Any]:
         """How far a request is. `id` is its own or its `x-request-id`."""
@@ -141,7 +152,7 @@ def create_app(service: Service) -> FastAPI:
         """Token ids of a text or of a conversation under the template."""
         body = await read(request, service, TokenizeRequest)
         size, run = request.state.size, service.workers.run
-        ids = await run(size, _token_ids, service, body)
+        ids = await unless_gone(request.receive, run(size, _token_ids, service, body))
         numbers = {"count": len(ids), "max_model_len": service.engine.max_context}
         raw = await run(size, token_list, numbers, ids)
         headers = ignored_header(body)
@@ -198,13 +209,7 @@ def _token_ids(service: Service, body: TokenizeRequest) -> list[int]:
         except UserError as error:
             raise of_conversation(error) from error
     service.check_text([body.prompt or ""], "prompt")
-    ids: list[int] = service.tokenizer(
-        body.prompt,
-        add_special_tokens=body.add_special_tokens,
-        return_attention_mask=False,
-        verbose=False,
-    )["input_ids"]
-    return ids
+    return service.token_ids(body.prompt or "", body.add_special_tokens, "prompt")
 
 
 def _text(tokenizer: Any, ids: list[int]) -> str:

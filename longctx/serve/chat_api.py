@@ -19,6 +19,7 @@ from longctx.serve.jobs import Heard, Job
 from longctx.serve.legacy import is_legacy, modern
 from longctx.serve.schema import ChatRequest
 from longctx.serve.service import Service, too_many
+from longctx.serve.sse import unless_gone
 from longctx.serve.tokens import TokenText, chat_logprobs
 
 
@@ -30,13 +31,15 @@ async def chat(request: Request, service: Service) -> Response:
     n, most = body.n or 1, service.settings.limits.max_n
     if n > most:
         raise too_many("n", n, most)
-    asked = await prepare(service, modern(body), request.state.size)
+    preparing = prepare(service, modern(body), request.state.size)
+    asked = await unless_gone(request.receive, preparing)
     job = Job(
         f"chatcmpl-{secrets.token_hex(12)}",
         "chat.completion",
         [len(asked.ids)] * n,
         n,
         request.state.request_id,
+        documents=asked.documents,
     )
     text = service.text if body.logprobs else None
     return await answer(

@@ -20,6 +20,7 @@ from longctx.serve.frames import Frames
 from longctx.serve.jobs import Heard, Job
 from longctx.serve.schema import CompletionRequest
 from longctx.serve.service import Service, too_many
+from longctx.serve.sse import unless_gone
 from longctx.serve.tokens import CompletionLogprobs, LogprobRow, TokenText
 
 DEFAULT_MAX_TOKENS = 16  # the API's own
@@ -44,7 +45,7 @@ async def completions(request: Request, service: Service) -> Response:
         raise too_many("prompt", _count(body.prompt), limits.max_prompts)
     wish = wish_of(body, limits.max_schema)
     size, run = request.state.size, service.workers.run
-    prompts = await run(size, _encode, service, body)
+    prompts = await unless_gone(request.receive, run(size, _encode, service, body))
     if not prompts or not all(prompts):
         raise bad("prompt", "prompt is empty: give at least one token.")
     job = Job(
@@ -89,7 +90,7 @@ def _count(prompt: str | list[Any]) -> int:
 
 
 def _encode(service: Service, body: CompletionRequest) -> list[list[int]]:
-    prompt, tokenizer = body.prompt, service.tokenizer
+    prompt = body.prompt
     texts = [prompt] if isinstance(prompt, str) else prompt
     if texts and isinstance(texts[0], int):
         return [list(texts)]
@@ -97,12 +98,7 @@ def _encode(service: Service, body: CompletionRequest) -> list[list[int]]:
         if isinstance(one, str):
             service.check_length([one], body.max_tokens, "prompt")
     return [
-        tokenizer(
-            one,
-            add_special_tokens=body.add_special_tokens is not False,
-            return_attention_mask=False,
-            verbose=False,
-        )["input_ids"]
+        service.token_ids(one, body.add_special_tokens is not False, "prompt")
         if isinstance(one, str)
         else list(one)  # type: ignore[arg-type]
         for one in texts

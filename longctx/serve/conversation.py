@@ -6,7 +6,7 @@ What chat completions and responses have in common before anything is generated.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from longctx.chat.forced import ForcedCall, ForcedCallParser, forced_call
 from longctx.chat.tools import CLOSE, Piece, ToolCallParser
@@ -15,6 +15,8 @@ from longctx.errors import UserError
 from longctx.grammar.compiler import LAYOUT
 from longctx.grammar.forms import repeated
 from longctx.serve.constraints import Held, wish_of
+from longctx.serve.documents_asked import place, placed_ids
+from longctx.serve.documents_usage import DocumentsAsked
 from longctx.serve.errors import bad, of_conversation
 from longctx.serve.schema import ChatRequest
 from longctx.serve.service import Service, too_many
@@ -39,6 +41,7 @@ class AskedChat:
     parser: Callable[[], Parser] | None
     stop: tuple[str, ...]
     unused: tuple[str, ...]
+    documents: DocumentsAsked | None = None
 
     @property
     def max_tokens(self) -> int | None:
@@ -47,7 +50,7 @@ class AskedChat:
     def requests(self, service: Service, n: int) -> list[EngineRequest]:
         """One an answer."""
         body = self.body
-        return [
+        made = [
             service.request(
                 body,
                 self.ids,
@@ -60,6 +63,9 @@ class AskedChat:
             )
             for index in range(n)
         ]
+        if self.documents is None:
+            return made
+        return [replace(each, request_length=self.documents.request_length) for each in made]
 
 
 def most_tokens(body: ChatRequest) -> int | None:
@@ -88,6 +94,7 @@ async def prepare(service: Service, body: ChatRequest, size: int) -> AskedChat:
             "give one of them.",
         )
     renderer = service.renderer
+    placed = None if not body.document_ids else await place(service, body.document_ids)
     wish = wish_of(body, limits.max_schema)
 
     def render() -> tuple[list[int], ForcedCall | None]:
@@ -95,7 +102,8 @@ async def prepare(service: Service, body: ChatRequest, size: int) -> AskedChat:
         several = body.parallel_tool_calls is True
         forced = forced_call(body.tools, body.tool_choice, parallel=several)
         ids = renderer.encode(
-            body.messages,
+            body.messages if placed is None else placed.placement.messages(body.messages),
+            inserted=None if placed is None else placed.placement.inserted,
             tools=body.tools,
             tool_choice=body.tool_choice,
             add_generation_prompt=body.add_generation_prompt is not False,
@@ -109,6 +117,9 @@ async def prepare(service: Service, body: ChatRequest, size: int) -> AskedChat:
         ids, forced = await service.workers.run(size, render)
     except UserError as error:
         raise of_conversation(error) from error
+    asked = None
+    if placed is not None:
+        ids, asked = placed_ids(service, placed, ids)
     if forced is not None and wish is not None:
         raise bad(
             wish.param,
@@ -119,12 +130,13 @@ async def prepare(service: Service, body: ChatRequest, size: int) -> AskedChat:
         calls = repeated(
             forced.schema, forced.closing, forced.opening, forced.most, LAYOUT, "tools"
         )
-        return AskedChat(body, ids, calls, "tools", ForcedCallParser, (), unused)
+        return AskedChat(body, ids, calls, "tools", ForcedCallParser, (), unused, asked)
     tools = bool(body.tools) and body.tool_choice != "none"
     held, param = (None, "response_format") if wish is None else (wish.held, wish.param)
     # A closing tag ends the answer where one call is all that it may be.
     stop = (CLOSE,) if tools and body.parallel_tool_calls is False else ()
-    return AskedChat(body, ids, held, param, ToolCallParser if tools else None, stop, unused)
+    parser = ToolCallParser if tools else None
+    return AskedChat(body, ids, held, param, parser, stop, unused, asked)
 
 
 def pieces_of(parser: Parser, text: str, *, last: bool) -> list[Piece]:

@@ -23,6 +23,9 @@ from longctx.serve.errors import ApiError
 from longctx.serve.settings import ServeSettings, is_loopback
 
 OPEN_PATHS = ("/health", "/ready")
+PAGE = "/"  # asks for the key by itself
+FILES = ("/v1/documents", "/v1/documents/preview")  # taken there alone
+_FORM = "multipart/form-data"
 REQUEST_ID = "x-request-id"
 _log = logging.getLogger("longctx.serve")
 
@@ -86,11 +89,13 @@ class Guard:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         self._check_host(headers.get("host", ""))
-        if scope["path"] not in OPEN_PATHS:
+        if scope["path"] not in (*OPEN_PATHS, PAGE):
             self._check_key(headers.get("authorization", ""))
         if scope["method"] == "POST":
             kind = headers.get("content-type", "").split(";")[0].strip().lower()
-            if kind != "application/json":
+            if kind == _FORM and scope["path"] in FILES:
+                self._check_origin(headers)
+            elif kind != "application/json":
                 # Pages of other sites can post forms and text without asking, but not JSON.
                 raise ApiError(
                     415,
@@ -100,6 +105,17 @@ class Guard:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._settings.max_body:
             raise self._too_large()
+
+    def _check_origin(self, headers: Headers) -> None:
+        """Browsers say where a form comes from; what says nothing is no browser."""
+        origin = headers.get("origin")
+        if origin is None or origin.partition("://")[2] == headers.get("host", ""):
+            return
+        raise ApiError(
+            403,
+            f"Origin {origin[:80]!r}: files are taken from this server's own page: send JSON.",
+            code="origin_not_allowed",
+        )
 
     def _check_host(self, host: str) -> None:
         """A page in a browser reaches a loopback server under its own name, by DNS rebinding."""

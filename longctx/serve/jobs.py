@@ -25,6 +25,7 @@ from longctx.engine import (
     Usage,
 )
 from longctx.engine.serving import ServingEngine
+from longctx.serve.documents_usage import DocumentsAsked
 from longctx.serve.proofs import Proofs
 from longctx.serve.workers import Workers
 
@@ -47,6 +48,7 @@ class Job:
     prompts: list[int]  # tokens of each generation's prompt
     answers_per_prompt: int = 1
     alias: str | None = None  # the request's id in headers and log
+    documents: DocumentsAsked | None = None
     accounted: bool = False
     created: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
@@ -180,6 +182,11 @@ class Registry:
                 continue
             speed = computed / max(usage.first_token_s - usage.admitted_s, 1e-4)
             self._speed = speed if self._speed is None else 0.8 * self._speed + 0.2 * speed
+
+    @property
+    def speed(self) -> float | None:
+        """Prompt tokens a second; None before any was measured."""
+        return self._speed
 
     def wait_s(self) -> float:
         """Seconds until the prompts at hand are computed; 1 before any speed was measured."""

@@ -15,6 +15,7 @@ from longctx import tiny
 from longctx.attention import Scheme, default_method
 from longctx.chat import template
 from longctx.chat.process import TemplateLimitError, TemplateProcess
+from longctx.documents.fingerprint import ModelFacts
 from longctx.engine import Engine
 from longctx.engine.rules import DCA_CONTEXT_FACTOR, default_context
 from longctx.errors import UserError
@@ -98,7 +99,16 @@ class PreparedServer:
                 f"context lowered from {show_length(self.context)} to {fits} tokens: that is what "
                 "the memory for keys and values holds"
             )
-        return Loaded(engine, self.tokenizer, model.generation_config, tuple(notes))
+        facts = ModelFacts(
+            self.source,
+            self.config,
+            self.scheme,
+            self.tokenizer,
+            self.chosen.name,
+            dtypes.name_of(engine.kv_dtype),
+        )
+        generation = model.generation_config
+        return Loaded(engine, self.tokenizer, generation, tuple(notes), facts)
 
     def _engine(self, model: Any, kv_dtype: Any) -> Engine:
         settings = self.settings

@@ -19,6 +19,7 @@ from longctx.serve.jobs import Heard, Job
 from longctx.serve.response_store import ResponseStore, StoredResponse
 from longctx.serve.responses_items import NAMES, Item, ResponsesRequest, as_chat, renamed
 from longctx.serve.service import Service
+from longctx.serve.sse import unless_gone
 from longctx.serve.tokens import TokenText, chat_logprobs
 
 Event = dict[str, Any]
@@ -34,8 +35,11 @@ async def responses(request: Request, service: Service) -> Response:
             "n", "n: a response is one answer: ask again for another, or use chat completions."
         )
     items, before = _conversation(service.responses, body)
+    if body.document_ids is None and (earlier := body.previous_response_id) is not None:
+        body.document_ids = stored(service, earlier).response.get("document_ids") or None
     try:
-        asked = await prepare(service, as_chat(body, items), request.state.size + before)
+        preparing = prepare(service, as_chat(body, items), request.state.size + before)
+        asked = await unless_gone(request.receive, preparing)
     except ApiError as error:
         raise renamed(error) from error
     job = Job(
@@ -44,6 +48,7 @@ async def responses(request: Request, service: Service) -> Response:
         [len(asked.ids)],
         1,
         request.state.request_id,
+        documents=asked.documents,
     )
     text = service.text if body.wants_logprobs else None
     shape = ResponsesShape(job, service.name, body, items, asked, text, service.responses)
@@ -284,6 +289,7 @@ class ResponsesShape:
             "error": None,
             "incomplete_details": self._why,
             "instructions": body.instructions,
+            **({"document_ids": body.document_ids} if body.document_ids else {}),
             "max_output_tokens": body.max_output_tokens,
             "metadata": body.metadata or {},
             "model": self._model,

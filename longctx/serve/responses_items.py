@@ -42,6 +42,7 @@ class TextConfig(Body):
 class ResponsesRequest(Generate):
     refused: ClassVar[unbuilt.Table] = unbuilt.RESPONSES
     input: str | Objects
+    document_ids: Texts | None = Field(None, description="Of /v1/documents; read before all else.")
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: Count | None = None
@@ -84,6 +85,7 @@ def as_chat(body: ResponsesRequest, items: Sequence[Item]) -> ChatRequest:
         **{
             **common,
             "messages": messages,
+            "document_ids": body.document_ids,
             "max_tokens": most,
             "tools": body.tools and [_tool(at, tool) for at, tool in enumerate(body.tools)],
             "tool_choice": _choice(body.tool_choice),

@@ -86,7 +86,7 @@ class Server(uvicorn.Server):
         self._watch()
         if counter % 10 == 0:
             self.connections.sweep(asyncio.get_running_loop().time())
-            self._service.workers.tidy()
+            self._service.tidy()
         return await super().on_tick(counter)
 
     def _watch(self) -> None:

@@ -175,6 +175,7 @@ class Generate(Body):
 class ChatRequest(Generate):
     refused: ClassVar[unbuilt.Table] = unbuilt.CHAT
     messages: Objects = Field(min_length=1)
+    document_ids: Texts | None = Field(None, description="Of /v1/documents; read before all else.")
     max_completion_tokens: Count | None = None
     tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None

@@ -15,6 +15,10 @@ from typing import Any
 
 from longctx.chat.process import TemplateProcess
 from longctx.chat.renderer import ChatRenderer
+from longctx.chat.tokens_process import LONG, TokenLimitError, TokensPool
+from longctx.documents.documents import Documents
+from longctx.documents.fingerprint import ModelFacts
+from longctx.documents.store import default_directory
 from longctx.engine import EngineRequest, Sampling, Stats
 from longctx.engine.serving import ServingEngine
 from longctx.errors import UserError
@@ -22,6 +26,7 @@ from longctx.serve.bounds import LengthBound
 from longctx.serve.constraints import Held
 from longctx.serve.errors import ApiError, bad, broken, too_long, unavailable
 from longctx.serve.jobs import Job, Registry, Submitted
+from longctx.serve.large_bodies import LargeBodies
 from longctx.serve.metrics import Metrics
 from longctx.serve.proofs import Proofs
 from longctx.serve.response_store import ResponseStore
@@ -42,6 +47,7 @@ class Loaded:
     tokenizer: Any
     generation_config: Any = None
     notes: tuple[str, ...] = ()
+    facts: ModelFacts | None = None
 
 
 class Service:
@@ -66,6 +72,7 @@ class Service:
         self.metrics = Metrics(self._stats)
         self.workers = Workers()
         self.proofs = Proofs(settings.limits, settings.schema_timeout)
+        self.large_bodies = LargeBodies(settings.bodies)
         limits = settings.limits
         self.responses = ResponseStore(limits.max_responses, limits.responses_size)
         self.draining = False
@@ -74,9 +81,11 @@ class Service:
         self._load = load
         self._found: Loaded | None = None
         self._templates: TemplateProcess | None = None
+        self._long_texts: TokensPool | None = None
         self._renderer: ChatRenderer | UserError | None = None
         self._text: TokenText | None = None
         self._bound: LengthBound | None = None
+        self._documents: Documents | None = None
         self._defaults = Sampling()
 
     # -- life -------------------------------------------------------------------------------------
@@ -103,12 +112,16 @@ class Service:
 
     def _take(self, found: Loaded) -> None:
         try:
+            if getattr(found.tokenizer, "backend_tokenizer", None) is not None:
+                self._long_texts = TokensPool(found.tokenizer, self.settings.tokens)
             if getattr(found.tokenizer, "chat_template", None):
                 self._templates = TemplateProcess(found.tokenizer, self.settings.templates)
                 self._templates.warm()
-            self._renderer = ChatRenderer(found.tokenizer, self._templates)
+            self._renderer = ChatRenderer(found.tokenizer, self._templates, self._long_texts)
         except UserError as error:  # a base model: completions are served all the same
             self._renderer = error
+        if isinstance(self._renderer, ChatRenderer):
+            self._documents = documents_of(found, self._renderer, self.settings)
         self._text = TokenText(found.tokenizer)
         self._bound = LengthBound(found.tokenizer)
         self._defaults = defaults_of(found.generation_config)
@@ -123,10 +136,20 @@ class Service:
     def close(self) -> None:
         """Give the model back; what still runs fails with a 503."""
         self.proofs.close()
-        if self._templates is not None:
-            self._templates.close()
+        self.large_bodies.close()
+        for each in (self._documents, self._templates, self._long_texts):
+            if each is not None:
+                each.close()
         if self._found is not None:
             self._found.engine.close()
+
+    def tidy(self) -> None:
+        """Give back what large requests needed and no longer do. Returns at once; to be called now
+        and then."""
+        self.workers.tidy()
+        self.large_bodies.tidy()
+        if self._long_texts is not None:
+            self._long_texts.tidy()
 
     @property
     def state(self) -> str:
@@ -194,6 +217,28 @@ class Service:
             raise ApiError(400, str(self._renderer), code="no_chat_template", param="messages")
         assert self._renderer is not None
         return self._renderer
+
+    def token_ids(self, text: str, add_special: bool, param: str) -> list[int]:
+        """Of a text in which special tokens are what they spell.
+
+        Raises: ApiError.
+        """
+        if self._long_texts is not None and len(text) >= LONG:
+            try:
+                return self._long_texts.ids(text, split=False, add_special=add_special)
+            except TokenLimitError as error:
+                raise bad(param, f"{param}: a text {error.what}: shorten it.") from error
+        ids: list[int] = self.tokenizer(
+            text, add_special_tokens=add_special, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        return ids
+
+    @property
+    def documents(self) -> Documents:
+        """Raises: ApiError."""
+        made, _ = self._documents, self.renderer  # which raises where there is none
+        assert made is not None
+        return made
 
     def check_model(self, wanted: str | None) -> None:
         if wanted is not None and wanted != self.name:
@@ -321,6 +366,12 @@ class Service:
 
     def _stats(self) -> Stats | None:
         return None if self._found is None else self._found.engine.stats()
+
+
+def documents_of(loaded: Loaded, renderer: ChatRenderer, settings: ServeSettings) -> Documents:
+    """Of a model that is loaded; the store is taken when it is first needed."""
+    directory = settings.document_store or default_directory()
+    return Documents(loaded.engine, renderer, loaded.facts, directory, settings.document_budget)
 
 
 def defaults_of(generation_config: Any) -> Sampling:

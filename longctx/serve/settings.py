@@ -6,9 +6,11 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from longctx.chat.process import LIMITS, TemplateLimits
+from longctx.chat.tokens_process import LIMITS as TOKEN_LIMITS
+from longctx.chat.tokens_process import TokenLimits
 from longctx.errors import UserError
 from longctx.options import shared
 from longctx.options.declare import Argument, Option
@@ -16,7 +18,7 @@ from longctx.options.engine import EngineSettings
 from longctx.options.shared import SCHEME, tokens
 from longctx.tiny import EMBEDDED
 
-_SERVER, _LOAD, _VLLM = "Server", "Load and memory", "vLLM"
+_SERVER, _LOAD, _DOCUMENTS, _VLLM = "Server", "Load and memory", "Documents", "vLLM"
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
 
@@ -40,6 +42,28 @@ def parse_bytes(text: str, flag: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
+def _shown_bytes(size: int) -> str:
+    return f"{size >> 30}G" if size % 2**30 == 0 else str(size)
+
+
+# Of the server and of `longctx documents` alike.
+DocumentDirectory = Annotated[
+    Path | None,
+    Option(
+        "Where documents stay. Default: longctx/documents in the user's data folder.", _DOCUMENTS
+    ),
+]
+DocumentBudget = Annotated[
+    int,
+    Option(
+        "Disk for documents; the keys of those used longest ago make way.",
+        _DOCUMENTS,
+        parse_bytes,
+        _shown_bytes,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one request may ask for, whatever fits the model."""
@@ -56,6 +80,18 @@ class Limits:
     max_tokenized: int = 16 << 20  # characters, where no context bounds them: a second a million
     max_responses: int = 1000  # kept, to be gone on from
     responses_size: int = 64 << 20  # characters of all of them and their conversations
+
+
+class BodyLimits(NamedTuple):
+    """What parsing one large body may cost, in the process where that is tried first."""
+
+    seconds: float = 5.0
+    speed: float = 2e6  # bytes that give a second more
+    memory: int = 512 << 20
+    copies: int = 24  # of the body, in bytes
+
+
+BODY_LIMITS = BodyLimits()
 
 
 @dataclass(frozen=True)
@@ -171,6 +207,8 @@ class ServeSettings:
         int,
         Option("Largest body, as 64M.", _LOAD, parse_bytes, lambda size: f"{size >> 20}M"),
     ] = 64 << 20
+    document_store: DocumentDirectory = None
+    document_budget: DocumentBudget = 20 << 30
     schema_timeout: Annotated[
         float,
         Option(
@@ -196,6 +234,8 @@ class ServeSettings:
     limits: Limits = Limits()  # frozen
     deadlines: Deadlines = Deadlines()  # frozen
     templates: TemplateLimits = LIMITS
+    tokens: TokenLimits = TOKEN_LIMITS
+    bodies: BodyLimits = BODY_LIMITS
 
     def __post_init__(self) -> None:
         lower = tuple(name.lower() for name in self.allowed_hosts)
@@ -208,6 +248,7 @@ class ServeSettings:
             ("--max-waiting", self.max_waiting, 1),
             ("--default-max-tokens", self.default_max_tokens, 1),
             ("--max-body", self.max_body, 1024),
+            ("--document-budget", self.document_budget, 1),
             ("--tensor-parallel", self.tensor_parallel, 1),
             ("--pipeline-parallel", self.pipeline_parallel, 1),
             ("--drain-timeout", self.drain_timeout, 0),

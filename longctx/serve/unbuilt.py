@@ -80,7 +80,7 @@ _CHAT: Table = {
     "echo": ((False,), "use /v1/completions, or leave it out"),
     "add_special_tokens": ((False,), "the template places them: leave it out"),
     "chat_template": ((), "templates come with the model: leave it out"),
-    "documents": (_EMPTY, "put their text into messages"),
+    "documents": (_EMPTY, "post them to /v1/documents, and name them in document_ids"),
     "audio": (_EMPTY, _TEXT),
     "web_search_options": ((), "there is no search here: leave it out"),
 }

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from longctx.engine.allocator import give_back
+from longctx.killable.pool import Ticket
 
 T = TypeVar("T")
 
@@ -34,15 +35,23 @@ class Workers:
         }
 
     async def run(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function in a thread.
+        """Call a function in a thread. Cancelled, what large work asks of processes ends.
 
         Args:
             size: bytes of what it works on.
         """
-        executor = None
-        if size >= LARGE:
-            executor, self._last_large = self._large, time.monotonic()
-        return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
+        if size < LARGE:
+            return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+        self._last_large = time.monotonic()
+        ticket = Ticket()
+        work = asyncio.get_running_loop().run_in_executor(
+            self._large, ticket.run, function, *arguments
+        )
+        try:
+            return await work
+        except asyncio.CancelledError:
+            ticket.leave()  # what is in a process of its own ends
+            raise
 
     async def compile(self, seconds: float, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function that compiles a schema, in a thread for these.

@@ -94,6 +94,7 @@ class DualChunkCpuImpl(DualChunkImpl):
     """Attention of one layer."""
 
     _kernel: kernels.Kernel | None = None
+    _kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def do_kv_cache_update(
         self,
@@ -106,50 +107,40 @@ class DualChunkCpuImpl(DualChunkImpl):
         """Store new keys and values, [T, K, D], at their slots; padding has slot -1."""
         tokens = slot_mapping.shape[0]
         key, value = key[:tokens], value[:tokens]
-        if bool((slot_mapping < 0).any()):
+        if tokens and int(slot_mapping.min()) < 0:
             real = slot_mapping >= 0
             slot_mapping, key, value = slot_mapping[real], key[real], value[real]
         slots = slot_mapping.long()
-        keys_KND, values_KND = self._stacks(kv_cache)
-        keys_KND.index_copy_(1, slots, key.transpose(0, 1))
-        values_KND.index_copy_(1, slots, value.transpose(0, 1))
+        keys_1KND, values_1KND = self._stacks(kv_cache)
+        keys_1KND.index_copy_(2, slots, key.transpose(0, 1)[None])
+        values_1KND.index_copy_(2, slots, value.transpose(0, 1)[None])
 
-    def forward(
-        self,
-        layer: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        kv_cache: torch.Tensor,
-        attn_metadata: CpuMetadata | None,
-        output: torch.Tensor,
-        output_scale: torch.Tensor | None = None,
-        output_block_scale: torch.Tensor | None = None,
+    def _attend(
+        self, q_THD: torch.Tensor, kv_cache: torch.Tensor, step: CpuMetadata
     ) -> torch.Tensor:
-        """query and output [T, H, D]; kv_cache [pages, K, page, 2 D]."""
-        if output_scale is not None or output_block_scale is not None:
-            raise NotImplementedError("longctx: the attention's output is not quantised")
-        if attn_metadata is None:  # memory is being measured
-            return output.zero_()
-        if kv_cache.shape[2] != attn_metadata.page:
+        """
+        Raises:
+            RuntimeError: the cache has other pages than the step was planned for.
+        """
+        if kv_cache.shape[2] != step.page:
             raise RuntimeError(
-                f"longctx: planned for pages of {attn_metadata.page} slots, and the cache has "
-                f"pages of {kv_cache.shape[2]}"
+                f"longctx: planned for pages of {step.page} slots, and the cache has pages of "
+                f"{kv_cache.shape[2]}"
             )
         if self._kernel is None:
-            self._kernel = kernels.resolve("auto", query.device, query.dtype)
-        tokens = attn_metadata.tokens
+            self._kernel = kernels.resolve("auto", q_THD.device, q_THD.dtype)
         keys, values = (
-            (x_KND[None], *(x_KND[None].index_select(2, slots) for slots in attn_metadata.gathered))
-            for x_KND in self._stacks(kv_cache)
+            (x_1KND, *(x_1KND.index_select(2, slots) for slots in step.gathered))
+            for x_1KND in self._stacks(kv_cache)
         )
-        q_1HTD = query[:tokens].transpose(0, 1)[None]
-        plan = attn_metadata.plan
-        output[:tokens] = attend_step(plan, q_1HTD, keys, values, self._kernel, self.scale)[0]
-        return output
+        q_1HTD = q_THD.transpose(0, 1)[None]
+        return attend_step(step.plan, q_1HTD, keys, values, self._kernel, self.scale)[0]
 
     def _stacks(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [K, N, D], views."""
-        pages, heads, page, width = kv_cache.shape
-        both_KND = kv_cache.transpose(0, 1).view(heads, pages * page, width)
-        return both_KND[..., : self.head_size], both_KND[..., self.head_size :]
+        """Keys and values [1, K, N, D], views; made once for a layer's cache."""
+        if self._kept is None or self._kept[0] is not kv_cache:
+            pages, heads, page, width = kv_cache.shape
+            both_1KND = kv_cache.transpose(0, 1).view(1, heads, pages * page, width)
+            halves = both_1KND.split((self.head_size, width - self.head_size), dim=-1)
+            self._kept = kv_cache, halves[0], halves[1]
+        return self._kept[1:]

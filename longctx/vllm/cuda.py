@@ -125,23 +125,7 @@ class DualChunkCudaImpl(DualChunkImpl):
             layer._v_scale,
         )
 
-    def forward(
-        self,
-        layer: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        kv_cache: torch.Tensor,
-        attn_metadata: PagedStep | None,
-        output: torch.Tensor,
-        output_scale: torch.Tensor | None = None,
-        output_block_scale: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """query and output [T, H, D]; kv_cache [pages, K, page, 2 D]."""
-        if output_scale is not None or output_block_scale is not None:
-            raise NotImplementedError("longctx: the attention's output is not quantised")
-        if attn_metadata is None:  # memory is being measured, or nobody has a token
-            return output.zero_()
+    def _attend(self, q_THD: torch.Tensor, kv_cache: torch.Tensor, step: PagedStep) -> torch.Tensor:
         from vllm.v1.attention.backends.fa_utils import flash_attn_varlen_func
 
         keys, values = (
@@ -149,8 +133,5 @@ class DualChunkCudaImpl(DualChunkImpl):
             for half in kv_cache.transpose(1, 2).split(self.head_size, dim=-1)
         )
         version = get_flash_attn_version(head_size=self.head_size)
-        kernel = PagedKernel(attn_metadata, flash_attn_varlen_func, version or 2)
-        tokens, layout = attn_metadata.tokens, attn_metadata.layout
-        out_THD = attend_tokens(layout, query[:tokens], keys, values, kernel, self.scale)
-        output[:tokens].copy_(out_THD)
-        return output
+        kernel = PagedKernel(step, flash_attn_varlen_func, version or 2)
+        return attend_tokens(step.layout, q_THD, keys, values, kernel, self.scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -49,7 +50,10 @@ class DualChunkBuilder(AttentionMetadataBuilder):
 
 
 class DualChunkImpl(AttentionImpl):
-    """Attention of one layer."""
+    """Attention of one layer.
+
+    Shape legend: T tokens of a step, H query heads, K key/value heads, D head dimension.
+    """
 
     def __init__(
         self,
@@ -81,3 +85,36 @@ class DualChunkImpl(AttentionImpl):
         self.head_size = head_size
         self.scale = float(scale)
         self.kv_cache_dtype = kv_cache_dtype
+
+    def forward(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: Any,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """query and output [T, H, D], kv_cache [pages, K, page, 2 D]; tokens behind the step's are
+        padding, and left as they are.
+
+        Args:
+            attn_metadata: what the builder made; None: nobody has a token, or memory is measured.
+
+        Raises:
+            NotImplementedError: the output is to be quantised.
+        """
+        if output_scale is not None or output_block_scale is not None:
+            raise NotImplementedError("longctx: the attention's output is not quantised")
+        if attn_metadata is None:
+            return output.zero_()
+        tokens = attn_metadata.tokens
+        output[:tokens].copy_(self._attend(query[:tokens], kv_cache, attn_metadata))
+        return output
+
+    @abstractmethod
+    def _attend(self, q_THD: torch.Tensor, kv_cache: torch.Tensor, step: Any) -> torch.Tensor:
+        """[T, H, D] of a step's tokens, whose keys are in the cache already."""

@@ -171,8 +171,14 @@ def test_figures_of_others_stand_below_ours_with_their_source(tmp_path: Path) ->
     assert "[2] Qwen2.5 Technical Report, arXiv 2412.15115, table 16" in lines
     assert "needlebench: figures of others, not measured here" in lines
     assert "Qwen2-7B-Instruct yarn+dca 87.07 73.64 66.32 60.71 [1]" in lines
-    # They are in no file of figures: what is there was measured.
-    files = [path for path in (tmp_path / "out").glob("*.*") if path.suffix in (".csv", ".html")]
+    # On the page below ours; in no file of figures: what is there was measured.
+    page = (tmp_path / "out" / "report.html").read_text()
+    ours, others = page.split("Figures of others, not measured here")
+    assert "Qwen" not in ours
+    assert "<caption>ruler: figures of others, not measured here</caption>" in others
+    assert '<th scope="row" class="name">Qwen2.5-72B-Instruct<td>yarn+dca' in others
+    assert "[2] Qwen2.5 Technical Report, arXiv 2412.15115, table 16." in others
+    files = list((tmp_path / "out").glob("*.csv"))
     assert files and not any("Qwen" in path.read_text() for path in files)
     bad = write(tmp_path, "published: helmet\n" + DEFAULTS + "runs:\n  - model: sim:perfect\n")
     with pytest.raises(UserError, match="published helmet: not known: use ruler, needlebench"):
@@ -186,6 +192,21 @@ def test_published_methods_agree_within_the_trained_window() -> None:
             found = {row.method: row.scores for row in rows if row.model == model}
             for length, score in found.get("yarn+dca", {}).items():
                 assert (score == found["none"][length]) == (length <= 32 * 1024)
+
+
+def test_figures_of_others_below_the_tasks(tmp_path: Path) -> None:
+    text = "published: ruler\ndefaults: {lengths: 1K, tasks: 'vt,fwe', samples: 1}\n"
+    done = invoke(write(tmp_path, text + "runs:\n  - model: sim:perfect\n"))
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "out"
+    ours, others = (out / "tasks.md").read_text().split("## ruler: figures of others")
+    assert "| vt | 1K |" in ours and "Qwen" not in ours
+    assert "| model | method | 4K | 8K | 16K | 32K | 64K | 128K | by |" in others
+    row = "| Qwen2.5-72B-Instruct | yarn+dca | 97.7 | 97.2 | 97.7 | 96.5 | 93 | 88.4 | [2] |"
+    assert row in others
+    assert "[1] RULER's own table" in others and "Other samples, texts and scorers" in others
+    for name in ("tasks.csv", "tasks.json", "tasks.tex"):
+        assert "Qwen" not in (out / name).read_text()
 
 
 def test_two_models_side_by_side_by_task(tmp_path: Path) -> None:

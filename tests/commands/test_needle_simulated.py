@@ -173,6 +173,99 @@ def test_adaptive_runs_go_on_in_the_same_order(tmp_path: Path) -> None:
         assert sorted(asked(part)) == sorted(whole)
 
 
+# A second look at close lengths
+
+
+def miss(output: Path, places: set[tuple[int, int]]) -> None:
+    """Make misses of the cells at these (length, place among its cells)."""
+    path = output / "results.jsonl"
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    counts = dict.fromkeys(LENGTHS, 0)
+    for record in found:
+        place = (record["length"], counts[record["length"]])
+        counts[record["length"]] += 1
+        if place in places:
+            record |= {"status": "miss", "score": 0.0, "scores": {"whole": 0.0, "ruler": 0.0}}
+    path.write_text("".join(json.dumps(record) + "\n" for record in found), encoding="utf-8")
+
+
+TWO = ("--lengths", "256,512")
+
+
+def test_a_close_length_is_looked_at_again(tmp_path: Path) -> None:
+    words = ["needle", "sim:perfect", *TWO, "--output", str(tmp_path)]
+    told = run("sim:perfect", tmp_path, *TWO)
+    assert told["states"] == {"ok": 44, "not_run": 0}
+    assert told["methods"]["sim"]["effective_length"] == 512
+    miss(tmp_path, {(512, 4)})
+    dry = CliRunner().invoke(cli.app, [*words, "--dry-run"])
+    assert "77 cells, up to 110 if a length is close: 44 done, 33 to do" in dry.stderr
+    assert "at each length at which one misses 1 or 2 of 22" in dry.stderr
+    done = CliRunner().invoke(cli.app, words)
+    assert "33/33" in done.stderr, done.stderr
+    assert "512 " in done.stdout and "54/55" in done.stdout
+
+    told = json.loads((tmp_path / "summary.json").read_text())
+    assert told["methods"]["sim"]["effective_length"] == 512
+    assert told["states"]["not_run"] == 0
+    rule = json.loads((tmp_path / "run.json").read_text())["stopping"]
+    assert rule == told["stopping"]
+    assert (rule["first_repeats"], rule["most_repeats"], rule["threshold"]) == (2, 5, 0.85)
+    page = (tmp_path / "summary.md").read_text()
+    assert "2 repeats, 5 at the close length 512" in page
+    assert "and of 97.5 % where a close length was looked at again" in page
+    assert f"Stopping rule: {rule['rule']}" in page
+
+    # Killed in the middle of its second look: what it lacks is known, and asked.
+    lines = (tmp_path / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_bytes(b"".join(lines[:50]))
+    assert summary.write(tmp_path)["states"]["not_run"] == 27
+    # Another number of repeats, named by the user, does not change what it is judged by.
+    told = run("sim:perfect", tmp_path, *TWO, "--repeats", "5")
+    assert told["stopping"]["first_repeats"] == 2
+    assert [one["n"] for one in told["methods"]["sim"]["lengths"].values()] == [55, 55]
+
+
+def test_more_repeats_than_a_first_look_are_not_looked_at_again(tmp_path: Path) -> None:
+    run("sim:perfect", tmp_path, "--lengths", "256", "--repeats", "3")
+    miss(tmp_path, {(256, 0)})
+    told = run("sim:perfect", tmp_path, "--lengths", "256")
+    assert told["stopping"] is None
+    assert told["methods"]["sim"]["lengths"]["256"]["n"] == 33
+
+
+def test_a_run_goes_on_in_the_same_session(tmp_path: Path) -> None:
+    """A model that misses now and then is asked twice without a second command."""
+    told = run("sim:clustered=0.95,0", tmp_path, *TWO)
+    assert sorted(one["n"] for one in told["methods"]["sim"]["lengths"].values()) == [22, 55]
+    done = json.loads((tmp_path / "run.json").read_text())
+    assert len(done["sessions"]) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--no-second-look",),
+        ("--repeats", "2"),
+        ("--adaptive", "--repeats", "2"),
+        ("--samples", "22"),
+        ("--shared-texts",),
+        ("--limit", "500"),
+        ("--depths", "5"),  # ten samples, which cannot pass anyway
+        ("--preset", "quick"),
+        ("--tasks", "vt"),  # no depths
+    ],
+)
+def test_whoever_says_how_many_gets_no_second_look(words: tuple[str, ...], tmp_path: Path) -> None:
+    command = ["needle", "sim:perfect", "--lengths", "512", "--output", str(tmp_path), "--json"]
+    done = CliRunner().invoke(cli.app, [*command, "--dry-run", *words])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert "first_repeats" not in told.get("stopping", {})
+    assert told["plan"]["most_cells"] is None
+    assert "if a length is close" not in done.stderr
+
+
 def test_a_budget_ends_a_run_that_goes_on(tmp_path: Path) -> None:
     told = run("sim:perfect", tmp_path, "--adaptive", "--budget-minutes", "1e-9")
     assert told["states"]["not_run"] == 44

@@ -15,11 +15,12 @@ from typing import Any
 import fake_cuda_models
 import pytest
 import torch
+from counted_operations import Counted
 from engine_helpers import CHUNKS, prompt_of
 from fake_cuda import FakeCuda, real
 
 from longctx.attention import kernels, resolve
-from longctx.engine import Engine, EngineRequest
+from longctx.engine import Engine, EngineRequest, batch_attention
 from longctx.engine.constraint import JsonConstraints
 from longctx.engine.request import Sampling
 from longctx.eval.protocol import Request
@@ -39,29 +40,23 @@ RANDOM = Sampling(temperature=1.0, top_p=0.9, top_k=20, min_p=0.01, seed=1)
 PENALISED = Sampling(repetition_penalty=1.2, presence_penalty=0.3)
 
 INPUTS = ("upload", "longctx.engine.runner.Runner._inputs")
-ROWS = ("upload", "longctx.engine.stepper.Stepper._draw")
-TOKENS = ("read", "longctx.engine.sampling.draw")
-DRAW = ("upload", "longctx.engine.sampling.draw")
-FILTER = ("upload", "longctx.engine.sampling.filtered")
-COLUMN = ("upload", "longctx.engine.sampling.filtered.<locals>.column")
-REPORT = ("read", "longctx.engine.sampling._report")
+TOKENS = ("read", "longctx.engine.sampling._tokens")
+REPORT = ("read", "longctx.engine.sampling._reports")
 
 # How often the host waits for a device in one step of the engine, and who asks for it. Ids and
 # positions go in, when nothing is under way; the drawn tokens come out, once for all rows.
 IN = {INPUTS: 2}
-GREEDY = {**IN, ROWS: 1, TOKENS: 1}
-# Numbers of temperature and filters; the rows that are drawn, and those that are sorted.
-RANDOM_TOO = {**GREEDY, COLUMN: 4, DRAW: 3, FILTER: 2}
+DRAWN = {**IN, TOKENS: 1}
 STEPS: dict[str, dict[tuple[str, str], int]] = {
     "a prompt's first chunk": IN,
-    "its last one": GREEDY,
-    "a token and a prompt": RANDOM_TOO,
-    "two tokens": RANDOM_TOO,
-    "one token": GREEDY,
-    "a shared beginning": GREEDY,
-    # The likeliest ids and their values, and the drawn one's; rows that are reported.
-    "top logprobs": {**GREEDY, DRAW: 1, REPORT: 3},
-    "penalties": {**GREEDY, ("upload", "longctx.engine.sampling.RowSampler.adjust"): 1},
+    "its last one": DRAWN,
+    "a token and a prompt": DRAWN,
+    "two tokens": DRAWN,
+    "one token": DRAWN,
+    "a shared beginning": DRAWN,
+    # The likeliest ids and their values, and the drawn one's.
+    "top logprobs": {**DRAWN, REPORT: 1},
+    "penalties": DRAWN,
     # Targets go in; their scores and the likeliest tokens come out.
     "scores": {
         **IN,
@@ -163,6 +158,38 @@ def test_a_kernel_of_packed_sequences(
     models = fake_cuda_models.build(), fake_cuda_models.build()
     check(*models, "yarn+dca", devices, packing.name)
     assert packing.calls
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_operations_of_a_layer_with_its_writes(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most twelve, however many rows: prompts, prompts beside answers, answers alone."""
+    attend, counts = batch_attention.batch_attention, Counter[int]()
+
+    def counted(module: Any, *args: Any, **kwargs: Any) -> Any:
+        if module.layer_idx == 0:  # it makes the step's tables
+            return attend(module, *args, **kwargs)
+        with Counted() as seen:
+            found = attend(module, *args, **kwargs)
+        assert seen.names.count("index_copy_") == 2, seen.names
+        flash = sum("flash_attention" in name for name in seen.names)
+        counts[flash] = max(counts[flash], len(seen.names))
+        return found
+
+    monkeypatch.setattr(batch_attention, "batch_attention", counted)
+    with FakeCuda(1) as cuda:
+        model = fake_cuda_models.place(fake_cuda_models.build(), cuda.devices)
+        with engine_for(model, "yarn+dca") as engine:
+            engine.submit(EngineRequest(prompt_of(9), max_new_tokens=1))
+            engine.run_until_idle()  # the first step makes room for keys and values
+            counts.clear()
+            for n in range(rows):  # of several temperatures
+                asked = EngineRequest(prompt_of(40 + 17 * n, n), max_new_tokens=4 + n)
+                handle = engine.submit(asked)
+                engine.step()
+            engine.run_until_idle()
+            assert len(handle.result(timeout=0).token_ids) == 3 + rows
+    # By calls of the kernel: steps of single tokens have one, those with prompts two.
+    assert set(counts) == {1, 2} and max(counts.values()) <= 12, counts
 
 
 @pytest.mark.parametrize("devices", [1, 2])

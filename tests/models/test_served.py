@@ -141,7 +141,7 @@ def test_a_device_that_is_lost_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("an illegal memory access")
 
     with session_of(tiny_models.build(), "none") as session:
-        monkeypatch.setattr(session._engine._runner._base, "forward", fails)
+        monkeypatch.setattr(session.engine._runner._base, "forward", fails)
         asked = [Request(prompt_of(30, n), 3, 30) for n in range(5)]
         kinds = [type(session.answers([each]).__next__()[1]) for each in asked]
         monkeypatch.undo()

@@ -3,6 +3,8 @@ its answers become events. vLLM itself runs in tests/vllm."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +14,12 @@ from typer.testing import CliRunner
 
 from longctx.cli import app
 from longctx.engine import Delta, EngineRequest, Finished, Progress
-from longctx.models import vllm_options
+from longctx.models import vllm_options, vllm_session
+from longctx.models.base import LoadedModels
 from longctx.models.vllm_answer import VllmAnswer
+from longctx.options.needle import NeedleOptions
+from longctx.runs.needle_prepare import prepare
+from longctx.runs.settle import settle_needle
 from longctx.vllm import version
 
 GRID = ("--lengths", "512", "--depths", "50%", "--repeats", "1", "--dry-run")
@@ -38,6 +44,52 @@ def test_refusals_name_the_argument(words, message, vllm) -> None:
     done = CliRunner().invoke(app, ["needle", "--engine", "vllm", *GRID, *words])
     assert done.exit_code != 0
     assert message in (str(done.exception) + done.output)
+
+
+def test_perplexity_refuses_windows_whose_temperature_vllm_cannot_know(vllm) -> None:
+    words = ["perplexity", "--engine", "vllm", "--lengths", "512,1K", "--dry-run"]
+    done = CliRunner().invoke(app, [*words, "--methods", "yarn+dca", "--metric", "window"])
+    assert done.exit_code != 0
+    assert "--metric window: vLLM takes the temperature of yarn+dca" in str(done.exception)
+    done = CliRunner().invoke(app, [*words, "--methods", "dca", "--metric", "window", "--json"])
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout.splitlines()[-1])["settings"]["kernel"] == "vllm 0.33.0"
+    done = CliRunner().invoke(app, [*words, "--methods", "yarn"])
+    assert done.exit_code != 0 and "yarn does not run in vLLM" in str(done.exception)
+
+
+def test_one_vllm_runs_and_only_another_method_starts_it_anew(vllm, monkeypatch, tmp_path) -> None:
+    """Of the engine itself only its start and end are watched: it runs in tests/vllm."""
+    events: list[str] = []
+
+    class Watched:
+        broken: Exception | None = None
+
+        def __init__(self, tokenizer: Any, scheme: Any, *_: Any, **__: Any) -> None:
+            self.method = scheme.method
+            events.append(f"start {self.method}")
+
+        def close(self) -> None:
+            events.append(f"end {self.method}")
+
+    monkeypatch.setattr(vllm_session, "VllmEngine", Watched)
+    done = CliRunner().invoke(app, ["needle", "--engine", "vllm", *GRID, "--methods", "dca"])
+    assert done.exit_code == 0 and not events  # a dry run starts nothing
+    options = replace(settle_needle(NeedleOptions(engine="vllm", methods=("none", "dca"))))
+    model = prepare(replace(options, output=tmp_path)).model
+    with LoadedModels() as loaded:
+        first, second = (model.sessions(loaded) for _ in range(2))  # two tasks of one command
+        for method in ("none", "none", "dca", "dca"):
+            for sessions in (first, second):
+                with sessions[method]:
+                    pass
+        assert events == ["start none", "end none", "start dca"]
+        with first["dca"] as session:
+            session.engine.broken = RuntimeError("gone")
+        with first["dca"]:
+            pass
+        assert events[3:] == ["end dca", "start dca"]
+    assert events[5:] == ["end dca"]
 
 
 def test_a_machine_without_vllm_says_so(monkeypatch) -> None:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from longctx.eval.needle.close import is_close
+from longctx.eval.needle.config import MORE_REPEATS
 from longctx.eval.needle.effective import effective_length
-from longctx.eval.needle.inference import THRESHOLD, Scores, pooled_interval
+from longctx.eval.needle.inference import FIXED, THRESHOLD, Looks, Scores, pooled_interval
 from longctx.eval.needle.paired import LIMIT, Pair, compare
 from longctx.eval.stats import Interval, holm, mcnemar_exact, wilson
 
@@ -27,17 +29,24 @@ Answers = npt.NDArray[np.float64]  # repeats, depths
 
 @dataclass(frozen=True)
 class Design:
-    """How a length is asked. `most` repeats where the run ends by what it has found."""
+    """How a length is asked: `repeats`, at most those where the run ends by what it has found.
+
+    `first` repeats, where the rest is asked if a length is close.
+    """
 
     words: str
     shared: bool
     repeats: int
     adaptive: bool = False
     depths: int = DEPTHS
+    first: int | None = None
 
     @property
-    def looks(self) -> int:
-        return self.repeats if self.adaptive else 1
+    def looks(self) -> Looks:
+        if self.first is not None:
+            more = self.repeats - self.first
+            return Looks(first=self.first * self.depths, more=more * self.depths)
+        return Looks(self.repeats) if self.adaptive else FIXED
 
     def groups(self, answers: Answers) -> Scores:
         """By text."""
@@ -46,7 +55,10 @@ class Design:
 
 
 BEFORE = Design("before: 2 shared texts", shared=True, repeats=2)
-DEFAULT = Design("default: 22 texts", shared=False, repeats=2)
+FIRST = Design("--no-second-look: 22 texts", shared=False, repeats=2)
+DEFAULT = Design(
+    "default: 22 texts, 55 where close", shared=False, repeats=2 + MORE_REPEATS, first=2
+)
 STANDARD = Design("--repeats 5: 55 texts", shared=False, repeats=5)
 ADAPTIVE = Design("--adaptive: 11 to 110 texts", shared=False, repeats=10, adaptive=True)
 SHARED = Design("--shared-texts, 2 texts", shared=True, repeats=2)
@@ -54,7 +66,7 @@ MANY_SHARED = Design("--shared-texts --repeats 15", shared=True, repeats=15)
 ADAPTIVE_SHARED = Design(
     "--shared-texts --adaptive --repeats 20", shared=True, repeats=20, adaptive=True
 )
-DESIGNS = (DEFAULT, STANDARD, ADAPTIVE, SHARED, MANY_SHARED, ADAPTIVE_SHARED)
+DESIGNS = (FIRST, DEFAULT, STANDARD, ADAPTIVE, SHARED, MANY_SHARED, ADAPTIVE_SHARED)
 
 
 def draw(rng: np.random.Generator, design: Design, p: float, rho: float) -> Answers:
@@ -69,7 +81,9 @@ def draw(rng: np.random.Generator, design: Design, p: float, rho: float) -> Answ
 
 
 def asked(design: Design, answers: Answers) -> Answers:
-    """What of it a run asks: all, or repeats until the stopping rule is satisfied."""
+    """What of it a run of one arm asks: all, or repeats until the stopping rule is satisfied."""
+    if design.first is not None:
+        return answers if close(design, answers) else answers[: design.first]
     if not design.adaptive:
         return answers
     for repeats in range(1, design.repeats):
@@ -79,6 +93,18 @@ def asked(design: Design, answers: Answers) -> Answers:
         if not low < THRESHOLD <= high and not ((depths > 0) & (depths < 1)).any():
             return found
     return answers
+
+
+def close(design: Design, answers: Answers) -> bool:
+    return is_close(design.groups(answers[: design.first]), design.looks.more)
+
+
+def asked_together(design: Design, arms: list[Answers]) -> list[Answers]:
+    """Of one length: what is close for one arm is looked at again for all."""
+    if design.first is None:
+        return [asked(design, answers) for answers in arms]
+    again = any(close(design, answers) for answers in arms)
+    return [answers if again else answers[: design.first] for answers in arms]
 
 
 def length_of(design: Design, p: float, rho: float, rng: np.random.Generator) -> Answers:
@@ -178,7 +204,11 @@ def starring(
     """The share of difference maps with a star, of two arms whose texts differ independently."""
     rng = np.random.default_rng(seed)
 
-    def arm(p: float) -> list[Answers]:
-        return [length_of(rules.design, p, rho, rng) for _ in range(lengths)]
+    def arms() -> tuple[list[Answers], list[Answers]]:
+        found = [
+            asked_together(rules.design, [draw(rng, rules.design, p, rho) for p in (first, second)])
+            for _ in range(lengths)
+        ]
+        return [one for one, _ in found], [other for _, other in found]
 
-    return sum(rules.starred(arm(first), arm(second)) for _ in range(runs)) / runs
+    return sum(rules.starred(*arms()) for _ in range(runs)) / runs

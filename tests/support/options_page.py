@@ -18,9 +18,9 @@ _HEAD = """# Options
 Every option of every command, with its default. This page is generated from their declarations
 (`python tests/support/options_page.py`), and a test compares the two.
 
-`longctx serve` takes each option as an environment variable too, `--max-body` as
-`LONGCTX_MAX_BODY`, and as a key of the TOML file that `--config` names. `longctx compare` takes
-those of `longctx needle` as keys of its YAML, `--base-url` as `base_url`.
+`longctx serve` and `longctx documents` take each option as an environment variable too,
+`--max-body` as `LONGCTX_MAX_BODY`, and `serve` as a key of the TOML file that `--config` names.
+`longctx compare` takes those of `longctx needle` as keys of its YAML, `--base-url` as `base_url`.
 """
 
 

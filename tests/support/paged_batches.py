@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from fake_cuda import at as on
+from fake_cuda import real
 from oracle import rotate_dense
 
 from longctx.attention import ChunkMap, kernels
@@ -71,6 +74,16 @@ class Varlen:
         return out, lse
 
 
+class DeviceVarlen(Varlen):
+    """The same for tensors that are said to lie on a GPU, all of them on one."""
+
+    def __call__(self, q: torch.Tensor, **given: Any) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        tensors = [x for x in given.values() if isinstance(x, torch.Tensor)]
+        assert {x.device for x in tensors} == {q.device} and q.device.type == "cuda"
+        out, lse = super().__call__(real(q), **{name: real(x) for name, x in given.items()})
+        return on(out, q.device), on(lse, q.device)
+
+
 @dataclass
 class Batch:
     requests: list[VllmRow]
@@ -119,18 +132,32 @@ def dense(
     return logits_HLM.softmax(-1) @ v_HMD
 
 
+_MIXED = {
+    "mixed": ("prefill", "decode", "block"),
+    "mixed, some preempted": ("prefill", "decode", "block", "preempted"),
+}
+
+
 def batch_of(kind: str, count: int, page: int, method: str, seed: int) -> Batch:
+    """
+    Args:
+        kind: what its requests are at: a prompt's beginning (prefill) or a later part of it
+            (block), a token of an answer (decode), or prompt and answer once more (preempted); or
+            a mixture.
+    """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     local = 16
     chunk_len = max(page, 112 // page * page)
     chunk = chunk_len + local
     inv_freq_F = base_inv_freq(1e4, DIM)
-    spans = []
+    spans: list[tuple[int, int]] = []
+    answers: list[bool] = []  # whether tokens of its answer are among a request's
     for _ in range(count):
-        now = rng.choice(("prefill", "decode", "block")) if kind == "mixed" else kind
-        past = 0 if now == "prefill" else rng.randrange(1, 3 * chunk)
+        now = rng.choice(_MIXED[kind]) if kind in _MIXED else kind
+        past = 0 if now in ("prefill", "preempted") else rng.randrange(1, 3 * chunk)
         length = 1 if now == "decode" else rng.randrange(1, 2 * chunk)
         spans.append((past, length if count < 8 else min(length, 40)))
+        answers.append(now in ("decode", "preempted"))
     width = max(-(-(past + length) // page) for past, length in spans) + 2
     free = list(range(count * width))
     rng.shuffle(free)
@@ -139,7 +166,7 @@ def batch_of(kind: str, count: int, page: int, method: str, seed: int) -> Batch:
     requests, prompts, queries, wanted, first = [], [], [], [], 0
     for at, (past, length) in enumerate(spans):
         end = past + length
-        prompt = end if length > 1 else rng.randrange(1, end + 1)
+        prompt = rng.randrange(1, end + 1) if answers[at] else end
         m = 1.0
         if method == "yarn+dca":
             m = temperature(temperature_bucket(prompt, chunk), chunk) ** 2

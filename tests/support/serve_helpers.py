@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import tempfile
 import threading
 import time
 import urllib.error
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -97,7 +99,16 @@ def served(
         load: instead of the embedded model's loader; gets it.
         most_connections: at once.
     """
-    settings = ServeSettings(tiny.EMBEDDED, port=0, **{"kv_budget": 1 << 28, **options})
+    with tempfile.TemporaryDirectory() as own:  # never the user's own documents
+        options = {"kv_budget": 1 << 28, "document_store": Path(own), **options}
+        with _served(load, most_connections, ServeSettings(tiny.EMBEDDED, port=0, **options)) as it:
+            yield it
+
+
+@contextmanager
+def _served(
+    load: Callable[..., Any] | None, most_connections: int | None, settings: ServeSettings
+) -> Iterator[Served]:
     prepared = prepare(settings)
     make = prepared.load if load is None else (lambda: load(prepared.load))
     service = Service(settings, prepared.name, make, about=prepared.about())

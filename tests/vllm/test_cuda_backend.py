@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from fake_cuda import FakeCuda, real
 from oracle import relative_error
-from paged_batches import DIM, HEADS, KV_HEADS, Batch, Varlen, batch_of
+from paged_batches import DIM, HEADS, KV_HEADS, Batch, DeviceVarlen, Varlen, batch_of
 
 from longctx.vllm import version
 from longctx.vllm.settings import settle
@@ -99,24 +100,9 @@ def metadata_of(batch: Batch, padding: int) -> Any:
     )
 
 
-CASES = [
-    ("prefill", 2, 16, "dca"),
-    ("decode", 12, 32, "yarn+dca"),
-    ("mixed", 5, 16, "yarn+dca"),
-    ("mixed", 3, 128, "dca"),
-    ("mixed", 2, 256, "yarn+dca"),
-]
+def layer_of() -> Any:
+    from longctx.vllm.cuda import DualChunkCudaImpl
 
-
-@pytest.mark.parametrize(("kind", "count", "page", "method"), CASES)
-def test_metadata_cache_and_attention_equal_the_oracle(kind, count, page, method, varlen) -> None:
-    from longctx.vllm.cuda import DualChunkCudaBackend, DualChunkCudaImpl
-
-    batch = batch_of(kind, count, page, method, seed=count)
-    config = config_of(batch, method)
-    spec = SimpleNamespace(block_size=page, head_size=DIM)
-    builder = DualChunkCudaBackend.get_builder_cls()(spec, ["0"], config, torch.device("cpu"))
-    common = metadata_of(batch, padding=2)
     impl = object.__new__(DualChunkCudaImpl)  # the base's __new__ asks for process groups
     impl.__init__(  # type: ignore[misc]
         HEADS,
@@ -130,6 +116,30 @@ def test_metadata_cache_and_attention_equal_the_oracle(kind, count, page, method
         layer_idx=0,
         dual_chunk_attention_config={"chunk_size": 1},
     )
+    return impl
+
+
+CASES = [
+    ("prefill", 2, 16, "dca"),
+    ("decode", 12, 32, "yarn+dca"),
+    ("mixed", 5, 16, "yarn+dca"),
+    ("mixed", 3, 128, "dca"),
+    ("mixed", 2, 256, "yarn+dca"),
+    ("preempted", 3, 16, "yarn+dca"),
+    ("mixed, some preempted", 64, 64, "yarn+dca"),
+]
+
+
+@pytest.mark.parametrize(("kind", "count", "page", "method"), CASES)
+def test_metadata_cache_and_attention_equal_the_oracle(kind, count, page, method, varlen) -> None:
+    from longctx.vllm.cuda import DualChunkCudaBackend
+
+    batch = batch_of(kind, count, page, method, seed=count)
+    config = config_of(batch, method)
+    spec = SimpleNamespace(block_size=page, head_size=DIM)
+    builder = DualChunkCudaBackend.get_builder_cls()(spec, ["0"], config, torch.device("cpu"))
+    common = metadata_of(batch, padding=2)
+    impl = layer_of()
     # What the step itself brings is not in the cache yet.
     slots, tokens = common.slot_mapping, len(batch.q_THD)
     cache = batch.cache.clone()
@@ -145,6 +155,34 @@ def test_metadata_cache_and_attention_equal_the_oracle(kind, count, page, method
     assert relative_error(output[:tokens], batch.want_THD) < 1e-5
     assert bool((output[tokens:] == 7.0).all())  # padding is nobody's
     assert len(varlen.calls) in (1, 2)
+
+
+@pytest.mark.parametrize("known_on", ["host", "device"])
+def test_a_step_waits_for_no_device_in_build_or_forward(known_on, varlen, monkeypatch) -> None:
+    """Prompts' lengths come from the host or, in vLLM's newer model runner, from the device."""
+    from vllm.v1.attention.backends import fa_utils
+
+    from longctx.vllm.cuda import DualChunkCudaBackend
+
+    monkeypatch.setattr(fa_utils, "flash_attn_varlen_func", DeviceVarlen())
+    batch = batch_of("mixed, some preempted", 5, 16, "yarn+dca", seed=5)
+    config, common = config_of(batch, "yarn+dca"), metadata_of(batch, padding=1)
+    spec = SimpleNamespace(block_size=16, head_size=DIM)
+    with FakeCuda(devices=1) as cuda:
+        device: Any = torch.device("cuda:0")
+        builder = DualChunkCudaBackend.get_builder_cls()(spec, ["0"], config, device)
+        names = ["query_start_loc", "seq_lens", "block_table_tensor", "slot_mapping"]
+        names += ["rswa_prefix_lens"] if known_on == "device" else []
+        for name in names:
+            setattr(common, name, getattr(common, name).to(device))
+        cache, query = batch.cache.to(device), batch.q_THD.to(device)
+        output = torch.zeros_like(query)
+        builder.build(0, common)  # its table of rotations is made once
+        with cuda.during() as waits:
+            step = builder.build(0, common)
+            layer_of().forward(None, query, query, query, cache, step, output)
+        assert waits == [] and output.device == device
+    assert relative_error(real(output), batch.want_THD) < 1e-5
 
 
 def test_vllm_finds_it_fit_for_what_it_checks() -> None:

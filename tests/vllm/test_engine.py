@@ -26,6 +26,10 @@ SHARED_LENGTHS = (250, 300, 430, 588, 900, 1280)
 EACH = [[number] for number in range(len(LENGTHS))]
 TOGETHER = [list(range(len(LENGTHS)))]
 SHARED = [[number] for number in range(len(LENGTHS), len(LENGTHS) + len(SHARED_LENGTHS))]
+# From half a chunk to five: twenty prompts, asked at once.
+TWENTY_LENGTHS = tuple(128 + 1152 * number // 19 for number in range(20))
+_FIRST = len(LENGTHS) + len(SHARED_LENGTHS)
+TWENTY = list(range(_FIRST, _FIRST + len(TWENTY_LENGTHS)))
 OURS = "longctx.vllm.cpu.DualChunkCpuImpl"
 STOCK = "vllm.v1.attention.backends.cpu_attn.CPUAttentionBackendImpl"
 # (method, tokens of a step, prefix cache): the quick ones, then the rest of the matrix.
@@ -53,7 +57,8 @@ def prompts() -> list[list[int]]:
     import vllm_helpers
 
     shared = vllm_helpers.prompts_with_one_beginning(SHARED_LENGTHS)
-    return vllm_helpers.prompts_of(LENGTHS) + shared
+    twenty = vllm_helpers.prompts_of(TWENTY_LENGTHS, seed=3)
+    return vllm_helpers.prompts_of(LENGTHS) + shared + twenty
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +97,8 @@ def answers(model: Path, prompts: Any, tmp_path_factory: pytest.TempPathFactory)
 
     engines = [engine(*each, EACH + EACH + TOGETHER) for each in QUICK]
     salted = engine("yarn+dca", 512, True, SHARED) | {"name": "salted"}
-    engines += [salted, salted | {"name": "unsalted", "unsalted": True}]
+    unsalted = salted | {"name": "unsalted", "unsalted": True}
+    engines += [salted | {"rounds": [*SHARED, TWENTY]}, unsalted]
     engines.append(engine(None, 512, True, EACH))
     wrong = {"additional_config": {"longctx": {"method": "yarn"}}}
     engines.append(engine("dca", 512, True, [], options=wrong) | {"name": "refused"})
@@ -129,9 +135,14 @@ def test_answers_equal_the_embedded_engines(kind, answers, expected) -> None:
 
 
 def test_prompts_of_other_buckets_share_no_prefix(answers, expected) -> None:
-    check(answers["salted"]["rounds"], SHARED, expected["yarn+dca"])
-    cached = [answer["cached"] for (answer,) in answers["salted"]["rounds"]]
+    rounds = answers["salted"]["rounds"][: len(SHARED)]
+    check(rounds, SHARED, expected["yarn+dca"])
+    cached = [answer["cached"] for (answer,) in rounds]
     assert cached == [0] * len(SHARED)
+
+
+def test_twenty_prompts_from_half_a_chunk_to_five(answers, expected) -> None:
+    check(answers["salted"]["rounds"][len(SHARED) :], [TWENTY], expected["yarn+dca"])
 
 
 def test_without_the_salt_prompts_of_other_buckets_spoil_each_other(answers, expected) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from fake_cuda import FakeCuda
+from fake_cuda import FakeCuda, real
 from oracle import relative_error
-from paged_batches import DIM, Batch, Varlen, batch_of
+from paged_batches import DIM, Batch, DeviceVarlen, Varlen, batch_of
 
 from longctx.attention import ChunkMap
 from longctx.attention import packed as packed_module
@@ -44,6 +44,8 @@ CASES = [
     ("mixed", 6, 32, "yarn+dca"),
     ("mixed", 16, 128, "yarn+dca"),
     ("mixed", 2, 256, "yarn+dca"),
+    ("preempted", 3, 16, "yarn+dca"),
+    ("mixed, some preempted", 9, 32, "yarn+dca"),
 ]
 
 
@@ -108,6 +110,24 @@ def test_a_step_is_planned_without_waiting_for_the_device() -> None:
         assert step is not None
         assert cuda.waits[before:] == []
         assert all(table.device == device for table in step.tables.values())
+
+
+@pytest.mark.parametrize("slab", [packed_module.SLAB, 37])
+def test_a_layer_attends_without_waiting_for_the_device(slab, monkeypatch) -> None:
+    """And every tensor that it makes lies there."""
+    monkeypatch.setattr(packed_module, "SLAB", slab)
+    batch = batch_of("mixed, some preempted", 6, 16, "yarn+dca", seed=3)
+    with FakeCuda(devices=1) as cuda:
+        device: Any = torch.device("cuda:0")
+        turns = Turns(batch.turns.chunk_map, batch.turns.inv_freq_F.to(device))
+        q_THD, keys, values = (x.to(device) for x in (batch.q_THD, *batch.halves()))
+        step = plan_pages(batch.requests, turns, batch.table_RP.to(device), 16)
+        assert step is not None
+        kernel = PagedKernel(step, DeviceVarlen(), 3)
+        with cuda.during() as waits:
+            got = attend_tokens(step.layout, q_THD, keys, values, kernel, DIM**-0.5)
+        assert waits == [] and got.device == device
+    assert relative_error(real(got), batch.want_THD) < 1e-5
 
 
 def turns_part(turns: Turns) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -137,6 +138,31 @@ def test_answers_are_those_of_longctxs_own_engine(document, own, vllm) -> None:
     ):
         assert mine["token"] == other["token"]
         assert mine["logprob"] == pytest.approx(other["logprob"], abs=1e-3)
+
+
+def test_twenty_prompts_through_the_official_client(own, vllm) -> None:
+    """Token ids of half a chunk to five: greedy tokens, and log-probabilities within 1e-3."""
+    openai = pytest.importorskip("openai", reason="vLLM brings the client: `make test-vllm`")
+    draw = random.Random(4)
+    prompts = [
+        [draw.randrange(20, 1000) for _ in range(256 + 2304 * number // 19)] for number in range(20)
+    ]
+    found = []
+    for url in (own, vllm[0]):
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            model = client.models.list().data[0].id
+            made = [
+                client.completions.create(
+                    model=model, prompt=ids, max_tokens=8, temperature=0, logprobs=1
+                ).choices[0]
+                for ids in prompts
+            ]
+        found.append([(each.text, each.finish_reason, each.logprobs) for each in made])
+    for want, got in zip(*found, strict=True):
+        assert got[:2] == want[:2]
+        assert got[2].tokens == want[2].tokens
+        assert got[2].token_logprobs == pytest.approx(want[2].token_logprobs, abs=1e-3)
+    assert len({text for text, *_ in found[0]}) > 10  # answers differ, so equality says something
 
 
 def test_a_second_question_finds_the_document_computed(vllm) -> None:

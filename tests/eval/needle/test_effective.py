@@ -12,7 +12,7 @@ from longctx.eval.needle.effective import (
     show_effective,
     show_other,
 )
-from longctx.eval.needle.inference import Scores, samples_needed
+from longctx.eval.needle.inference import Looks, Scores, samples_needed
 
 RIGHT: Scores = [[1.0]] * 22
 
@@ -92,13 +92,13 @@ def test_misses_of_one_text_weigh_more_than_misses_all_over() -> None:
 
 
 def test_a_run_that_ends_by_what_it_found_needs_more() -> None:
-    assert samples_needed(10) == 33
-    found = effective_length({512: RIGHT}, looks=10)
+    assert samples_needed(Looks(10)) == 33
+    found = effective_length({512: RIGHT}, Looks(10))
     assert show_effective(found) == "not enough samples (22 of 33)"
-    assert effective_length({512: right(33, 33)}, looks=10).length == 512
+    assert effective_length({512: right(33, 33)}, Looks(10)).length == 512
     # One miss of 34 passes a fixed grid, and not yet a run that could have ended before.
     assert effective_length({512: right(33, 34)}).length == 512
-    assert effective_length({512: right(33, 34)}, looks=10).length is None
+    assert effective_length({512: right(33, 34)}, Looks(10)).length is None
 
 
 def test_too_few_samples_behind_lengths_that_pass() -> None:

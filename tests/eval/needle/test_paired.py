@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from longctx.eval.needle.inference import FIXED, Looks
 from longctx.eval.needle.paired import (
     LIMIT,
     PairedComparison,
@@ -151,7 +152,7 @@ def test_so_many_texts_can_give_a_star(lengths: int, texts: int) -> None:
 
 def test_a_run_that_ended_by_what_it_found_has_tests_that_allow_for_it() -> None:
     first, second = arm(lambda *_: 1.0, (512,)), arm(lambda _, depth, __: float(depth > 0), (512,))
-    fixed, open_end = (compare(pairs_of(first, second), looks) for looks in (1, 10))
+    fixed, open_end = (compare(pairs_of(first, second), looks) for looks in (FIXED, Looks(10)))
     found = [one.lengths[512] for one in (fixed, open_end)]
     assert [one.first_only for one in found] == [4, 4]
     assert found[0].p is not None and found[1].p is not None
@@ -165,9 +166,21 @@ def test_a_run_that_ended_by_what_it_found_has_tests_that_allow_for_it() -> None
             ),
             looks,
         ).lengths[512]
-        for looks in (1, 4)
+        for looks in (FIXED, Looks(4))
     ]
     assert [one.p for one in shared] == [2 / 2**9, pytest.approx(4 * 2 / 2**9)]
+
+
+def test_two_looks_share_the_level_of_a_test() -> None:
+    first, second = arm(lambda *_: 1.0, (512,)), arm(lambda _, depth, __: float(depth > 0), (512,))
+    fixed, twice = (
+        compare(pairs_of(first, second), looks) for looks in (FIXED, Looks(first=22, more=33))
+    )
+    before, now = fixed.lengths[512], twice.lengths[512]
+    assert before.p == 2 / 2**4 and now.p == 2 * before.p
+    assert now.interval.low < before.interval.low and now.interval.high > before.interval.high
+    assert "each p doubled for the second look" in twice.meaning
+    assert "doubled" not in fixed.meaning
 
 
 def test_what_has_no_equal_partner_is_left_out() -> None:

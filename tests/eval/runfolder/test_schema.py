@@ -48,8 +48,11 @@ def contents(*files: Path) -> Iterator[Any]:
         yield from map(json.loads, text.splitlines() if file.suffix == ".jsonl" else [text])
 
 
+KINDS = {kind.__name__: kind for found in schema.FILES.values() for kind in found}
+
+
 def written(name: str, *files: Path) -> set[str]:
-    kind = getattr(schema, name)
+    kind = KINDS[name]
     return {field for held in contents(*files) for field in fields.found_in(held, kind)}
 
 
@@ -63,8 +66,7 @@ def test_the_page_is_made_from_the_types() -> None:
     assert fields.with_tables(PAGE) == PAGE, (
         "python -m longctx.eval.runfolder.fields docs/run-folder.md"
     )
-    kinds = [kind for found in schema.FILES.values() for kind in found]
-    assert {kind.__name__ for kind in kinds} == set(re.findall(r"<!-- fields: (\w+) -->", PAGE))
+    assert set(KINDS) == set(re.findall(r"<!-- fields: (\w+) -->", PAGE))
     for file in schema.FILES:
         assert f"## {file}" in PAGE and f"`{file}`" in PAGE
 
@@ -93,7 +95,9 @@ def test_a_needle_run_writes_what_the_page_says(tmp_path: Path) -> None:
     command(*several, *cell, "1K", "--output", tmp_path / "tasks")
     spread = ("needle", "sim:perfect", "--samples", "2", "--depths", "50,", "--lengths", "1K")
     command(*spread, "--output", tmp_path / "spread")
-    runs = [tmp_path / name for name in ("embedded", "sim", "files", "tasks/uuid_chain", "spread")]
+    command("needle", "sim:perfect", "--lengths", "256", "--output", tmp_path / "default")
+    names = ("embedded", "sim", "files", "tasks/uuid_chain", "spread", "default")
+    runs = [tmp_path / name for name in names]
 
     # A verdict of other rules, and a cell that failed.
     for name in ("results.jsonl", "controls.jsonl"):

@@ -1,0 +1,56 @@
+"""Random numbers that are a function of seed, position and token: none is kept.
+
+The hash is the finaliser of splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
+number generators"), in whole numbers of 64 bits, so that every device finds the same.
+
+Shape legend: R rows, K tokens of a row.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_WORD = 2**64
+
+
+def key_of(seed: int, position: int) -> int:
+    """What a row's numbers follow from: a signed number of 64 bits."""
+    key = _mixed((_mixed(seed % _WORD) + (position + 1) * _GOLDEN) % _WORD)
+    return _signed(key)
+
+
+def uniform(key_R: torch.Tensor, ids_RK: torch.Tensor) -> torch.Tensor:
+    """Numbers [R, K] strictly between 0 and 1, float64, one a token id.
+
+    Args:
+        key_R: int64, of `key_of`.
+        ids_RK: int64; a token has the same number wherever in the row it stands.
+    """
+    word_RK = (ids_RK + 1) * _signed(_GOLDEN) + key_R[:, None]
+    word_RK = (word_RK ^ _shifted(word_RK, 30)) * _signed(_FIRST)
+    word_RK = (word_RK ^ _shifted(word_RK, 27)) * _signed(_SECOND)
+    word_RK = word_RK ^ _shifted(word_RK, 31)
+    # 52 bits and a half: neither end is reached, and float64 has all of it.
+    return (_shifted(word_RK, 12).double() + 0.5) * 2.0**-52
+
+
+def gumbel(key_R: torch.Tensor, ids_RK: torch.Tensor) -> torch.Tensor:
+    """Gumbel variates [R, K]: argmax of log p + these draws from p."""
+    return uniform(key_R, ids_RK).log_().neg_().log_().neg_()
+
+
+def _shifted(word_RK: torch.Tensor, bits: int) -> torch.Tensor:
+    """To the right, with zeros coming in."""
+    return (word_RK >> bits) & (2 ** (64 - bits) - 1)
+
+
+def _mixed(word: int) -> int:
+    word = (word ^ word >> 30) * _FIRST % _WORD
+    word = (word ^ word >> 27) * _SECOND % _WORD
+    return word ^ word >> 31
+
+
+def _signed(word: int) -> int:
+    return word - _WORD if word >= _WORD // 2 else word

@@ -1,0 +1,1 @@
+"""The page at `/`: documents are read, asked and kept from a browser."""
