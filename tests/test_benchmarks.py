@@ -213,3 +213,32 @@ def test_a_method_without_plans_is_refused_by_the_compile_benchmark() -> None:
         [sys.executable, str(COMPILE), "--method", "yarn"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "only DCA methods" in done.stderr
+
+
+def test_blocks_benchmark_reports_every_way_that_keys_may_lie(tmp_path: Path) -> None:
+    arguments = ["--lengths", "100", "--blocks", "16", "--rows", "2", "--prompt", "8"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "kv_blocks.py"), *arguments, "--rounds", "1", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    seen = {(row["case"], row["keys"]) for row in report["results"]}
+    ways = ("side by side", "runs of 1024", "table of 16", "gather of 16")
+    assert seen == {(c, w) for c in ("decode", "decode x2", "prompt of 8") for w in ways}
+
+
+def test_prefixes_benchmark_reports_each_number_of_them(tmp_path: Path) -> None:
+    arguments = ["--prefixes", "50,300", "--tokens", "40", "--shared", "20", "--rounds", "5"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "prefixes.py"), *arguments, "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = json.loads(done.stdout)["results"]
+    assert [row["prefixes"] for row in rows] == [50, 300]
+    assert all(row[name] > 0 for row in rows for name in ("match_ms", "insert_ms"))

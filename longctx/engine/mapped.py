@@ -14,6 +14,8 @@ import mmap
 import torch
 
 _PAGE = mmap.PAGESIZE
+# Smaller runs come from the allocator: the system has a limit of some ten thousand mappings.
+_SMALL = 1 << 20
 
 
 class MappedRun:
@@ -29,7 +31,7 @@ class MappedRun:
         self._tokens, self._shapes, self._dtype = tokens, shapes, dtype
         heads, k_dim, v_dim = shapes
         self._layer_bytes = heads * tokens * (k_dim + v_dim) * dtype.itemsize
-        self._memory = _map(max(layers * self._layer_bytes, 1))
+        self._memory = _taken(layers * self._layer_bytes)
         self._layers = layers
 
     def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,8 +48,8 @@ class MappedRun:
 
     def give_back(self, first: int, last: int) -> None:
         """Tokens [first, last) are not read again before they are written: their whole pages go to
-        the system. Where there is no such call they stay until the run ends."""
-        if not hasattr(mmap, "MADV_DONTNEED"):
+        the system. A small run's stay until it ends, and all where there is no such call."""
+        if not isinstance(self._memory, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
             return
         heads, k_dim, v_dim = self._shapes
         itemsize = self._dtype.itemsize
@@ -62,12 +64,14 @@ class MappedRun:
                     at += self._tokens * dim * itemsize
 
 
-def _map(size: int) -> mmap.mmap:
+def _taken(size: int) -> mmap.mmap | bytearray:
     """Private memory of this process, which costs nothing before it is written.
 
     Raises:
         MemoryError: the system refuses so many addresses.
     """
+    if size < _SMALL:
+        return bytearray(size)
     try:
         if hasattr(mmap, "MAP_PRIVATE"):
             return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -232,7 +232,8 @@ def load_model(
 
     from longctx.models.placed import over_gpus
 
-    where = over_gpus(source.name, config, dtype) if device_map == "auto" else device_map
+    placed = device_map == "auto" and source.kind != "gguf"
+    where = over_gpus(source.name, config, dtype) if placed else device_map
     extra: dict[str, Any] = dict(source.load_arguments)
     if source.kind == "gguf":
         with contextlib.suppress(ImportError):  # before GgufConfig, dequantizing was the only way
