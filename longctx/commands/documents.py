@@ -87,7 +87,7 @@ def print_documents(
     """A table, or one JSON object."""
     damaged = {} if store is None else store.damaged
     if as_json:
-        told = {"documents": found, "damaged": damaged}
+        told: dict[str, Any] = {"documents": found, "damaged": damaged}
         if store is not None:
             told |= {"store": str(store.directory), "bytes": store.used_bytes}
         print(json.dumps(told))

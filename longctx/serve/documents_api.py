@@ -83,15 +83,16 @@ async def _asked(service: Service, function: Callable[[], Any]) -> Any:
 async def _add(request: Request, service: Service) -> Response:
     documents = service.documents
     headers = {}
-    if request.headers.get("content-type", "").startswith("application/json"):
+    if request.headers.get("content-type", "").lower().startswith("application/json"):
         body = await read(request, service, DocumentRequest)
         name, text, headers = body.name or "document", body.text, ignored_header(body)
     else:
         name, text = await _of_form(request, service)
 
     def add() -> LiveDocument:
+        text_of(text.encode(), _TEXT)  # refuses what is none
         service.check_length([text], 1, _TEXT)
-        return documents.add(*_checked(name, text))
+        return documents.add(name, text)
 
     try:
         live = await service.workers.run(request.state.size, add)
@@ -101,14 +102,6 @@ async def _add(request: Request, service: Service) -> Response:
         raise of_document(error, _TEXT) from error
     request.state.log.update(document=live.record.id)
     return JSONResponse(documents.told(live), headers=headers)
-
-
-def _checked(name: str, text: str) -> tuple[str, str]:
-    """JSON can hold what no text does: half of a surrogate pair."""
-    try:
-        return name, text_of(text.encode(), "text")[0]
-    except UnicodeEncodeError as error:
-        raise bad(_TEXT, f"text: character {error.start} is half of a surrogate pair.") from None
 
 
 async def _of_form(request: Request, service: Service) -> tuple[str, str]:
