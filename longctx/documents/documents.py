@@ -128,7 +128,7 @@ class Documents:
             if (prefill := each.prefill) is not None:
                 prefill.cancel()
         if worker is not None:
-            worker.join(10)
+            worker.join(1)  # what it still holds is not stored: the store is closed
         if self._store is not None:
             self._store.close()
 

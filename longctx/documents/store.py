@@ -90,8 +90,10 @@ class DocumentStore:
 
     def close(self) -> None:
         """Give the lock back. Harmless when repeated."""
-        if self._lock is not None:
-            self._lock.release()
+        with self._guard:
+            lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -238,7 +240,8 @@ class DocumentStore:
         """
         record = self._records[id]
         state = record.keys
-        assert state is not None
+        if state is None or self._lock is None:
+            raise OSError(0, "its keys made way, or the document store is closed")
         checksums = list(state.checksums)
         with self._path(id, _KEYS).open("r+b", buffering=0) as file:
             for piece in pieces:
@@ -258,7 +261,7 @@ class DocumentStore:
         names what is not there is as good as one that names nothing."""
         with self._guard:
             record = self._records.get(id)
-            if record is None or record.keys is None:
+            if record is None or record.keys is None or self._lock is None:
                 return
             self._records[id] = bare = replace(record, keys=None)
             try:
@@ -334,6 +337,8 @@ class DocumentStore:
                 disk.remove(path)
 
     def _keep(self, record: DocumentRecord) -> None:
+        if self._lock is None:
+            raise OSError(0, "the document store is closed")
         manifest.write(self._path(record.id, _MANIFEST), record)
         self._records[record.id] = record
         self._used[record.id] = time.time_ns()

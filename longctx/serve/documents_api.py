@@ -96,7 +96,7 @@ async def _asked(service: Service, function: Callable[[], Any]) -> Any:
 
 async def _given(request: Request, service: Service) -> Given:
     """Name and document, and headers of the answer."""
-    if request.headers.get("content-type", "").startswith("application/json"):
+    if request.headers.get("content-type", "").lower().startswith("application/json"):
         body = await read(request, service, DocumentRequest)
         name, size = body.name or "document", request.state.size
         found = await service.workers.run(size, _of_json, name, body.text)

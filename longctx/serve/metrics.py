@@ -15,7 +15,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _KNOWN_PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize", "/detokenize"),
-    *("/health", "/ready", "/metrics"),
+    *("/v1/documents", "/health", "/ready", "/metrics"),
 )
 
 

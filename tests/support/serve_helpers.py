@@ -100,8 +100,9 @@ def served(
         most_connections: at once.
     """
     with tempfile.TemporaryDirectory() as own:  # never the user's own documents
-        options = {"kv_budget": 1 << 28, "document_store": Path(own), **options}
-        with _served(load, most_connections, ServeSettings(tiny.EMBEDDED, port=0, **options)) as it:
+        given = {"kv_budget": 1 << 28, "document_store": Path(own), "model": tiny.EMBEDDED}
+        options = {**given, **options}
+        with _served(load, most_connections, ServeSettings(port=0, **options)) as it:
             yield it
 
 
