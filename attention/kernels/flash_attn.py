@@ -6,6 +6,11 @@ bottom-right; grouped queries are native; lse is (B, H, L) float32, natural log.
 keys has another lse in every backend (+inf, 0), so such calls are answered before the package.
 FlashAttention-3 is called by its documented interface and has no test without a Hopper GPU.
 
+Packed sequences: version 3's public function takes `seqused_k`, so runs of keys may overlap, have
+gaps and no order. Version 2's takes cumulative lengths alone, that is runs side by side in order,
+or pages of 256 tokens; the parts of a prompt read the same keys more than once, and rows share
+beginnings of any length. So version 2 is called part by part; torch's own build of it packs.
+
 The package is imported at the first question, not at import. Does not know gradients: lse
 carries none, the caller forbids backward. Shape legend in base.py.
 """
@@ -13,12 +18,13 @@ carries none, the caller forbids backward. Shape legend in base.py.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import cache, partial
 
 import torch
 
-from longctx.attention.kernels.base import Partial, broken, check_shapes, empty_partial
+from longctx.attention.kernels.base import Packed, Partial, broken, check_shapes, empty_partial
 from longctx.attention.kernels.torch_cuda import flash_ready, no_flash
 
 # (q_BLHD, k_BMKD, v_BMKD, *, softmax_scale, causal) -> out_BLHD, lse_BHL and what else there is
@@ -71,9 +77,55 @@ class FlashAttnKernel:
         out_BLHD, lse_BHL, *_ = attend(q_BLHD, k_BMKD, v_BMKD, softmax_scale=scale, causal=causal)
         return Partial(out_BLHD.transpose(1, 2), lse_BHL)
 
+    def packs(self, head_dim: int) -> bool:
+        return head_dim % 8 == 0 and head_dim <= 256 and _load_packing(_hopper_first()) is not None
+
+    def packed(
+        self,
+        q_NHD: torch.Tensor,
+        k_MKD: torch.Tensor,
+        v_MKD: torch.Tensor,
+        sequences: Packed,
+        *,
+        causal: bool,
+        scale: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        attend = _load_packing(_hopper_first())
+        assert attend is not None, "asked without packs()"
+        out_NHD, lse_HN, *_ = attend(
+            *(flash_ready(x) for x in (q_NHD, k_MKD, v_MKD)),
+            *(sequences.ends_q, sequences.starts_k, sequences.most_q, sequences.most_k),
+            seqused_k=sequences.keys_E,
+            softmax_scale=scale,
+            causal=causal,
+        )
+        return out_NHD, lse_HN
+
 
 def _is_hopper(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+
+
+def _hopper_first() -> bool:
+    """Of the first GPU: packs() is asked before there are tensors."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(0)[0] == 9
+
+
+@cache
+def _load_packing(hopper: bool) -> _Attend | None:
+    """Version 3's function of packed sequences; None where it gives no lse, or reads no runs."""
+    try:
+        attend = _public("flash_attn_interface", "flash_attn_varlen_func") if hopper else None
+    except Exception:  # `unavailable` says of a broken package what is wrong
+        return None
+    if attend is None:
+        return None
+    if not {"seqused_k", "return_attn_probs", "num_splits"} <= {
+        *inspect.signature(attend).parameters
+    }:
+        return None
+    # 0: it splits long runs of keys itself, as it does in flash_attn_with_kvcache.
+    return partial(attend, return_attn_probs=True, num_splits=0)
 
 
 @cache

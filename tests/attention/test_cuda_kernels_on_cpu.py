@@ -40,11 +40,12 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for module in (flash_attn, flash_attn_4):
-        module._load.cache_clear()
+    loaders = (flash_attn._load, flash_attn._load_packing, flash_attn_4._load)
+    for load in loaders:
+        load.cache_clear()
     yield tmp_path
-    for module in (flash_attn, flash_attn_4):
-        module._load.cache_clear()
+    for load in loaders:
+        load.cache_clear()
     for name in names:
         sys.modules.pop(name, None)
 
@@ -134,6 +135,67 @@ class TestFlashAttnImport:
         if has_version_3 and capability == (9, 0):
             expected = "flash_attn_interface"
         assert attend.func.__module__ == expected  # type: ignore[attr-defined]
+
+
+class TestFlashAttn3Packs:
+    """Packed sequences by version 3, with a stand-in of its function's signature."""
+
+    SOURCE = """
+from longctx.attention.kernels.base import Packed
+from packing_kernel import PackingReference
+
+CALLS = []
+
+def flash_attn_with_kvcache(): ...
+
+def flash_attn_varlen_func(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, seqused_q=None, seqused_k=None,
+    softmax_scale=None, causal=False, num_splits=1, return_attn_probs=False,
+):
+    assert return_attn_probs and num_splits == 0 and seqused_q is None
+    assert all(x.stride(-1) == 1 for x in (q, k, v))
+    CALLS.append(causal)
+    held = Packed(cu_seqlens_q, cu_seqlens_k, seqused_k, max_seqlen_q, max_seqlen_k)
+    return PackingReference().packed(q, k, v, held, causal=causal, scale=softmax_scale)
+"""
+
+    @pytest.fixture
+    def hopper(self, packages: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        (packages / "flash_attn_interface.py").write_text(self.SOURCE)
+        return packages
+
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_runs_may_overlap_have_no_order_or_be_empty(self, hopper: Path, causal: bool) -> None:
+        q_NHD = heads(11, 6, 16, dtype=torch.float32)
+        k_MKD, v_MKD = (heads(40, 2, 16, seed=n, dtype=torch.float32) for n in (1, 2))
+        tables = ([0, 3, 4, 9, 11], [30, 2, 10, 12, 12], [8, 0, 9, 28])
+        table = [torch.tensor(each, dtype=torch.int32) for each in tables]
+        sequences = Packed(*table, most_q=5, most_k=28)
+        kernel = FlashAttnKernel()
+        assert kernel.packs(16) and not kernel.packs(20) and not kernel.packs(320)
+        got = kernel.packed(q_NHD, k_MKD, v_MKD, sequences, causal=causal, scale=0.3)
+        want = PackingReference().packed(q_NHD, k_MKD, v_MKD, sequences, causal=causal, scale=0.3)
+        calls = sys.modules["flash_attn_interface"].CALLS
+        assert calls == [causal]
+        assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+
+    @pytest.mark.parametrize("lacks", ["seqused_k=None,", ", return_attn_probs=False"])
+    def test_a_release_without_what_is_needed_is_called_part_by_part(
+        self, hopper: Path, lacks: str
+    ) -> None:
+        (hopper / "flash_attn_interface.py").write_text(self.SOURCE.replace(lacks, ""))
+        assert not FlashAttnKernel().packs(16)
+
+    def test_version_2_and_a_broken_package_are_called_part_by_part(
+        self, hopper: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (hopper / "flash_attn_interface.py").write_text("raise ImportError('undefined symbol: x')")
+        assert not FlashAttnKernel().packs(16)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+        (hopper / "flash_attn.py").write_text("def flash_attn_func(): ...")
+        assert not FlashAttnKernel().packs(16)
 
 
 class TestFlashAttn4:
