@@ -225,6 +225,7 @@ def banner(prepared: PreparedServer, loaded: Loaded, url: str) -> list[str]:
         f"{engine.fitting_tokens:,} tokens of all requests together",
         *(f"  note     {note}" for note in (*loaded.notes, *([far] if far else []))),
         f"  API      {url}/v1{'  (key needed)' if settings.api_key else ''}",
+        f"  page     {url}/",
     ]
     if not settings.on_loopback and not settings.api_key:
         lines.append(
