@@ -62,6 +62,12 @@ def server(options: argparse.Namespace, store: str) -> Any:
         process.wait()
 
 
+def warm_up(url: str) -> None:
+    """A server's first answer waits for the process of its templates: any would."""
+    hello = [{"role": "user", "content": "Say something."}]
+    call(f"{url}/v1/chat/completions", {"messages": hello, "max_tokens": 1})
+
+
 def ask(url: str, ids: list[str]) -> dict[str, Any]:
     """Time to the first token, the answer, and what the prompt cost."""
     body = {
@@ -134,6 +140,7 @@ def main() -> None:
     (tokens,) = parse_lengths(options.tokens, "--tokens")
     with tempfile.TemporaryDirectory() as store:
         with server(options, store) as (url, pid):
+            warm_up(url)
             probe = text_of(tokens, 4.0, 0)
             count = call(f"{url}/tokenize", {"prompt": probe})["count"]
             text = text_of(tokens, len(probe) / count, 0)
@@ -145,6 +152,7 @@ def main() -> None:
                 time.sleep(0.1)
             second = ask(url, [told["id"]])
         with server(options, store) as (url, pid):
+            warm_up(url)
             before = resident(pid)
             again = ask(url, [told["id"]])
             after = resident(pid)

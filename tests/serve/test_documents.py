@@ -202,19 +202,23 @@ def tokens_of(server: Served, count: int) -> str:
 def document_of(server: Served, tokens: int) -> str:
     """A document whose prefix has so many tokens."""
     renderer = server.service.renderer
-    text = long_text(tokens + 100, seed=2)
+    words = long_text(tokens + 100, seed=2).split(" ")
 
-    def prefix(words: int, tail: int) -> int:
-        made = " ".join(text.split(" ")[:words]) + " x" * tail
-        part = np.asarray(renderer.encode_text(part_of("a", made)), dtype=np.int64)
-        return len(prefix_of(renderer, part))
+    def size(text: str) -> int:
+        return len(renderer.encode_text(part_of("a", text)))
 
-    low, high = 0, len(text.split(" "))
-    while high - low > 1:  # the most words that fit
+    part = np.asarray(renderer.encode_text(part_of("a", "x")), dtype=np.int64)
+    wanted = tokens - (len(prefix_of(renderer, part)) - len(part))
+    low, high = 0, len(words)
+    while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if prefix(middle, 0) <= tokens - 8 else (low, middle)
-    tail = next(count for count in range(200) if prefix(low, count) == tokens)
-    return " ".join(text.split(" ")[:low]) + " x" * tail
+        low, high = (middle, high) if size(" ".join(words[:middle])) <= wanted else (low, middle)
+    near = (
+        " ".join(words[:count]) + tail
+        for count in range(low, low - 40, -1)
+        for tail in ("", "!", "1", "?!", "12", "123", "1234", "?!?!1")
+    )
+    return next(text for text in near if size(text) == wanted)
 
 
 def test_a_prefill_that_was_cut_goes_on_after_a_restart(store: Path) -> None:
