@@ -117,6 +117,12 @@ def attend_tokens(
     scale: float,
 ) -> torch.Tensor:
     """[1, H, R, D], in the merge's dtype where there was one."""
+    if len(tokens.tokens) == 1:
+        batch, column = tokens.tokens[0]
+        q_1H1D = q_BHLD
+        if q_BHLD.shape[0] != 1 or q_BHLD.shape[2] != 1:
+            q_1H1D = q_BHLD[batch : batch + 1, :, column : column + 1]
+        return _attend_one(tokens, turns, kept, q_1H1D, keys, values, kernel, scale)
     q_1HND, device = _expand(tokens, kept, q_BHLD), q_BHLD.device
     turned, total = tokens.turned_from, len(tokens.of_N)
     turned_1HND = q_1HND
@@ -137,24 +143,75 @@ def attend_tokens(
     if len(partials) == 1 and most == 1:
         return partials[0].out_BHLD
     dtype = torch.promote_types(q_BHLD.dtype, torch.float32)
-    if count == 1 and len(partials) == 2:
-        weights_1H2 = _weights(torch.cat([part.lse_BHL for part in partials], dim=2).to(dtype))
-        a_1H1D, b_1H1D = (part.out_BHLD.to(dtype) for part in partials)
-        return torch.lerp(a_1H1D, b_1H1D, weights_1H2[:, :, 1:].unsqueeze(3))
     out_1HND = torch.cat([part.out_BHLD for part in partials], dim=2).to(dtype)
     if most == 1:
         return out_1HND[:, :, _parts_index(tokens, kept, device)]
     lses = [part.lse_BHL for part in partials]
-    if count == 1:
-        weights_1HN = _weights(torch.cat(lses, dim=2).to(dtype))
-        return weights_1HN.unsqueeze(2) @ out_1HND
     index = _parts_index(tokens, kept, device)
     nothing_1H1 = lses[0].new_full((1, q_BHLD.shape[1], 1), -torch.inf)
     lse_1HN = torch.cat([*lses, nothing_1H1], dim=2).to(dtype)
-    weights_1HRA = _weights(lse_1HN[:, :, index].view(1, -1, count, most))
+    weights_1HRA = lse_1HN[:, :, index].view(1, -1, count, most).softmax(3)
     # What stands for no call has weight 0; the last query's number keeps the index inside.
     parts_1HRAD = out_1HND[:, :, index.clamp(max=total - 1)].unflatten(2, (count, most))
     return (weights_1HRA.unsqueeze(3) @ parts_1HRAD).squeeze(3)
+
+
+def _attend_one(
+    tokens: Tokens,
+    turns: Turns | None,
+    kept: dict[Any, Any],
+    q_1H1D: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    kernel: Kernel,
+    scale: float,
+) -> torch.Tensor:
+    """One token: little is computed, so the fewest calls. [1, H, 1, D].
+
+    On the CPU the heads that share a key head are that head's queries from the beginning: the
+    kernel would pack them so at every call, and copy what comes out.
+    """
+    device, dim = q_1H1D.device, q_1H1D.shape[3]
+    heads = q_1H1D.shape[1]
+    groups = keys[0].shape[1] if device.type == "cpu" else heads
+    q_1KGD = q_1H1D.reshape(1, groups, heads // groups, dim)
+    turned: Sequence[torch.Tensor] = ()
+    if tokens.turn_N:
+        if (table := kept.get(("turns", device))) is None:
+            assert turns is not None
+            table = kept["turns", device] = _crossed(turns.take(tokens.turn_N, device))
+        turned = _turned(q_1KGD, table)
+    partials = []
+    for slots, batch, logit_scale, first, _ in tokens.calls:
+        mine_1KGD = q_1KGD if first < tokens.turned_from else turned[first - tokens.turned_from]
+        k_1KMD, v_1KMD = read(slots, slice(batch, batch + 1), keys, values)
+        partials.append(kernel(mine_1KGD, k_1KMD, v_1KMD, causal=False, scale=scale * logit_scale))
+    if len(partials) == 1:
+        return partials[0].out_BHLD.reshape(1, heads, 1, dim)
+    dtype = torch.promote_types(q_1H1D.dtype, torch.float32)
+    if len(partials) == 2:
+        (a_1KGD, a_1KG), (b_1KGD, b_1KG) = partials
+        weights_1KG1 = (b_1KG - a_1KG).sigmoid_().to(dtype).unsqueeze(3)  # of two, the softmax
+        merged_1KGD = torch.lerp(a_1KGD.to(dtype), b_1KGD.to(dtype), weights_1KG1)
+    else:
+        out_A1KGD = torch.stack([part.out_BHLD for part in partials]).to(dtype)
+        lse_A1KG = torch.stack([part.lse_BHL for part in partials]).to(dtype)
+        merged_1KGD = (out_A1KGD * lse_A1KG.softmax(0).unsqueeze(4)).sum(0)
+    return merged_1KGD.reshape(1, heads, 1, dim)
+
+
+def _crossed(table_2NF: torch.Tensor) -> torch.Tensor:
+    """[N, 1, 1, 2, 2, F]: what each half of a query gives to each half of the turned one."""
+    cos_NF, sin_NF = table_2NF
+    crossed_N4F = torch.stack((cos_NF, -sin_NF, sin_NF, cos_NF), dim=1)
+    return crossed_N4F.unflatten(1, (1, 1, 2, 2))
+
+
+def _turned(q_1KGD: torch.Tensor, crossed: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """As `rotate`, for one query and a few turns, [1, K, G, D] each, in two operations."""
+    halves = q_1KGD.unflatten(3, (2, -1)).unsqueeze(3)
+    turned = (halves * crossed).sum(4).flatten(3).to(q_1KGD.dtype)
+    return turned.split(1)
 
 
 def _span(q_1HND: torch.Tensor, first: int, stop: int) -> torch.Tensor:
@@ -163,21 +220,8 @@ def _span(q_1HND: torch.Tensor, first: int, stop: int) -> torch.Tensor:
     return q_1HND if count == q_1HND.shape[2] else q_1HND.narrow(2, first, count)
 
 
-def _weights(lse: torch.Tensor) -> torch.Tensor:
-    """Of partial results, along the last dimension; they add up to 1."""
-    return lse.softmax(-1)
-
-
 def _expand(tokens: Tokens, kept: dict[Any, Any], q_BHLD: torch.Tensor) -> torch.Tensor:
     """[1, H, N, D]: each token's query as often as it is asked."""
-    if len(tokens.tokens) == 1:
-        if q_BHLD.shape[0] == q_BHLD.shape[2] == 1:
-            q_1H1D = q_BHLD
-        else:
-            batch, column = tokens.tokens[0]
-            q_1H1D = q_BHLD[batch : batch + 1, :, column : column + 1]
-        many = len(tokens.of_N)
-        return q_1H1D if many == 1 else q_1H1D.expand(-1, -1, many, -1)
     key = ("queries", q_BHLD.device)
     if key not in kept:
         found = [tokens.tokens[at] for at in tokens.of_N]

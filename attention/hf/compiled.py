@@ -3,7 +3,8 @@
 Plans are host work that differs from one forward to the next, so a compiler that looks into them
 compiles every step anew. Two things keep it out. The decoder's hooks are compiled around
 (`outside`). Attention is one operator, whose graph is given a ticket, a tensor with the number of
-this forward's plan: its value is read when the graph runs, so one graph serves every plan.
+this forward's plan: its value is read when the graph runs, so one graph serves every plan. Where
+gradients are off it is a plain operator: what refuses a backward pass is Python around every call.
 
 The plan itself still travels by keyword, from the hook to every layer, and carries its ticket. The
 table here holds plans weakly, so each ends with its forward; forwards in other threads, of other
@@ -21,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
+from torch._dynamo import exc, symbolic_convert
 
 _Hook = TypeVar("_Hook", bound=Callable[..., Any])
 _HOW = (
@@ -53,6 +55,24 @@ def outside(hook: _Hook) -> _Hook:
     return disabled
 
 
+@torch.compiler.assume_constant_result
+def _refuse_one_graph() -> None:
+    """Called by the compiler, when it meets a forward.
+
+    Raises:
+        Unsupported: it was told fullgraph=True; in our words, before it finds its own.
+    """
+    translator = getattr(symbolic_convert.InstructionTranslator, "current_tx", lambda: None)()
+    if getattr(translator, "one_graph", False):
+        raise exc.Unsupported(_HOW)
+
+
+def refuse_one_graph(*_: Any) -> None:
+    """A hook that compiled code does look into, before those that it is compiled around."""
+    if torch.compiler.is_compiling():
+        _refuse_one_graph()
+
+
 def enter(plan: Planned) -> torch.Tensor:
     """The plan's ticket, int64 [1] on the host; good for as long as somebody holds the plan."""
     number = next(_numbers)
@@ -60,16 +80,13 @@ def enter(plan: Planned) -> torch.Tensor:
     return torch.tensor([number])
 
 
-# A CUDA graph would repeat the launches of the plan that it was recorded with.
-@torch.library.custom_op("longctx::attend", mutates_args=(), tags=torch.Tag.cudagraph_unsafe)
-def attend_by_ticket(
+def _attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     ticket: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """What a compiled layer calls: attention by the plan that `ticket` names."""
     plan = _plans.get(int(ticket))
     if plan is None:
         raise RuntimeError(
@@ -79,8 +96,7 @@ def attend_by_ticket(
     return plan.run(query, key, value, scale).contiguous()
 
 
-@attend_by_ticket.register_fake
-def _(
+def _shape(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -89,6 +105,36 @@ def _(
 ) -> torch.Tensor:
     batch, heads, columns, dim = query.shape
     return query.new_empty(batch, columns, heads, dim)
+
+
+# A CUDA graph would repeat the launches of the plan that it was recorded with.
+_MARKS = (torch.Tag.cudagraph_unsafe, torch.Tag.pt2_compliant_tag)
+_LIBRARY = torch.library.Library("longctx", "FRAGMENT")  # its operators live as long as it does
+_LIBRARY.define(
+    "attend(Tensor query, Tensor key, Tensor value, Tensor ticket, float scale) -> Tensor",
+    tags=_MARKS,
+)
+_LIBRARY.impl("attend", _attend, "CompositeExplicitAutograd")
+torch.library.register_fake("longctx::attend", _shape, lib=_LIBRARY)
+
+_attend_under_grad = torch.library.custom_op(
+    "longctx::attend_under_grad", _attend, mutates_args=(), tags=_MARKS[0]
+)
+_attend_under_grad.register_fake(_shape)
+
+
+def attend_by_ticket(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ticket: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """What a compiled layer calls: attention by the plan that `ticket` names."""
+    plain: Any = torch.ops.longctx.attend.default
+    attend = _attend_under_grad if torch.is_grad_enabled() else plain
+    made: torch.Tensor = attend(query, key, value, ticket, scale)
+    return made
 
 
 @torch.library.custom_op("longctx::refuse_backward", mutates_args=())
@@ -115,4 +161,4 @@ def _backward(ctx: Any, grad: torch.Tensor) -> Any:
     return (*_refuse_backward(*ctx.saved_tensors), None, None)
 
 
-attend_by_ticket.register_autograd(_backward, setup_context=_keep)
+_attend_under_grad.register_autograd(_backward, setup_context=_keep)

@@ -166,7 +166,9 @@ def _run(
             "cache that is known here: positions would be wrong; please report this with the "
             "versions that `longctx info` prints"
         )
-    kernel = kernels.resolve(plan.kernel, q_BHLD.device, q_BHLD.dtype)
+    asked = ("kernel", q_BHLD.device, q_BHLD.dtype)
+    if (kernel := plan.step.kept.get(asked)) is None:
+        kernel = plan.step.kept[asked] = kernels.resolve(plan.kernel, *asked[1:])
     if plan.slots_BM is not None:
         k_BKMD, v_BKMD = (_gathered(plan, x) for x in (k_BKMD, v_BKMD))
     return attend_step(plan.step, q_BHLD, (k_BKMD,), (v_BKMD,), kernel, scale)

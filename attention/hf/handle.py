@@ -29,7 +29,7 @@ from longctx.attention.hf.cache import (
     open_cache,
     tag_cache,
 )
-from longctx.attention.hf.compiled import outside
+from longctx.attention.hf.compiled import outside, refuse_one_graph
 from longctx.attention.hf.forward import ATTENTION_NAME, ForwardPlan, plan_forward
 from longctx.attention.hf.model import ModelParts, check_model, find_parts
 from longctx.attention.hf.patch import SchemePatch, owner
@@ -207,6 +207,7 @@ class Handle:
         self._inputs = tuple(parameters)[1:]
         self._hooks = [
             parts.rotary.register_forward_pre_hook(self._fold_positions, with_kwargs=True),
+            parts.base.register_forward_pre_hook(refuse_one_graph),
             parts.base.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             parts.base.register_forward_hook(
                 self._after_forward, with_kwargs=True, always_call=True

@@ -64,6 +64,9 @@ class TorchCpuKernel:
         )
 
 
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default  # found once
+
+
 def _full(
     q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor, scale: float
 ) -> Partial:
@@ -87,9 +90,11 @@ def _split(
 ) -> Partial:
     """Every row sees every key of its head; runs of keys side by side where threads would idle."""
     batch, kv_heads, keys, _ = k_BKMD.shape
+    if batch > 1 or keys < SPLIT_FROM:
+        return _op(q_BKRD, k_BKMD, v_BKMD, False, scale)
     threads = torch.get_num_threads()
     runs = threads // math.gcd(kv_heads, threads)
-    if batch > 1 or runs == 1 or keys < SPLIT_FROM:
+    if runs == 1:
         return _op(q_BKRD, k_BKMD, v_BKMD, False, scale)
     length = keys // runs
     k_NKMD, v_NKMD = (
@@ -110,8 +115,4 @@ def _op(
     q_BHLD, k_BKMD, v_BKMD = (
         x if x.stride(-1) == 1 else x.contiguous() for x in (q_BHLD, k_BKMD, v_BKMD)
     )
-    return Partial(
-        *torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q_BHLD, k_BKMD, v_BKMD, 0.0, causal, scale=scale
-        )
-    )
+    return Partial(*_flash(q_BHLD, k_BKMD, v_BKMD, 0.0, causal, scale=scale))

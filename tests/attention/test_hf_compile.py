@@ -147,10 +147,33 @@ def test_every_way_of_compiling_generates_the_tokens_of_eager(how) -> None:
 
 
 def test_a_single_graph_is_refused_with_what_to_do_instead() -> None:
-    message = r"plans each forward on the host, outside any graph: leave out fullgraph=True, or"
+    """In our words, first, and not behind the compiler's own."""
+    message = (
+        r"^an extended model plans each forward on the host, outside any graph: "
+        r"leave out fullgraph=True, or compile layer by layer, "
+    )
     whole = torch.compile(extended(), backend="eager", fullgraph=True)
     with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
         logits(whole)
+
+
+# As below.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_only_forwards_under_grad_mode_take_the_operator_that_refuses_backward() -> None:
+    """What refuses is Python around every call; without gradients there is nothing to refuse."""
+    model, taken = extended(), []
+
+    def backend(graph, _):
+        called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+        taken.extend(name for name in called if name.startswith("longctx"))
+        return graph
+
+    whole = compiling(model, backend)
+    logits(whole)
+    assert taken == ["longctx.attend.default"] * model.config.num_hidden_layers
+    taken.clear()
+    whole(IDS)
+    assert taken == ["longctx.attend_under_grad.default"] * model.config.num_hidden_layers
 
 
 def test_methods_without_chunks_are_a_single_graph() -> None:
