@@ -59,10 +59,11 @@ class Speculator:
         width = min(self._width, room, len(self._tokens) - self._count - 1)
         if width < 1 or self._silent:
             return []
-        found = self._place()
-        return (
-            [] if found is None else self._tokens[found : min(found + width, self._count)].tolist()
-        )
+        place = self._place()
+        if place is None:
+            return []
+        found: list[int] = self._tokens[place : min(place + width, self._count)].tolist()
+        return found
 
     def checked(self, proposed: int, accepted: int) -> None:
         """So many of the proposed tokens were right."""
