@@ -120,7 +120,7 @@ $(RAY_READY): pyproject.toml constraints.txt
 	$(RAY_VENV)/bin/python -m pip install --quiet --no-compile -c constraints.txt -e '.[ray]' pytest pytest-timeout
 	touch $@
 
-test-ray: $(RAY_READY) ## a grid in two Ray workers on this machine
+test-ray: $(RAY_READY) ## a grid in two Ray workers on this machine (by hand)
 	OMP_NUM_THREADS=1 $(OFFLINE) $(RAY_VENV)/bin/python -m pytest tests/ray tests/models/test_ray_model.py $(PYTEST_ARGS)
 
 coverage: $(READY) ## line and branch coverage of the quick tests
