@@ -9,21 +9,15 @@ or end a turn: `longctx.chat.renderer` encodes it apart from the template, here 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
+from longctx.chat.documents import APART, HEAD_ROOM, part_of
 from longctx.reading import ReadDocument
-
-_APART = "\n\n"
-_MOST_NAME = 200
-# Of a question: YaRN's temperature is taken with so many tokens of head-room, so that questions of
-# several lengths find the same keys.
-HEAD_ROOM = 1024
 
 
 def messages(documents: Sequence[ReadDocument], question: str, system: str) -> list[dict[str, str]]:
-    parts = [_part(document.name, document.text) for document in documents]
-    content = _APART.join([*parts, system] if system else parts)
+    parts = [part_of(document.name, document.text) for document in documents]
+    content = APART.join([*parts, system] if system else parts)
     return [{"role": "system", "content": content}, {"role": "user", "content": question}]
 
 
@@ -35,13 +29,3 @@ def temperature_length(shortest: int, tokens: int) -> int:
         tokens: of this one.
     """
     return max(tokens, shortest + HEAD_ROOM)
-
-
-def _part(name: str, text: str) -> str:
-    return f'<document name="{plain_name(name)}">\n{text}\n</document>'
-
-
-def plain_name(name: str) -> str:
-    """A name that stands in one line and in quotes."""
-    plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in name)
-    return " ".join(plain.replace('"', "'").split())[:_MOST_NAME] or "document"

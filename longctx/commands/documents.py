@@ -119,7 +119,7 @@ def _add(options: DocumentsOptions) -> None:
 
 
 def _read(name: str) -> tuple[str, str]:
-    from longctx.documents.prompt import plain_name
+    from longctx.chat.documents import plain_name
     from longctx.reading import read_word
 
     found = read_word(name)

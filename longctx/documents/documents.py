@@ -20,12 +20,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from longctx.chat.documents import HEAD_ROOM, part_of, plain_name
 from longctx.chat.renderer import ChatRenderer
 from longctx.documents.fingerprint import ModelFacts
 from longctx.documents.keys_file import DamagedError, KeysLayout, StoredKeys
 from longctx.documents.manifest import DocumentRecord
 from longctx.documents.prefill import Prefill
-from longctx.documents.prompt import StandIns, part_of, plain_name, prefix_of
+from longctx.documents.prompt import StandIns, prefix_of
 from longctx.documents.store import DEFAULT_BUDGET, DocumentStore
 from longctx.engine import Engine, EngineClosedError, EngineRequest
 from longctx.engine.prefix import Tokens
@@ -34,8 +35,6 @@ from longctx.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-# Tokens of a question that the temperature of a document has room for.
-HEAD_ROOM = 1024
 State = Literal["stored", "queued", "prefill", "ready", "failed"]
 # Characters of texts that are kept in memory, where there is no store.
 _MOST_IN_MEMORY = 64 << 20

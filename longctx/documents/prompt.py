@@ -9,30 +9,17 @@ its tokens a special one, and put in where a stand-in was rendered. No template 
 from __future__ import annotations
 
 import secrets
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from longctx.chat.documents import APART
 from longctx.chat.renderer import ChatRenderer
 from longctx.engine.prefix import Tokens
 
-_APART = "\n\n"
-_MOST_NAME = 200
 _SYSTEM = ("system", "developer")
-
-
-def plain_name(name: str) -> str:
-    """A name that stands in one line and in quotes."""
-    plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in name)
-    return " ".join(plain.replace('"', "'").split())[:_MOST_NAME] or "document"
-
-
-def part_of(name: str, text: str) -> str:
-    """What stands in the prompt for a document."""
-    return f'<document name="{plain_name(name)}">\n{text}\n</document>'
 
 
 @dataclass(frozen=True)
@@ -58,7 +45,7 @@ class StandIns:
         self._parts = parts
         # No text of the conversation has them.
         names = [f"document-{secrets.token_hex(16)}" for _ in parts]
-        self._stand_ins = _APART.join(names)
+        self._stand_ins = APART.join(names)
         # Ids below 0 are no tokens: they are found again when all else is encoded.
         self.inserted = {name: (-1 - at,) for at, name in enumerate(names)}
 
@@ -69,7 +56,7 @@ class StandIns:
             return [{"role": "system", "content": self._stand_ins}, *messages]
         content = first.get("content")
         if isinstance(content, str):
-            content = f"{self._stand_ins}{_APART}{content}" if content else self._stand_ins
+            content = f"{self._stand_ins}{APART}{content}" if content else self._stand_ins
         elif isinstance(content, list):  # parts are joined by a line end
             content = [{"type": "text", "text": self._stand_ins + "\n"}, *content]
         return [{**first, "content": content}, *messages[1:]]

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from longctx.documents.documents import (
-    HEAD_ROOM,
-    DocumentDamagedError,
-    NoDocumentError,
-    PlacedDocuments,
-)
+from longctx.chat.documents import HEAD_ROOM
+from longctx.documents.documents import DocumentDamagedError, NoDocumentError, PlacedDocuments
 from longctx.engine import Engine
 from longctx.errors import UserError
 from longctx.serve.documents_usage import DocumentsAsked

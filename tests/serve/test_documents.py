@@ -23,9 +23,9 @@ from serve_helpers import (
 
 from longctx import tiny
 from longctx.attention.rope import temperature_bucket
+from longctx.chat.documents import HEAD_ROOM, part_of
 from longctx.documents import disk
-from longctx.documents.documents import HEAD_ROOM
-from longctx.documents.prompt import part_of, prefix_of
+from longctx.documents.prompt import prefix_of
 from longctx.engine import EngineRequest
 
 DOCUMENTS = "/v1/documents"
