@@ -150,7 +150,7 @@ def attend_tokens(
     index = _parts_index(tokens, kept, device)
     nothing_1H1 = lses[0].new_full((1, q_BHLD.shape[1], 1), -torch.inf)
     lse_1HN = torch.cat([*lses, nothing_1H1], dim=2).to(dtype)
-    weights_1HRA = lse_1HN[:, :, index].view(1, -1, count, most).softmax(3)
+    weights_1HRA = _weights(lse_1HN[:, :, index].view(1, -1, count, most), 3)
     # What stands for no call has weight 0; the last query's number keeps the index inside.
     parts_1HRAD = out_1HND[:, :, index.clamp(max=total - 1)].unflatten(2, (count, most))
     return (weights_1HRA.unsqueeze(3) @ parts_1HRAD).squeeze(3)
@@ -191,13 +191,23 @@ def _attend_one(
     dtype = torch.promote_types(q_1H1D.dtype, torch.float32)
     if len(partials) == 2:
         (a_1KGD, a_1KG), (b_1KGD, b_1KG) = partials
-        weights_1KG1 = (b_1KG - a_1KG).sigmoid_().to(dtype).unsqueeze(3)  # of two, the softmax
+        weights_1KG1 = _second_weight(a_1KG, b_1KG).to(dtype).unsqueeze(3)
         merged_1KGD = torch.lerp(a_1KGD.to(dtype), b_1KGD.to(dtype), weights_1KG1)
     else:
         out_A1KGD = torch.stack([part.out_BHLD for part in partials]).to(dtype)
         lse_A1KG = torch.stack([part.lse_BHL for part in partials]).to(dtype)
-        merged_1KGD = (out_A1KGD * lse_A1KG.softmax(0).unsqueeze(4)).sum(0)
+        merged_1KGD = (out_A1KGD * _weights(lse_A1KG, 0).unsqueeze(4)).sum(0)
     return merged_1KGD.reshape(1, heads, 1, dim)
+
+
+def _weights(lse: torch.Tensor, dim: int) -> torch.Tensor:
+    """Of partial results, along a dimension; they add up to 1."""
+    return lse.softmax(dim)
+
+
+def _second_weight(a_1KG: torch.Tensor, b_1KG: torch.Tensor) -> torch.Tensor:
+    """Of two partial results the second one's, as `_weights`."""
+    return (b_1KG - a_1KG).sigmoid_()
 
 
 def _crossed(table_2NF: torch.Tensor) -> torch.Tensor:

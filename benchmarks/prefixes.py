@@ -65,6 +65,7 @@ def measure(count: int, options: argparse.Namespace) -> dict[str, Any]:
         tree.touch(match.node)
         found.append(time.process_time() - began)
         assert match.length == tokens
+    for number in range(options.rounds):
         prompt_N = drawn(number)
         began = time.process_time()
         keep(prompt_N)

@@ -234,10 +234,10 @@ def test_cells_that_fail_are_code_3(
     def fail(self: ServedSession, request: Any) -> Any:
         if request.request_length == 640:
             raise MemoryError("no room")
-        return submit(self, request)
+        return asked(self, request)
 
-    submit = ServedSession._submit
-    monkeypatch.setattr(ServedSession, "_submit", fail)
+    asked = ServedSession._asked
+    monkeypatch.setattr(ServedSession, "_asked", fail)
     result = invoke(*command, "--json")
     assert result.exit_code == 3
     last = json.loads(result.stdout.splitlines()[-1])

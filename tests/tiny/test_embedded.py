@@ -154,8 +154,8 @@ def _mean(partials: list[Partial]) -> Partial:
     return Partial(out, partials[0].lse_BHL)
 
 
-def _even(lse: torch.Tensor) -> torch.Tensor:
-    return torch.full_like(lse, 1 / lse.shape[-1])
+def _even(lse: torch.Tensor, dim: int) -> torch.Tensor:
+    return torch.full_like(lse, 1 / lse.shape[dim])
 
 
 BUGS = {
@@ -180,4 +180,5 @@ def test_a_planted_bug_loses_needles(model, monkeypatch, bug) -> None:
     monkeypatch.setattr(owner, name, wrong)
     if name == "merge":  # a row of one token has its own
         monkeypatch.setattr(tokens, "_weights", _even)
+        monkeypatch.setattr(tokens, "_second_weight", lambda a, b: torch.full_like(a, 0.5))
     assert found(model, "dca", plain=plain) <= 12 / 15
