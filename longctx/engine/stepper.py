@@ -194,26 +194,33 @@ class Stepper:
             left -= len(sequence.guessed)
 
     def _take(self, sequence: RequestState, drawn: list[sampling.Drawn | Exception]) -> None:
-        """Hand out the next token, and those behind it as far as the guesses were right."""
+        """Hand out the next token, and those behind it as far as the guesses were right.
+
+        A guess is counted before its token is handed out: who hears of the end may look.
+        """
         guessed, sequence.guessed = sequence.guessed, []
-        before = sequence.accepted
+        accepted, unknown = 0, len(guessed)
         sequence.rejected += len(guessed)
         try:
             for at, result in enumerate(drawn):
                 if isinstance(result, Exception):
                     raise result
                 right = at < len(guessed) and result.token == guessed[at]
-                sequence.accepted += right
-                sequence.rejected -= right
+                if right:
+                    accepted, unknown = accepted + 1, unknown - 1
+                    sequence.accepted += 1
+                    sequence.rejected -= 1
+                    self.counts.accepted_tokens += 1
+                else:
+                    self.counts.rejected_tokens += unknown
+                    unknown = 0
                 self._hand_out(sequence, result)
                 if not right or sequence.kv is None:
                     break
                 sequence.computed += 1  # its key and value are there, as it was guessed
         except Exception as error:
             self.fail(sequence, error)
-        accepted = sequence.accepted - before
-        self.counts.accepted_tokens += accepted
-        self.counts.rejected_tokens += len(guessed) - accepted
+        self.counts.rejected_tokens += unknown  # the answer ended before them
         if sequence.speculator is not None:
             sequence.speculator.checked(len(guessed), accepted)
 

@@ -87,17 +87,22 @@ class Watched:
     def foreign(self) -> list[str]:
         return [each for each in self.asked if not each.startswith((self.url, "data:", "blob:"))]
 
+    def wait_for(self, condition: str, seconds: float = 120.0) -> None:
+        """Until it is true. (The browser's own waiting needs an eval, which the page forbids.)"""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < end, condition
+            time.sleep(0.05)
+
     def open(self) -> None:
         self.page.goto(self.url)
-        self.page.wait_for_function(
-            "document.getElementById('model').textContent.includes('reads up to')"
-        )
+        self.wait_for("document.getElementById('model').textContent.includes('reads up to')")
 
     def ask(self, question: str) -> str:
         """The answer's item."""
         self.page.fill("#question", question)
         self.page.press("#question", "Control+Enter")
-        self.page.wait_for_function(
+        self.wait_for(
             "document.getElementById('status').textContent === 'Answered.'"
             " && document.getElementById('stop').hidden"
         )
