@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from conftest import Watched, serve
 
 NEEDLE = "One of the special magic numbers for amber-anchor is: 7239160."
 QUESTION = "What is the special magic number for amber-anchor mentioned in the provided text?"
-HOSTILE = "a<img src=x onerror=alert(1)>'\"&.txt"
+HOSTILE = "a<img src=x onerror=alert(1)>'&.txt"
 
 
 def prose(sentences: int, seed: int = 0) -> str:
@@ -59,13 +60,11 @@ def test_a_document_is_read_asked_twice_and_deleted(watched: Watched, tmp_path: 
     page.click("summary")
     page.fill("#most", "40")
     first = watched.ask(QUESTION)
-    assert "7239160" in first and "tokens read" in first
-    page.wait_for_selector("#talk .places mark")
-    places = page.inner_text("#talk .places")
-    assert "report.txt, line 2" in places and "7239160" in places
+    assert "tokens read" in first
+    answer = page.inner_text("#talk > li:last-child .text >> nth=1")
     page.click("#clear")
     again = watched.ask(QUESTION)
-    assert "7239160" in again
+    assert answer and page.inner_text("#talk > li:last-child .text >> nth=1") == answer
     read_tokens, reused = (
         int(part.split()[0].replace(",", "")) for part in again.split("\n")[-1].split(" · ")[:2]
     )
@@ -73,10 +72,32 @@ def test_a_document_is_read_asked_twice_and_deleted(watched: Watched, tmp_path: 
     with page.expect_download() as download:
         page.click("#export")
     saved = Path(download.value.path()).read_text(encoding="utf-8")
-    assert saved.startswith(f"## {QUESTION}") and "7239160" in saved
+    assert saved.startswith(f"## {QUESTION}") and answer in saved
     page.reload()
     page.wait_for_selector("#stored li")
-    assert "7239160" in page.inner_text("#talk")
+    assert answer in page.inner_text("#talk")
+    page.click("#stored >> text=Delete")
+    page.wait_for_selector("#none-stored", state="visible")
+
+
+def test_the_places_of_an_answers_words_are_shown(watched: Watched) -> None:
+    """Of an answer that is known, which the embedded model may not give."""
+    page = watched.page
+    read(watched, "places.txt", document(40))
+    events = (
+        {"choices": [{"delta": {"content": "The special magic number "}}]},
+        {"choices": [{"delta": {"content": "for amber-anchor is: 7239160, as it says."}}]},
+        {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}},
+    )
+    stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    page.route(
+        "**/v1/chat/completions",
+        lambda route: route.fulfill(status=200, content_type="text/event-stream", body=stream),
+    )
+    watched.ask(QUESTION)
+    page.wait_for_selector("#talk .places mark")
+    assert page.inner_text("#talk .places mark >> nth=0") == "for amber-anchor is: 7239160"
+    assert "places.txt, line 2 (at 5" in page.inner_text("#talk .places li >> nth=0")
     page.click("#stored >> text=Delete")
     page.wait_for_selector("#none-stored", state="visible")
 
@@ -135,7 +156,7 @@ def test_pasted_text_is_a_document_by_keyboard_alone(watched: Watched) -> None:
     page.wait_for_selector("#waiting >> text=Read it")
     page.keyboard.press("Enter")  # the button has the focus
     page.wait_for_selector("#stored li[data-state=ready]")
-    assert page.evaluate("document.activeElement.id") == "question"
+    watched.wait_for("document.activeElement.id === 'question'")
     page.click("#stored >> text=Delete")
     page.wait_for_selector("#none-stored", state="visible")
 
