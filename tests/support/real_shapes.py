@@ -328,7 +328,7 @@ def main(name: str) -> dict[str, Any]:
     prompt = torch.randint(VOCABULARY, (FILLED + 1,), generator=generator).tolist()
     lengths = {"far": FILLED + 1, "near a border": NEAR_BORDER + 1}
     per_token = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * HEAD_DIM
-    budget = per_token * (FILLED + 64)
+    budget = per_token * (FILLED + 256)  # whole blocks: the prompt's, and what is new behind it
     with Engine(model, None, "yarn+dca", max_context=FILLED + 3, kv_budget_bytes=budget) as engine:
         fill(engine, config, prompt[:FILLED], inv_freq_F)
         lap("engine and keys")
