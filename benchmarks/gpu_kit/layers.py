@@ -13,8 +13,7 @@ import torch
 from gpu_kit import model, shapes
 from gpu_kit.kit import Kit
 from longctx.engine import Engine, EngineRequest
-from longctx.engine.kv import Segment
-from longctx.engine.prefix import Prefix
+from longctx.engine.buffer import Segment
 
 
 def run(kit: Kit) -> None:
@@ -36,7 +35,7 @@ def million(kit: Kit) -> None:
     made = shapes.build(config, kit.device, kit.dtype)
     prompt = shapes.prompt_of(length + 1, config.vocab_size)
     per_token = int(shapes.kv_bytes(config, 1, kit.dtype.itemsize))
-    budget = per_token * (length + steps + 64)
+    budget = per_token * (length + steps + 256)  # whole blocks, and what is new behind the prompt
     options: dict[str, Any] = {"max_context": length + steps + 2, "kv_budget_bytes": budget}
     now, times = model.clock(kit), []
     with (
@@ -73,4 +72,5 @@ def fill(engine: Any, prompt: list[int]) -> None:
             stack.normal_()
     tokens_N = np.asarray(prompt, dtype=np.int64)
     bucket = runner.bucket(len(prompt) + 1)
-    scheduler.prefixes.add(Prefix(tokens_N, bucket, [Segment(buffer, len(prompt))]))
+    scheduler.prefixes.insert(bucket, tokens_N, [Segment(buffer, len(prompt))])
+    buffer.release()

@@ -22,7 +22,7 @@ from longctx.killable.worker import (
     within,
 )
 
-_HEAVY = 64 << 20  # bytes that a worker may have grown by; then the next text gets a fresh one
+_HEAVY = 16 << 20  # bytes that a worker may have grown by; then the next text gets a fresh one
 
 
 def main() -> None:

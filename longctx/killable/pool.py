@@ -19,7 +19,7 @@ from longctx.killable.process import EndedError, KillableProcess, TooSlowError
 
 __all__ = ["EndedError", "KillablePool", "LeftError", "Ticket", "TooSlowError"]
 
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 3.0  # they start in less than one, for work that takes as long
 
 
 class LeftError(Exception):
