@@ -158,7 +158,7 @@ async def _of_form(request: Request, service: Service) -> tuple[str, ReadDocumen
         raw = await request.body()
     except ClientDisconnect as error:
         raise ClientGoneError from error
-    size = request.state.size = len(raw)
+    request.state.size = len(raw)
     kind = request.headers.get("content-type", "")
 
     def take() -> tuple[str, ReadDocument]:
@@ -177,4 +177,4 @@ async def _of_form(request: Request, service: Service) -> tuple[str, ReadDocumen
         except UserError as error:
             raise ApiError(400, f"{error}.", code="unreadable_document", param=_FILE) from error
 
-    return await service.workers.run(size, take)
+    return await service.workers.read_file(take)

@@ -28,6 +28,8 @@ class Workers:
 
     def __init__(self) -> None:
         self._large = ThreadPoolExecutor(_LARGE_AT_ONCE, thread_name_prefix="longctx-large")
+        # A stranger's PDF may take minutes until its process is ended.
+        self._reading = ThreadPoolExecutor(_LARGE_AT_ONCE, thread_name_prefix="longctx-reading")
         # One grammar at a time, whatever its size; and one that is known to be quick beside it.
         self._grammars = {
             quick: ThreadPoolExecutor(1, thread_name_prefix="longctx-grammar")
@@ -52,6 +54,10 @@ class Workers:
         except asyncio.CancelledError:
             ticket.leave()  # what is in a process of its own ends
             raise
+
+    async def read_file(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that reads a file, whatever its size, in a thread for these."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, function, *arguments)
 
     async def compile(self, seconds: float, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function that compiles a schema, in a thread for these.

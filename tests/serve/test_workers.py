@@ -41,3 +41,17 @@ def test_the_systems_own_call_is_there_or_not(monkeypatch: pytest.MonkeyPatch) -
         assert hasattr(ctypes.CDLL(None), "malloc_trim")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     allocator.give_back()
+
+
+def test_files_that_take_long_hold_up_nothing_else() -> None:
+    found, ended = Workers(), threading.Event()
+
+    async def asked() -> int:
+        reading = [asyncio.ensure_future(found.read_file(ended.wait, 60)) for _ in range(40)]
+        await asyncio.sleep(0.05)
+        done = await found.run(10, int, "7") + await found.run(LARGE, int, "8")
+        ended.set()
+        assert all(await asyncio.gather(*reading))
+        return done
+
+    assert asyncio.run(asyncio.wait_for(asked(), 60)) == 15
