@@ -331,7 +331,7 @@ class Engine:
         elif drain:
             self.run_until_idle()
         self._fail_all(EngineClosedError("the engine was closed before the request was done"))
-        self._scheduler.prefixes.clear(pinned=True)
+        self._scheduler.prefixes.clear()
         if self._scheduler.pool.arena:
             self._scheduler.pool.arena.drop()
         self._runner.close()

@@ -11,15 +11,13 @@ the end, and only as much as somebody needs. Single-threaded, the engine's; know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from longctx.engine.buffer import KvBuffer, Segment, joined, spans
-from longctx.engine.errors import InsufficientMemoryError
 from longctx.engine.kv import KvPool
 
 Tokens = npt.NDArray[np.int64]
@@ -40,10 +38,9 @@ class Node:
 
     Attributes:
         older, newer: neighbours in order of use; what hangs below a node is older than it.
-        pins: how many pinned prefixes go through it.
     """
 
-    __slots__ = (*("buffer", "children", "newer", "older", "parent", "pins", "start", "tokens_N"),)
+    __slots__ = (*("buffer", "children", "newer", "older", "parent", "start", "tokens_N"),)
 
     def __init__(self, tokens_N: Tokens, start: int, buffer: KvBuffer | None) -> None:
         self.tokens_N = tokens_N
@@ -52,7 +49,6 @@ class Node:
         self.children: dict[int, Node] = {}
         self.parent: Node | None = None
         self.older = self.newer = self
-        self.pins = 0
 
     @property
     def stop(self) -> int:
@@ -67,41 +63,6 @@ class Match(NamedTuple):
     node: Node | None
 
 
-class Pin:
-    """A prefix that stays until release().
-
-    Attributes:
-        lost: its numbers proved wrong, and it serves nobody any more; it is to be released.
-    """
-
-    def __init__(self, tree: PrefixTree, bucket: int, tokens_N: Tokens, match: Match) -> None:
-        self.tokens_N, self.bucket, self.lost = tokens_N, bucket, False
-        self._tree, self._segments = tree, match.segments
-        for buffer, start, stop in spans(self._segments, len(tokens_N)):
-            buffer.hold(start, stop)
-
-    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys (rotated at p mod S, unscaled) and values of a layer, [K, L, D] each, in the order
-        of the tokens; views, where they lie side by side."""
-        parts = [
-            buffer.read(layer, start, stop)
-            for buffer, start, stop in spans(self._segments, len(self.tokens_N))
-        ]
-        keys, values = zip(*parts, strict=True)
-        if len(parts) == 1:
-            return keys[0][0], values[0][0]
-        return torch.cat(keys, dim=2)[0], torch.cat(values, dim=2)[0]
-
-    def release(self) -> None:
-        """It becomes a prefix like others. Releasing twice is harmless."""
-        if not self._segments:
-            return
-        self._tree.unpin(self)
-        for buffer, start, stop in spans(self._segments, len(self.tokens_N)):
-            buffer.let_go(start, stop)
-        self._segments = []
-
-
 class PrefixTree:
     """Kept prefixes over a pool of memory. `len()`: how many there are that none goes on from."""
 
@@ -110,7 +71,6 @@ class PrefixTree:
         self._roots: dict[int, Node] = {}
         self._ends = Node(np.empty(0, dtype=np.int64), 0, None)  # between the oldest and the newest
         self._leaves = 0
-        self._pins: set[Pin] = set()
 
     def __len__(self) -> int:
         return self._leaves
@@ -184,7 +144,6 @@ class PrefixTree:
         buffer, parent = node.buffer, node.parent
         assert buffer is not None and parent is not None
         upper = Node(node.tokens_N[:tokens], node.start, buffer)
-        upper.pins = node.pins
         if (start := buffer.block_start(upper.stop)) < upper.stop:  # now both have that block
             buffer.hold(start, upper.stop, kept=True)
         node.tokens_N, node.start = node.tokens_N[tokens:], upper.stop
@@ -194,82 +153,6 @@ class PrefixTree:
         upper.children[int(node.tokens_N[0])] = node
         self._link(upper, node.newer)
         return upper
-
-    # -- pinned ones ------------------------------------------------------------------------------
-
-    def pin(self, bucket: int, tokens_N: Tokens) -> Pin | None:
-        """Hold a prefix that is stored, whole, in memory; None where it is not."""
-        match = self.match(bucket, tokens_N)
-        if not len(tokens_N) or match.length < len(tokens_N):
-            return None
-        node: Node | None = self._ending(bucket, tokens_N)
-        self.touch(node)
-        while node is not None:
-            node.pins += 1
-            node = node.parent
-        pin = Pin(self, bucket, tokens_N.copy(), match)
-        self._pins.add(pin)
-        return pin
-
-    def put(
-        self,
-        bucket: int,
-        tokens_N: Tokens,
-        layer: Callable[[int], tuple[torch.Tensor, torch.Tensor]],
-    ) -> Pin:
-        """Store given keys and values as a prefix, and pin it.
-
-        What is kept already stays as it is, and the least recently used goes where it must.
-
-        Args:
-            layer: keys (rotated at p mod S, unscaled) and values of a layer, [K, L, D] each, in the
-                order of the tokens, on that layer's device; asked for once, layer by layer.
-
-        Raises:
-            InsufficientMemoryError: it does not fit beside what is in use; nothing was given up.
-            ValueError: fewer than MIN_TOKENS tokens, or numbers of another length.
-        """
-        if len(tokens_N) < MIN_TOKENS:
-            raise ValueError(f"{len(tokens_N)} tokens are too few to keep: {MIN_TOKENS} at least")
-        match, pool = self.match(bucket, tokens_N), self._pool
-        if match.length < len(tokens_N):
-            with pool.holding(match.segments, match.length):
-                count = len(tokens_N) - match.length
-                if not self.make_room(pool.blocks_of(count)):
-                    size, room = pool.bytes_per_token, pool.free_blocks + pool.idle_blocks
-                    raise InsufficientMemoryError(count, size, max(0, room) * pool.block * size)
-                buffer = pool.allocate(match.length, count)
-                try:
-                    for number in range(pool.layers):
-                        k_KLD, v_KLD = layer(number)
-                        if not k_KLD.shape[1] == v_KLD.shape[1] == len(tokens_N):
-                            raise ValueError(
-                                f"layer {number} has {k_KLD.shape[1]} keys and {v_KLD.shape[1]} "
-                                f"values for {len(tokens_N)} tokens"
-                            )
-                        own = slice(match.length, None)
-                        buffer.write(number, match.length, k_KLD[:, own], v_KLD[:, own])
-                    whole = [*match.segments, Segment(buffer, len(tokens_N))]
-                    self.insert(bucket, tokens_N, whole)
-                    pin = self.pin(bucket, tokens_N)
-                finally:
-                    buffer.release()
-        else:
-            pin = self.pin(bucket, tokens_N)
-        assert pin is not None
-        return pin
-
-    def unpin(self, pin: Pin) -> None:
-        """Called by Pin.release()."""
-        self._pins.discard(pin)
-        if pin.lost:
-            return
-        node = None
-        for child, _ in self._walk(pin.bucket, pin.tokens_N):
-            node = child
-        while node is not None:
-            node.pins -= 1
-            node = node.parent
 
     # -- giving up --------------------------------------------------------------------------------
 
@@ -290,7 +173,7 @@ class PrefixTree:
         node = self._ends.newer
         while node is not self._ends and self._pool.used_blocks > wanted:
             following = node.newer
-            if not node.children and not node.pins:
+            if not node.children:
                 self._shorten(node, self._pool.used_blocks - wanted, in_use=in_use)
             node = following
         return self._pool.used_blocks <= wanted
@@ -311,16 +194,12 @@ class PrefixTree:
             buffer.let_go(stop, node.stop, kept=True)
             node.tokens_N = node.tokens_N[: stop - node.start]
 
-    def clear(self, *, pinned: bool = False) -> None:
-        """Give up all that nobody has pinned, or with `pinned` everything, as its numbers may be
-        wrong: the pins are lost then."""
-        if pinned:
-            for pin in self._pins:
-                pin.lost = True
+    def clear(self) -> None:
+        """Give up all."""
         node = self._ends.newer
         while node is not self._ends:
             following = node.newer
-            if not node.children and (pinned or not node.pins):
+            if not node.children:
                 self._drop(node)
             node = following
 

@@ -69,8 +69,8 @@ class Scheduler:
 
     Attributes:
         running: in order of their first admission.
-        refused: what turned out not to fit even alone, as kept documents may not go; with the
-            reason. The stepper takes them out.
+        refused: what turned out not to fit even alone, as memory is held elsewhere; with
+            the reason. The stepper takes them out.
         preempted: how often a request gave its memory up.
     """
 

@@ -312,7 +312,7 @@ class Stepper:
         if isinstance(error, NonFiniteLogitsError):
             _log.error("a request of %d prompt tokens failed: %s", sequence.prompt_length, error)
             if sequence.cached:  # what it went on from may be what is wrong
-                self._scheduler.prefixes.clear(pinned=True)
+                self._scheduler.prefixes.clear()
         elif not isinstance(error, UserError | EngineClosedError | EngineBrokenError):
             _log.error(
                 "a request of %d prompt tokens failed", sequence.prompt_length, exc_info=error

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from longctx.engine import InsufficientMemoryError, prefix
+from longctx.engine import prefix
 from longctx.engine.buffer import KvBuffer, Segment, spans
 from longctx.engine.kv import KvPool
 from longctx.engine.prefix import MIN_TOKENS, PrefixTree, common_prefix
@@ -119,7 +119,6 @@ def test_random_prefixes_against_a_list(seed: int, in_arena: bool) -> None:
         start = list(rng.choice(stored))[: rng.randrange(1, 200)] if stored else []
         return np.array(start + [rng.randrange(3) for _ in range(rng.randrange(1, 60))])
 
-    pins: list[Any] = []
     for _ in range(120):
         mine = tokens()
         want = max((common_prefix(mine, each) for each in stored), default=0)
@@ -134,64 +133,11 @@ def test_random_prefixes_against_a_list(seed: int, in_arena: bool) -> None:
         stored.append(mine)
         if len(mine) >= MIN_TOKENS:
             assert check_found(tree, mine) == len(mine) >= before
-            if rng.random() < 0.1:
-                pins.append(tree.pin(0, mine[: rng.randrange(1, len(mine) + 1)]))
-        for pin in pins:
-            assert check_found(tree, pin.tokens_N) == len(pin.tokens_N)
-            for layer in range(LAYERS):
-                got, want_kv = pin.read(layer), numbers_of(pin.tokens_N, layer)
-                assert all(map(torch.equal, got, want_kv))
-        if pins and rng.random() < 0.15:
-            pins.pop(rng.randrange(len(pins))).release()
         assert 0 <= pool.idle_blocks <= pool.used_blocks <= pool.blocks
-    for pin in pins:
-        pin.release()
-        pin.release()
     assert pool.idle_blocks == pool.used_blocks
     tree.clear()
     assert pool.idle_blocks == pool.used_blocks == len(tree) == 0
     assert pool.arena is None or pool.arena.longest == pool.budget_tokens
-
-
-@pytest.mark.parametrize("in_arena", [False, True], ids=["side by side", "arena"])
-def test_given_keys_are_stored_pinned_and_read_back(in_arena: bool) -> None:
-    pool = pool_of(152, 8, in_arena=in_arena)
-    tree = PrefixTree(pool)
-    document, beginning, other = np.arange(100), np.arange(45), np.arange(300, 350)
-    keep(pool, tree, beginning)
-    keep(pool, tree, other)
-    asked: list[int] = []
-
-    def layer(number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        asked.append(number)
-        return numbers_of(document, number)
-
-    pin = tree.put(0, document, layer)
-    assert asked == [0, 1] and check_found(tree, document) == 100
-    assert check_found(tree, other) < 50  # it went, as far as it had to
-    for number in range(LAYERS):
-        assert all(map(torch.equal, pin.read(number), numbers_of(document, number)))
-    tree.clear()
-    assert check_found(tree, document) == 100 and pool.idle_blocks == 0
-    again = tree.put(0, document[:90], layer)  # there already: nothing is asked for
-    assert asked == [0, 1] and again.read(0)[0].shape == (1, 90, 2)
-    used = pool.used_blocks
-    with pytest.raises(InsufficientMemoryError, match="100 tokens need 400 bytes"):
-        tree.put(1, document, layer)
-    with pytest.raises(ValueError, match="layer 0 has 100 keys and 100 values for 30 tokens"):
-        tree.put(1, document[:30], layer)
-    with pytest.raises(ValueError, match="15 tokens are too few to keep: 16 at least"):
-        tree.put(1, document[:15], layer)
-    assert pool.used_blocks == used
-    pin.release()
-    assert check_found(tree, document) == 100 and pool.idle_blocks > 0
-    tree.clear()
-    assert check_found(tree, document) == 90
-    tree.clear(pinned=True)  # its numbers are wrong
-    assert again.lost and check_found(tree, document) == 0
-    again.release()
-    assert pool.used_blocks == pool.idle_blocks == 0
-    assert tree.pin(0, document) is None
 
 
 def test_finding_and_keeping_take_no_longer_among_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from longctx.attention import extend, resolve
 from longctx.attention.rope import temperature_bucket
@@ -33,10 +33,20 @@ def asks(method: str) -> dict[str, Any]:
     return {"longctx": {"method": method, **NUMBERS}}
 
 
-def save_model(directory: Path) -> None:
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "qwen2_moe": _EXPERTS | {"shared_expert_intermediate_size": 128, "norm_topk_prob": True},
+    "qwen3": {"head_dim": 32},
+    "qwen3_moe": _EXPERTS | {"head_dim": 32, "norm_topk_prob": True},
+}
+
+
+def save_model(directory: Path, family: str = "qwen2") -> None:
     """Weights so large that attention is not uniform, and biases that vLLM must not forget."""
     torch.manual_seed(0)
-    config = Qwen2Config(
+    config = AutoConfig.for_model(
+        family,
         vocab_size=VOCABULARY,
         hidden_size=128,
         intermediate_size=256,
@@ -49,8 +59,9 @@ def save_model(directory: Path) -> None:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        **FAMILIES[family],
     )
-    model = Qwen2ForCausalLM(config).float()
+    model = AutoModelForCausalLM.from_config(config).float()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -71,15 +82,20 @@ def prompts_with_one_beginning(lengths: tuple[int, ...], seed: int = 2) -> list[
     ]
 
 
-def load(directory: Path) -> Any:
-    model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+def load(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     model.config.eos_token_id = model.generation_config.eos_token_id = None
     return model
 
 
-def engine_answers(directory: Path, method: str, prompts: list[list[int]]) -> list[dict[str, Any]]:
+def engine_answers(
+    directory: Path,
+    method: str,
+    prompts: list[list[int]],
+    dtype: torch.dtype = torch.float32,
+) -> list[dict[str, Any]]:
     """Greedy tokens and their log-probabilities of the embedded engine."""
-    model, answers = load(directory), []
+    model, answers = load(directory, dtype), []
     scheme = resolve(model.config, method, **NUMBERS)
     with Engine(model, None, scheme, max_context=4096) as engine:
         for prompt in prompts:
