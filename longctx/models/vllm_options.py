@@ -106,9 +106,11 @@ def check_layers(layers: Iterable[str], scheme: Scheme) -> None:
         layers: the classes that compute attention, with their modules, of all workers.
 
     Raises:
-        UserError: some other attention is at work.
+        UserError: some other attention is at work, or none that is told.
     """
-    chunked = scheme.chunk_map is not None
+    chunked, layers = scheme.chunk_map is not None, list(layers)
+    if not layers:
+        raise UserError("vLLM names no layer with attention: longctx cannot say what is at work")
     wrong = sorted(each for each in layers if each.startswith("longctx.vllm.") != chunked)
     if wrong and not chunked:
         raise UserError(

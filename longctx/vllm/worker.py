@@ -16,5 +16,7 @@ class LayerReport:
 
     def longctx_layers(self) -> list[str]:
         """The class that computes each layer's attention, with its module."""
+        # Layers of experts lie there too; they have no attention.
         layers = self.vllm_config.compilation_config.static_forward_context.values()
-        return [f"{type(each.impl).__module__}.{type(each.impl).__name__}" for each in layers]
+        impls = [type(each.impl) for each in layers if hasattr(each, "impl")]
+        return [f"{impl.__module__}.{impl.__name__}" for impl in impls]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from longctx.models import vllm_options
 from longctx.serve.loading import prepare
 from longctx.serve.settings import ServeSettings
 from longctx.vllm import version
+from longctx.vllm.worker import LayerReport
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,14 @@ def test_another_attention_at_work_is_refused() -> None:
         vllm_options.check_layers([ours, stock], chunked)
     with pytest.raises(UserError, match="DualChunkCpuImpl, and method 'none' was asked for"):
         vllm_options.check_layers([ours], Scheme("none", 512, 512))
+    with pytest.raises(UserError, match="names no layer with attention"):
+        vllm_options.check_layers([], chunked)
+
+
+def test_layers_of_experts_have_no_attention_to_tell_of() -> None:
+    report = LayerReport()
+    attention = SimpleNamespace(impl=[])
+    layers = {"0.attn": attention, "0.experts": SimpleNamespace()}
+    compilation = SimpleNamespace(static_forward_context=layers)
+    report.vllm_config = SimpleNamespace(compilation_config=compilation)
+    assert report.longctx_layers() == ["builtins.list"]
