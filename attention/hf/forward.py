@@ -20,7 +20,7 @@ from longctx.attention import kernels
 from longctx.attention.chunks import Turns
 from longctx.attention.hf import compiled
 from longctx.attention.hf.autocast import one_dtype
-from longctx.attention.hf.hooks import Inputs
+from longctx.attention.hf.hooks import PlanInputs
 from longctx.attention.padding import Padding, RowGroup
 from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_step
 from longctx.attention.upload import upload
@@ -40,7 +40,7 @@ class ForwardPlan:
     step: StepPlan
     logit_scales: tuple[float, ...]  # m^2 per batch row, of rows without a token too
     kernel: str
-    inputs: Inputs = field(compare=False, repr=False)
+    inputs: PlanInputs = field(compare=False, repr=False)
     of_head: bool  # made for the forward of the head around the decoder
     slots_BM: torch.Tensor | None = None  # the copy's slots: each row's sequence from 0 on
     ticket: torch.Tensor = field(init=False, compare=False, repr=False)  # for compiled layers
@@ -64,7 +64,7 @@ def plan_forward(
     logit_scales: tuple[float, ...],
     kernel: str,
     *,
-    inputs: Inputs,
+    inputs: PlanInputs,
     of_head: bool,
 ) -> ForwardPlan:
     """The plan of one forward: a group's rows are split where their temperatures differ.

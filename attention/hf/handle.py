@@ -29,7 +29,7 @@ from longctx.attention.hf.cache import (
 )
 from longctx.attention.hf.compiled import outside
 from longctx.attention.hf.forward import ATTENTION_NAME, ForwardPlan, plan_forward
-from longctx.attention.hf.hooks import PLAN, Hooks, inputs_of
+from longctx.attention.hf.hooks import PLAN, ModelHooks, inputs_of
 from longctx.attention.hf.model import ModelParts, check_model, find_parts
 from longctx.attention.hf.patch import SchemePatch, owner
 from longctx.attention.hf.prompt_length import (
@@ -142,7 +142,7 @@ class Handle:
         self._model_name = model_name
         self._kernel = kernel
         self._active = False
-        self._hooks: Hooks | None = None
+        self._hooks: ModelHooks | None = None
         self._patch: SchemePatch | None = None
         self._replaced: dict[str, Any] = {}  # what the model itself had under _METHODS
         self._turns: Turns | None = None
@@ -201,7 +201,9 @@ class Handle:
         self._active = True
         if not chunked:
             return
-        self._hooks = Hooks(parts, self._before_forward, self._after_forward, self._fold_positions)
+        self._hooks = ModelHooks(
+            parts, self._before_forward, self._after_forward, self._fold_positions
+        )
         if hasattr(parts.model, "generate"):
             own = parts.model.__dict__
             self._replaced = {name: own[name] for name in _METHODS if name in own}

@@ -25,7 +25,7 @@ from longctx.attention.hf.model import ModelParts
 PLAN = "longctx_plan"  # the keyword in which a plan travels
 
 
-class Inputs(NamedTuple):
+class PlanInputs(NamedTuple):
     """What a plan was made from, the very objects."""
 
     tokens: Any
@@ -34,10 +34,10 @@ class Inputs(NamedTuple):
     position_ids: Any
 
 
-def inputs_of(kwargs: Mapping[str, Any]) -> Inputs:
+def inputs_of(kwargs: Mapping[str, Any]) -> PlanInputs:
     """Of a forward's keywords; `tokens` are input_ids, or inputs_embeds without them."""
     tokens = kwargs.get("input_ids")
-    return Inputs(
+    return PlanInputs(
         kwargs.get("inputs_embeds") if tokens is None else tokens,
         kwargs.get("attention_mask"),
         given_cache(kwargs),
@@ -45,7 +45,7 @@ def inputs_of(kwargs: Mapping[str, Any]) -> Inputs:
     )
 
 
-class Hooks:
+class ModelHooks:
     """On a model's parts until remove().
 
     Args:
