@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from longctx.attention import kernels
-from longctx.attention.chunks import Turns, turns_of
+from longctx.attention.chunks import Turns
 from longctx.attention.config import Scheme, check_positive, resolve
 from longctx.attention.hf import forward
 from longctx.attention.hf.cache import (
@@ -247,7 +247,6 @@ class Handle:
         """Positions from mask and cache, one plan for all layers."""
         assert self._parts is not None
         assert self._hooks is not None
-        assert self.scheme.chunk_map is not None
         kwargs = self._hooks.named(module, args, kwargs)
         self._check_call(kwargs)
         older: ForwardPlan | None = kwargs.pop(PLAN, None)
@@ -268,13 +267,8 @@ class Handle:
         tag = Tag(self.scheme, scales)
         check_cache(cache, past, tag)
         kwargs["position_ids"] = padding.position_ids_BL
-        dtype = torch.promote_types(self._parts.model.dtype, torch.float32)
-        self._turns = turns_of(
-            self.scheme.chunk_map, self._parts.rotary.inv_freq, dtype, self._turns
-        )
-        assert self._turns is not None
         kwargs[PLAN] = plan_forward(
-            self._turns,
+            self._current_turns(),
             padding,
             scales,
             self._kernel,
@@ -296,6 +290,16 @@ class Handle:
         if plan is not None:
             tag = Tag(self.scheme, plan.logit_scales)
             tag_cache(output, plan.inputs.cache, tag)
+
+    def _current_turns(self) -> Turns:
+        """Of the frequencies and the dtype that the model has now."""
+        assert self._parts is not None
+        inv_freq_F, turns = self._parts.rotary.inv_freq, self._turns
+        if turns is None or turns.inv_freq_F is not inv_freq_F:  # a cast of the model casts them
+            assert self.scheme.chunk_map is not None
+            dtype = torch.promote_types(self._parts.model.dtype, torch.float32)
+            self._turns = turns = Turns(self.scheme.chunk_map, inv_freq_F, dtype)
+        return turns
 
     def _check_call(self, kwargs: dict[str, Any]) -> None:
         assert self._parts is not None
