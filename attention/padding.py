@@ -107,6 +107,8 @@ def _real_tokens(mask_BM: torch.Tensor | None, batch: int, total: int) -> torch.
             f"attention_mask has shape {tuple(mask_BM.shape)}: Dual Chunk Attention takes a 2-D "
             "padding mask (batch, tokens); custom attention patterns are not supported"
         )
+    if mask_BM.device.type == "cpu" and mask_BM.shape == (batch, total) and bool(mask_BM.all()):
+        return None  # as below, in one operation: every step of most answers
     real_BM = mask_BM.detach().to("cpu") != 0
     if real_BM.shape[0] != batch or real_BM.shape[1] < total or bool(real_BM[:, total:].any()):
         raise ValueError(
@@ -142,6 +144,8 @@ def _check_positions(
             f"(batch, {expected_BL.shape[-1]})"
         )
     given_BL = given_BL.detach().to(expected_BL.device)
+    if real_BL is None and torch.equal(given_BL, expected_BL):
+        return
     off_BL = given_BL - expected_BL
     if real_BL is None:
         if bool((off_BL != 0).any()):

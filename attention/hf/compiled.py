@@ -1,10 +1,11 @@
 """Where torch.compile meets the drop-in: what is compiled around, and what is one node of a graph.
 
 Plans are host work that differs from one forward to the next, so a compiler that looks into them
-compiles every step anew. Two things keep it out. The decoder's hooks are compiled around
-(`outside`). Attention is one operator, whose graph is given a ticket, a tensor with the number of
-this forward's plan: its value is read when the graph runs, so one graph serves every plan. Where
-gradients are off it is a plain operator: what refuses a backward pass is Python around every call.
+compiles every step anew. Two things keep it out. The hooks that plan are compiled around
+(`outside`), from where nothing is left to compile before them (hooks.py). Attention is one
+operator, whose graph is given a ticket, a tensor with the number of this forward's plan: its value
+is read when the graph runs, so one graph serves every plan. Where gradients are off it is a plain
+operator: what refuses a backward pass is Python around every call.
 
 The plan itself still travels by keyword, from the hook to every layer, and carries its ticket. The
 table here holds plans weakly, so each ends with its forward; forwards in other threads, of other
@@ -23,12 +24,12 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch._dynamo import exc, symbolic_convert
+from torch._dynamo.eval_frame import skip_code
 
 _Hook = TypeVar("_Hook", bound=Callable[..., Any])
 _HOW = (
-    "an extended model plans each forward on the host, outside any graph: leave out "
-    "fullgraph=True, or compile layer by layer, `for layer in decoder.layers: "
-    "layer.compile(fullgraph=True)`"
+    "an extended model plans each forward on the host, outside any graph: compile the transformers "
+    "model by itself, not what calls it, or leave out fullgraph=True"
 )
 NO_BACKWARD = (
     "Dual Chunk Attention is inference only: it has no backward pass; call handle.remove() to "
@@ -55,6 +56,12 @@ def outside(hook: _Hook) -> _Hook:
     return disabled
 
 
+def beside(hook: _Hook) -> _Hook:
+    """A hook that compiled code looks into, and that is not worth a graph of its own."""
+    skip_code(hook.__code__)
+    return hook
+
+
 @torch.compiler.assume_constant_result
 def _refuse_one_graph() -> None:
     """Called by the compiler, when it meets a forward.
@@ -67,8 +74,9 @@ def _refuse_one_graph() -> None:
         raise exc.Unsupported(_HOW)
 
 
+@beside
 def refuse_one_graph(*_: Any) -> None:
-    """A hook that compiled code does look into, before those that it is compiled around."""
+    """A hook before those that are compiled around, to be first with what there is to say."""
     if torch.compiler.is_compiling():
         _refuse_one_graph()
 

@@ -1,7 +1,7 @@
 """The attention function that transformers calls, and the per-forward plan that it follows.
 
-The plan travels as a keyword argument from the decoder's pre-hook through every layer to the
-attention function, so nothing about one request can leak into the next.
+The plan travels as a keyword argument from the pre-hook of head or decoder through every layer to
+the attention function, so nothing about one request can leak into the next.
 
 Shape legend: B batch, H query heads, K key/value heads, L query tokens, M key tokens, D head
 dimension.
@@ -20,6 +20,7 @@ from longctx.attention import kernels
 from longctx.attention.chunks import Turns
 from longctx.attention.hf import compiled
 from longctx.attention.hf.autocast import one_dtype
+from longctx.attention.hf.hooks import PlanInputs
 from longctx.attention.padding import Padding, RowGroup
 from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_step
 from longctx.attention.upload import upload
@@ -39,7 +40,8 @@ class ForwardPlan:
     step: StepPlan
     logit_scales: tuple[float, ...]  # m^2 per batch row, of rows without a token too
     kernel: str
-    cached: bool  # a cache was seen and counted; without one, keys are the block's own
+    inputs: PlanInputs = field(compare=False, repr=False)
+    of_head: bool  # made for the forward of the head around the decoder
     slots_BM: torch.Tensor | None = None  # the copy's slots: each row's sequence from 0 on
     ticket: torch.Tensor = field(init=False, compare=False, repr=False)  # for compiled layers
 
@@ -62,12 +64,14 @@ def plan_forward(
     logit_scales: tuple[float, ...],
     kernel: str,
     *,
-    cached: bool,
+    inputs: PlanInputs,
+    of_head: bool,
 ) -> ForwardPlan:
     """The plan of one forward: a group's rows are split where their temperatures differ.
 
     Args:
         logit_scales: m^2 per batch row.
+        inputs: what the decoder is going to be given.
     """
     pieces = max((len(group.keys) for group in padding.groups), default=1)
     slots_BM = _slots(padding, len(logit_scales)) if pieces > MOST_PIECES else None
@@ -80,7 +84,7 @@ def plan_forward(
                 alike, scale = slice(first, row + 1), logit_scales[first]
                 rows.append(StepRow(group.start, group.length, runs, scale, alike, group.queries))
                 first = row + 1
-    return ForwardPlan(plan_step(rows, turns), logit_scales, kernel, cached, slots_BM)
+    return ForwardPlan(plan_step(rows, turns), logit_scales, kernel, inputs, of_head, slots_BM)
 
 
 def _runs(group: RowGroup) -> tuple[Run, ...]:
@@ -160,7 +164,7 @@ def _run(
     plan: ForwardPlan,
     scale: float,
 ) -> torch.Tensor:
-    if not plan.cached and k_BKMD.shape[2] != q_BHLD.shape[2]:
+    if plan.inputs.cache is None and k_BKMD.shape[2] != q_BHLD.shape[2]:
         raise RuntimeError(
             f"{k_BKMD.shape[2]} keys for {q_BHLD.shape[2]} queries, and the decoder was given no "
             "cache that is known here: positions would be wrong; please report this with the "

@@ -1,15 +1,14 @@
 """Drop-in for transformers: `extend` a model in place, reversibly.
 
 Route: the model's own rotary gets position_ids % S from a pre-hook, so keys are cached rotated at
-p mod S; queries are rotated on inside the attention function. The decoder's pre-hook makes one plan
-per forward. Nothing is patched at import, no other model is touched, `remove()` puts everything
+p mod S; queries are rotated on inside the attention function. A pre-hook makes one plan per
+forward. Nothing is patched at import, no other model is touched, `remove()` puts everything
 back. This file and its neighbours are the only ones that know transformers.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,19 +17,19 @@ from typing import Any
 import torch
 
 from longctx.attention import kernels
-from longctx.attention.chunks import Turns, turns_of
+from longctx.attention.chunks import Turns
 from longctx.attention.config import Scheme, check_positive, resolve
 from longctx.attention.hf import forward
 from longctx.attention.hf.cache import (
     Tag,
     cache_argument,
     check_cache,
-    given_cache,
     open_cache,
     tag_cache,
 )
-from longctx.attention.hf.compiled import outside, refuse_one_graph
+from longctx.attention.hf.compiled import outside
 from longctx.attention.hf.forward import ATTENTION_NAME, ForwardPlan, plan_forward
+from longctx.attention.hf.hooks import PLAN, ModelHooks, inputs_of
 from longctx.attention.hf.model import ModelParts, check_model, find_parts
 from longctx.attention.hf.patch import SchemePatch, owner
 from longctx.attention.hf.prompt_length import (
@@ -143,10 +142,9 @@ class Handle:
         self._model_name = model_name
         self._kernel = kernel
         self._active = False
-        self._hooks: list[Any] = []
+        self._hooks: ModelHooks | None = None
         self._patch: SchemePatch | None = None
         self._replaced: dict[str, Any] = {}  # what the model itself had under _METHODS
-        self._inputs: tuple[str, ...] = ()  # the decoder's positional parameters
         self._turns: Turns | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -203,16 +201,9 @@ class Handle:
         self._active = True
         if not chunked:
             return
-        parameters = inspect.signature(type(parts.base).forward).parameters
-        self._inputs = tuple(parameters)[1:]
-        self._hooks = [
-            parts.rotary.register_forward_pre_hook(self._fold_positions, with_kwargs=True),
-            parts.base.register_forward_pre_hook(refuse_one_graph),
-            parts.base.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            parts.base.register_forward_hook(
-                self._after_forward, with_kwargs=True, always_call=True
-            ),
-        ]
+        self._hooks = ModelHooks(
+            parts, self._before_forward, self._after_forward, self._fold_positions
+        )
         if hasattr(parts.model, "generate"):
             own = parts.model.__dict__
             self._replaced = {name: own[name] for name in _METHODS if name in own}
@@ -228,9 +219,9 @@ class Handle:
         if not self._active or self._parts is None or self._patch is None:
             return
         parts = self._parts
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
         for name in _METHODS:
             parts.model.__dict__.pop(name, None)
         parts.model.__dict__.update(self._replaced)
@@ -255,36 +246,34 @@ class Handle:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positions from mask and cache, one plan for all layers."""
         assert self._parts is not None
-        assert self.scheme.chunk_map is not None
-        kwargs = {**dict(zip(self._inputs, args, strict=False)), **kwargs}
+        assert self._hooks is not None
+        kwargs = self._hooks.named(module, args, kwargs)
         self._check_call(kwargs)
-        tokens = kwargs.get("input_ids")
-        tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+        older: ForwardPlan | None = kwargs.pop(PLAN, None)
+        if older is not None and kwargs.get("position_ids") is older.inputs.position_ids:
+            del kwargs["position_ids"]  # ours, and of other tokens
+        inputs = inputs_of(kwargs)
+        tokens, cache = inputs.tokens, inputs.cache
         if tokens is None or tokens.ndim < 2:
             return (), kwargs  # the model says itself what is missing
-        cache = given_cache(kwargs)
         past = int(cache.get_seq_length()) if cache is not None else 0
-        mask = kwargs.get("attention_mask")
+        mask = inputs.mask
         if isinstance(mask, dict):  # prepared by generate() for a StaticCache
             mask = next(iter(mask.values()))
         padding = read_padding(
-            tokens.shape[0], tokens.shape[1], past, mask, kwargs.get("position_ids"), tokens.device
+            tokens.shape[0], tokens.shape[1], past, mask, inputs.position_ids, tokens.device
         )
         scales = logit_scales(self.scheme, padding.lengths, past, self._given_lengths())
         tag = Tag(self.scheme, scales)
         check_cache(cache, past, tag)
         kwargs["position_ids"] = padding.position_ids_BL
-        dtype = torch.promote_types(self._parts.model.dtype, torch.float32)
-        self._turns = turns_of(
-            self.scheme.chunk_map, self._parts.rotary.inv_freq, dtype, self._turns
-        )
-        assert self._turns is not None
-        kwargs["longctx_plan"] = plan_forward(
-            self._turns,
+        kwargs[PLAN] = plan_forward(
+            self._current_turns(),
             padding,
             scales,
             self._kernel,
-            cached=cache is not None,
+            inputs=inputs._replace(position_ids=padding.position_ids_BL),
+            of_head=module is not self._parts.base,
         )
         open_cache(cache, tag)
         return (), kwargs
@@ -297,10 +286,20 @@ class Handle:
 
         Runs after a forward that failed too, then without an output.
         """
-        plan: ForwardPlan | None = kwargs.get("longctx_plan")
+        plan: ForwardPlan | None = kwargs.get(PLAN)
         if plan is not None:
             tag = Tag(self.scheme, plan.logit_scales)
-            tag_cache(output, given_cache(kwargs), tag)
+            tag_cache(output, plan.inputs.cache, tag)
+
+    def _current_turns(self) -> Turns:
+        """Of the frequencies and the dtype that the model has now."""
+        assert self._parts is not None
+        inv_freq_F, turns = self._parts.rotary.inv_freq, self._turns
+        if turns is None or turns.inv_freq_F is not inv_freq_F:  # a cast of the model casts them
+            assert self.scheme.chunk_map is not None
+            dtype = torch.promote_types(self._parts.model.dtype, torch.float32)
+            self._turns = turns = Turns(self.scheme.chunk_map, inv_freq_F, dtype)
+        return turns
 
     def _check_call(self, kwargs: dict[str, Any]) -> None:
         assert self._parts is not None

@@ -269,3 +269,15 @@ def test_a_dispatched_or_offloaded_model_gives_the_same(device_map, tmp_path) ->
         got = model.generate(IDS[:, :100], max_new_tokens=5, do_sample=False)
         assert torch.equal(got, tokens)
     assert torch.equal(logits(model), plain)
+
+
+def test_a_model_that_is_cast_later_is_turned_in_its_precision(model_qwen2) -> None:
+    """Tables are kept from one forward to the next: not those of another dtype."""
+    handle = extend(model_qwen2, "dca", **ARGUMENTS["dca"])
+    single = logits(model_qwen2)
+    model_qwen2.double()
+    double = logits(model_qwen2)
+    handle.remove()
+    extend(model_qwen2, "dca", **ARGUMENTS["dca"])
+    assert torch.equal(double, logits(model_qwen2))
+    assert 1e-9 < relative_error(single, double) < 1e-4

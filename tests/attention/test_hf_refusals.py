@@ -22,7 +22,7 @@ from transformers import (
 
 from longctx.attention import active, extend
 from longctx.attention.hf import cache as drop_in_cache
-from longctx.attention.hf import handle as drop_in
+from longctx.attention.hf import hooks as drop_in_hooks
 from longctx.attention.hf.cache import cache_argument
 from longctx.attention.hf.model import PROVED_FAMILIES
 
@@ -347,7 +347,7 @@ def test_a_cache_under_an_unknown_name_is_an_error_not_wrong_positions(
 ) -> None:
     """transformers 5.24 renamed the argument: unseen, every decoded token stood at position 0."""
     extend(model_qwen2, "dca", **DCA)
-    for module in (drop_in, drop_in_cache):
+    for module in (drop_in_hooks, drop_in_cache):
         monkeypatch.setattr(module, "given_cache", lambda kwargs: None)
     cache = DynamicCache()
     logits(model_qwen2, IDS[:, :70], **kv(cache))
