@@ -13,6 +13,8 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import psutil
+
 from longctx.errors import UserError
 from longctx.models.parameters import Weights, count_parameters
 from longctx.models.placement import Sizes, spread
@@ -44,6 +46,7 @@ class PlannedModel:
     step_bytes: int
     context: int
     scheme: str
+    one_step_bytes: int  # of these, what a single request takes: one row of logits
 
     @property
     def kv_bytes(self) -> int:
@@ -242,6 +245,7 @@ def model_of(
         step_bytes=step_bytes(config, 2, step_tokens, logit_rows),
         context=context,
         scheme=scheme,
+        one_step_bytes=step_bytes(config, 2, min(step_tokens, context), 1),
     )
 
 
@@ -277,13 +281,18 @@ def _check(name: str, config: Any) -> None:
 
 @dataclass(frozen=True)
 class OnCpu:
-    """What the same context takes on this machine's processor under `--dtype auto`, in bytes."""
+    """What the same context takes on this machine's processor under `--dtype auto`, in bytes.
+
+    `peak_bytes` is all that a server's process takes while one such prompt is read: beside weights,
+    keys and values, and a step, the libraries, which are loaded here too.
+    """
 
     dtype: str
     reason: str
     weight_bytes: int
     kv_bytes: int
     free_bytes: int
+    peak_bytes: int
     fits: bool
 
 
@@ -298,7 +307,9 @@ def on_cpu(model: PlannedModel) -> OnCpu:
     left = free - weights - model.step_bytes * (2 if wide else 1)
     kv_bytes = 2 * model.kv_bytes if wide and 2 * model.kv_bytes <= left else model.kv_bytes
     dtype = "float32" if wide else "bfloat16"
-    return OnCpu(dtype, ability.reason, weights, kv_bytes, free, kv_bytes <= left)
+    step = model.one_step_bytes * (2 if wide else 1)
+    peak = psutil.Process().memory_info().rss + weights + kv_bytes + step
+    return OnCpu(dtype, ability.reason, weights, kv_bytes, free, peak, kv_bytes <= left)
 
 
 def to_dict(
