@@ -136,8 +136,15 @@ def _read(name: str) -> tuple[str, str]:
 
 
 def _add_here(made: Documents, name: str, text: str) -> dict[str, Any]:
+    from longctx.engine import ContextLengthError
+
     try:
         live = made.add(name, text)
+    except ContextLengthError as error:
+        raise UserError(
+            f"FILE {name}: too long: {error.prompt_tokens:,} tokens, and the context is "
+            f"{error.limit:,}, of which question and answer need some: split it, or raise --context"
+        ) from error
     except UserError as error:
         raise UserError(f"FILE {name}: {error}") from error
     with _progress(name) as tell:
