@@ -97,7 +97,7 @@ def cached(answer: AskedAnswer) -> int:
     return answer.cached_tokens
 
 
-@pytest.mark.parametrize("method", ["dca", "yarn+dca"])
+@pytest.mark.parametrize("method", ["dca", pytest.param("yarn+dca", marks=pytest.mark.slow)])
 def test_the_next_process_goes_on_from_what_was_read(store: Path, method: str) -> None:
     """With the same answers as where nothing is kept, for this question and another."""
     kept: dict[str, Any] = {"document_store": store, "method": method}
@@ -115,6 +115,7 @@ def test_the_next_process_goes_on_from_what_was_read(store: Path, method: str) -
     assert first.text == again.text
 
 
+@pytest.mark.slow
 def test_several_files_are_kept_as_what_stands_in_the_prompt(store: Path) -> None:
     both = [book(3000), book(2500, seed=5000, name="b.txt")]
     first = ask(both, document_store=store)
@@ -136,24 +137,26 @@ def of_tokens(count: int) -> ReadDocument:
 
     from longctx.documents.prompt import prefix_of
 
-    renderer = ChatRenderer(load_tokenizer(locate(tiny.EMBEDDED)))
+    renderer = ChatRenderer(load_tokenizer(locate(str(tiny.WEIGHTS))))
 
     def size(text: str) -> int:
-        return len(prefix_of(renderer, np.asarray(renderer.encode_text(part_of("a", text)))))
+        return len(renderer.encode_text(part_of("a", text)))
 
-    words = text_of(3 * count).split(" ")
+    before = len(prefix_of(renderer, np.asarray([7]))) - 1
+    words, wanted = text_of(6 * count).split(" "), count - before
     low, high = 0, len(words)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if size(" ".join(words[:middle])) <= count else (low, middle)
+        low, high = (middle, high) if size(" ".join(words[:middle])) <= wanted else (low, middle)
     for taken in range(low, low - 40, -1):
         for tail in ("", "!", "1", "?!", "12", "123", "1234", "?!?!1"):
             text = " ".join(words[:taken]) + tail
-            if size(text) == count:
+            if size(text) == wanted:
                 return read_document(text.encode(), "a")
     raise AssertionError("no text of that length")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", [1, HEAD_ROOM], ids=["document", "with its head-room"])
 def test_questions_of_1_and_1024_tokens_find_the_keys_at_an_edge(store: Path, below: int) -> None:
     """Of the temperature's buckets: where the document, or with its head-room, just has room."""
@@ -174,6 +177,7 @@ def test_questions_of_1_and_1024_tokens_find_the_keys_at_an_edge(store: Path, be
         assert answer.text == fresh.text
 
 
+@pytest.mark.slow
 def test_a_longer_question_is_read_anew_and_spoils_nothing(store: Path) -> None:
     document = of_tokens(temperature_bucket(1400, 512) - 1)
     ask([document], "?", document_store=store, method="yarn+dca")
@@ -182,6 +186,7 @@ def test_a_longer_question_is_read_anew_and_spoils_nothing(store: Path) -> None:
     assert cached(ask([document], "?", document_store=store, method="yarn+dca")) > 1400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["method", "dtype", "weight"])
 def test_what_was_computed_otherwise_is_computed_again(
     store: Path, tmp_path: Path, changed: str
@@ -221,6 +226,7 @@ def test_what_was_read_before_an_interrupt_is_there_afterwards(store: Path) -> N
     assert cached(ask([document], document_store=store)) > 3000
 
 
+@pytest.mark.slow
 def test_an_interrupt_between_two_questions_harms_nothing(store: Path) -> None:
     document = book(16000)
     with process(document_store=store) as local:
