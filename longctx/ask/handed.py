@@ -20,7 +20,7 @@ _KEEPS_NONE = (404, 405, 501)
 _TOO_LONG = ("context_length_exceeded", "insufficient_memory")
 
 
-class RefusedError(Exception):
+class NotTakenError(Exception):
     """What a server answered instead of a result."""
 
     def __init__(self, told: dict[str, Any], status: int) -> None:
@@ -58,7 +58,7 @@ def preview(client: httpx.Client, name: str, text: str) -> Previewed | None:
     """None where the server keeps no documents.
 
     Raises:
-        RefusedError: they can never be asked there.
+        NotTakenError: they can never be asked there.
         httpx.HTTPError.
     """
     found = client.post("/documents/preview", json={"name": name, "text": text})
@@ -75,7 +75,7 @@ def question_tokens(client: httpx.Client, base: str, messages: list[dict[str, st
         base: with /v1, where the route is not.
 
     Raises:
-        RefusedError, httpx.HTTPError.
+        NotTakenError, httpx.HTTPError.
     """
     return int(
         _told(client.post(f"{base.removesuffix('/v1')}/tokenize", json={"messages": messages}))[
@@ -88,11 +88,11 @@ def hand_over(client: httpx.Client, name: str, text: str) -> Handed | str:
     """Keep them there; or why that was refused, though they could be asked.
 
     Raises:
-        RefusedError, httpx.HTTPError.
+        NotTakenError, httpx.HTTPError.
     """
     try:
         told = _told(client.post("/documents", json={"name": name, "text": text}))
-    except RefusedError as error:
+    except NotTakenError as error:
         about = error.told.get("error")
         about = about if isinstance(about, dict) else {}
         if error.status == 400 and about.get("code") not in _TOO_LONG:
@@ -106,13 +106,13 @@ def watch(client: httpx.Client, handed: Handed, listener: Listener) -> None:
     """Until they are read.
 
     Raises:
-        RefusedError: they could not be read, or were removed meanwhile.
+        NotTakenError: they could not be read, or were removed meanwhile.
         httpx.HTTPError.
     """
     while True:
         told = _told(client.get(f"/documents/{handed.id}"))
         if told["state"] == "failed":
-            raise RefusedError({"error": {"message": told["reason"]}}, 200)
+            raise NotTakenError({"error": {"message": told["reason"]}}, 200)
         handed.persistent, handed.reason = bool(told["persistent"]), told["reason"]
         done = int(told["progress"]["processed"] or 0)
         if told["state"] not in ("queued", "prefill"):
@@ -129,5 +129,5 @@ def _told(answer: httpx.Response) -> dict[str, Any]:
     if not isinstance(told, dict):
         told = {"error": {"message": answer.text[:200]}}
     if answer.status_code != 200 or "error" in told:
-        raise RefusedError(told, answer.status_code)
+        raise NotTakenError(told, answer.status_code)
     return told

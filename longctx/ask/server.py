@@ -20,7 +20,7 @@ import httpx
 from longctx.ask import handed as handed_over
 from longctx.ask import prompt
 from longctx.ask.answer import AskedAnswer, AskTimings, Listener, PromptProgress, too_long
-from longctx.ask.handed import Handed, RefusedError
+from longctx.ask.handed import Handed, NotTakenError
 from longctx.errors import UserError
 from longctx.options.ask import AskOptions
 from longctx.reading import ReadDocument
@@ -175,7 +175,7 @@ class ServerAnswering:
             if self._served.by_longctx and not self._options.no_document_store:
                 handed, notes = self._hand_over(documents, question, listener)
             self._talk(self._body(documents, question, handed), stream)
-        except RefusedError as error:
+        except NotTakenError as error:
             raise self._refused(documents, error.told, error.status) from None
         except httpx.HTTPError as error:
             raise self._error(f"the connection broke ({str(error) or type(error).__name__})") from (
@@ -237,10 +237,10 @@ class ServerAnswering:
         with self._client.stream("POST", "/chat/completions", json=body) as response:
             if response.status_code != 200:
                 response.read()
-                raise RefusedError(_json_of(response.text), response.status_code)
+                raise NotTakenError(_json_of(response.text), response.status_code)
             for event in _events(response.iter_lines()):
                 if "error" in event:
-                    raise RefusedError(event, 200)
+                    raise NotTakenError(event, 200)
                 stream.hear(event)
 
     def _error(self, why: str) -> UserError:
