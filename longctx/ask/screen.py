@@ -20,6 +20,7 @@ from longctx.reading import ReadDocument
 
 # C0 and C1 but for line end and tab, and what turns the direction of writing.
 _UNSEEN = {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+_WORTH_TELLING_S = 5.0
 _TABLE = dict.fromkeys(_UNSEEN - {ord("\n"), ord("\t")}, "\ufffd")
 
 
@@ -61,6 +62,11 @@ class AnswerScreen:
         self._end_bar()
         if not self._ended_line:
             print(file=self._out, flush=True)
+
+    def expects(self, tokens: int, seconds: float) -> None:
+        if seconds >= _WORTH_TELLING_S:
+            about = duration(seconds)
+            say(self._err, f"reading {tokens:,} tokens: about {about} (a first estimate)")
 
     def progress(self, progress: PromptProgress) -> None:
         if not self._err.is_terminal:

@@ -10,14 +10,17 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 
+from longctx.ask import handed as handed_over
 from longctx.ask import prompt
 from longctx.ask.answer import AskedAnswer, AskTimings, Listener, PromptProgress, too_long
+from longctx.ask.handed import Handed, NotTakenError
 from longctx.errors import UserError
 from longctx.options.ask import AskOptions
 from longctx.reading import ReadDocument
@@ -27,6 +30,8 @@ PROBE_S = 0.2
 _CONNECT_S, _LIST_S = 10.0, 30.0
 # A server that is longctx's sends something every 15 seconds; others may think for minutes.
 _SILENCE_S = 900.0
+# A turn's marks, counted with the documents and with the question.
+_IN_BOTH = 16
 _OVERFLOW = "context_length_exceeded"
 
 
@@ -79,7 +84,7 @@ def models_at(base: str, key: str | None, seconds: float | None = None) -> list[
     """
     timeout = httpx.Timeout(_LIST_S, connect=_CONNECT_S) if seconds is None else seconds
     try:
-        with _client(base, key, timeout) as client:
+        with client_of(base, key, timeout) as client:
             answer = client.get("/models")
     except httpx.HTTPError as error:
         raise NotThereError(f"no answer ({str(error) or type(error).__name__})") from error
@@ -103,7 +108,8 @@ def same_model(asked: str, served: str) -> bool:
     return served in (asked, Path(asked.rstrip("/")).name)
 
 
-def _client(base: str, key: str | None, timeout: httpx.Timeout | float) -> httpx.Client:
+def client_of(base: str, key: str | None, timeout: httpx.Timeout | float) -> httpx.Client:
+    """For paths below `base`."""
     host = urlsplit(base).hostname or ""
     return httpx.Client(
         base_url=base,
@@ -127,7 +133,7 @@ class ServerAnswering:
         self._options, self._base, self._served = options, base, served
         self._flag, self._key = flag, key
         timeout = httpx.Timeout(_SILENCE_S, connect=_CONNECT_S)
-        self._client = _client(base, key, timeout)
+        self._client = client_of(base, key, timeout)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -160,6 +166,57 @@ class ServerAnswering:
     def ask(
         self, documents: Sequence[ReadDocument], question: str, listener: Listener
     ) -> AskedAnswer:
+        """Documents are handed to a server of longctx, which keeps them, and named; any other
+        server has them in the question."""
+        stream = _Stream(listener)
+        handed: Handed | None = None
+        notes: tuple[str, ...] = ()
+        try:
+            if self._served.by_longctx and not self._options.no_document_store:
+                handed, notes = self._hand_over(documents, question, listener)
+            self._talk(self._body(documents, question, handed), stream)
+        except NotTakenError as error:
+            raise self._refused(documents, error.told, error.status) from None
+        except httpx.HTTPError as error:
+            raise self._error(f"the connection broke ({str(error) or type(error).__name__})") from (
+                error
+            )
+        if stream.finish_reason is None:
+            raise self._error("the answer broke off")
+        return replace(stream.answer(None if handed is None else handed.computed), notes=notes)
+
+    def _hand_over(
+        self, documents: Sequence[ReadDocument], question: str, listener: Listener
+    ) -> tuple[Handed | None, tuple[str, ...]]:
+        """Refused before anything is read where question and answer do not fit too."""
+        name, text = prompt.one_document(documents)
+        seen = handed_over.preview(self._client, name, text)
+        if seen is None:
+            return None, ()
+        told = prompt.turns(question, self._options.system)
+        tokens = seen.tokens + handed_over.question_tokens(self._client, self._base, told)
+        if tokens - _IN_BOTH + self._options.max_tokens > seen.most + 1:
+            raise self._too_long(documents, tokens, seen.most + 1)
+        handed = handed_over.hand_over(self._client, name, text)
+        if isinstance(handed, str):
+            return None, (f"not kept for later questions: {handed}",)
+        if seen.seconds is not None and handed.computed < handed.tokens:
+            left = handed.tokens - handed.computed
+            listener.expects(left, seen.seconds * left / handed.tokens)
+        try:
+            handed_over.watch(self._client, handed, listener)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"the server reads on, and keeps it; to end that: longctx documents remove "
+                f"{handed.id} --server {self._base.removesuffix('/v1')}"
+            ) from None
+        if not handed.persistent and handed.reason is not None:
+            return handed, (f"kept until the server ends: {handed.reason}",)
+        return handed, ()
+
+    def _body(
+        self, documents: Sequence[ReadDocument], question: str, handed: Handed | None
+    ) -> dict[str, Any]:
         options, stream_options = self._options, {"include_usage": True}
         if self._served.by_longctx:
             stream_options["include_progress"] = True
@@ -171,23 +228,20 @@ class ServerAnswering:
             "stream": True,
             "stream_options": stream_options,
         }
-        stream = _Stream(listener)
-        try:
-            with self._client.stream("POST", "/chat/completions", json=body) as response:
-                if response.status_code != 200:
-                    response.read()
-                    raise self._refused(documents, _json_of(response.text), response.status_code)
-                for event in _events(response.iter_lines()):
-                    if "error" in event:
-                        raise self._refused(documents, event, 200)
-                    stream.hear(event)
-        except httpx.HTTPError as error:
-            raise self._error(f"the connection broke ({str(error) or type(error).__name__})") from (
-                error
-            )
-        if stream.finish_reason is None:
-            raise self._error("the answer broke off")
-        return stream.answer()
+        if handed is not None:
+            body["messages"] = prompt.turns(question, options.system)
+            body["document_ids"] = [handed.id]
+        return body
+
+    def _talk(self, body: dict[str, Any], stream: _Stream) -> None:
+        with self._client.stream("POST", "/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                response.read()
+                raise NotTakenError(_json_of(response.text), response.status_code)
+            for event in _events(response.iter_lines()):
+                if "error" in event:
+                    raise NotTakenError(event, 200)
+                stream.hear(event)
 
     def _error(self, why: str) -> UserError:
         shown = why.replace(self._key, "***") if self._key else why
@@ -202,17 +256,21 @@ class ServerAnswering:
         error = error if isinstance(error, dict) else {"message": error or told.get("detail")}
         if error.get("code") == _OVERFLOW and {"max_context", "prompt_tokens"} <= error.keys():
             with suppress(TypeError, ValueError):
-                return too_long(
+                return self._too_long(
                     documents,
                     int(error["prompt_tokens"]),
-                    self._options.max_tokens,
                     int(error["max_context"]),
-                    f"{self._served.id} at {self._base}",
-                    "or serve it with a longer --context",
                     at_least=bool(error.get("at_least")),
                 )
         message = " ".join(str(error.get("message") or f"status {status}").split())
         return self._error(f"it refuses: {message[:500]}")
+
+    def _too_long(
+        self, documents: Sequence[ReadDocument], tokens: int, context: int, at_least: bool = False
+    ) -> UserError:
+        who, remedy = f"{self._served.id} at {self._base}", "or serve it with a longer --context"
+        most = self._options.max_tokens
+        return too_long(documents, tokens, most, context, who, remedy, at_least)
 
 
 class _Stream:
@@ -242,14 +300,21 @@ class _Stream:
                 self._listener.text(text)
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
 
-    def answer(self) -> AskedAnswer:
+    def answer(self, computed: int | None) -> AskedAnswer:
+        """
+        Args:
+            computed: of the documents, before they were handed over for this question.
+        """
         total = time.perf_counter() - self._began
         details = self._usage.get("prompt_tokens_details") or {}
+        cached = details.get("cached_tokens")
+        if computed is not None and cached is not None:
+            cached = min(cached, computed)
         return AskedAnswer(
             "".join(self._text),
             "length" if self.finish_reason == "length" else "stop",
             self._usage.get("prompt_tokens"),
-            details.get("cached_tokens"),
+            cached,
             self._usage.get("completion_tokens"),
             AskTimings(total if self._first is None else self._first - self._began, total),
         )

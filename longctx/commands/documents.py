@@ -8,15 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from longctx.commands.command import command
 from longctx.errors import UserError
 from longctx.options import shared
 from longctx.options.declare import Argument, Option
-from longctx.options.shared import SCHEME, tokens
-from longctx.serve.settings import DocumentBudget, DocumentDirectory, parse_bytes
+from longctx.options.shared import SCHEME, DocumentBudget, DocumentDirectory, parse_bytes, tokens
 from longctx.tiny import EMBEDDED
 
 if TYPE_CHECKING:
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
 _ADD, _SERVER = "Of add", "Server"
 _TOLD_EVERY = 0.2  # seconds
+_PATIENCE_S = 600.0  # a large document is made into tokens before the answer
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,17 @@ def documents(options: DocumentsOptions) -> int | None:
         raise UserError(f"ACTION {options.action}: name {what}, one or more")
     if options.action == "list" and options.items:
         raise UserError(f"ACTION list: takes no {options.items[0]}: leave it out")
+    if options.server is not None and options.text_only:
+        raise UserError(
+            f"--text-only with --server {options.server}: a server reads what it keeps: leave one "
+            "of them out"
+        )
     return acts[options.action](options)
 
 
 def _list(options: DocumentsOptions) -> None:
     if options.server is not None:
-        found = _ask(options, "GET", "/v1/documents")["data"]
+        found = _ask(options, "GET", "/documents")["data"]
         print_documents(found, None, options.json)
         return
     with _store(options, reads_only=True) as store:
@@ -111,7 +115,7 @@ def _add(options: DocumentsOptions) -> None:
     if options.server is not None:
         _tell_added([_add_by_server(options, *each) for each in read], options)
     elif options.text_only:
-        with _store(options) as store:
+        with _store(options) as store, _changing(store):
             _tell_added([store.add(*each).to_dict() for each in read], options)
     else:
         with _loaded(options) as made:
@@ -119,17 +123,30 @@ def _add(options: DocumentsOptions) -> None:
 
 
 def _read(name: str) -> tuple[str, str]:
-    from longctx.chat.documents import plain_name
-    from longctx.reading import read_word
+    from longctx.chat.documents import name_of_file
+    from longctx.reading import ReadingError, read_word
 
-    found = read_word(name)
+    try:
+        found = read_word(name)
+    except ReadingError as error:
+        raise UserError(f"FILE {error}") from error
     for note in found.notes:
         print(f"{name}: {note}", file=sys.stderr)
-    return plain_name(Path(found.name).name), found.text
+    return name_of_file(found.name), found.text
 
 
 def _add_here(made: Documents, name: str, text: str) -> dict[str, Any]:
-    live = made.add(name, text)
+    from longctx.engine import ContextLengthError
+
+    try:
+        live = made.add(name, text)
+    except ContextLengthError as error:
+        raise UserError(
+            f"FILE {name}: too long: {error.prompt_tokens:,} tokens, and the context is "
+            f"{error.limit:,}, of which question and answer need some: split it, or raise --context"
+        ) from error
+    except UserError as error:
+        raise UserError(f"FILE {name}: {error}") from error
     with _progress(name) as tell:
         while not made.wait(live, _TOLD_EVERY):
             tell(made.told(live))
@@ -140,14 +157,16 @@ def _add_here(made: Documents, name: str, text: str) -> dict[str, Any]:
 
 
 def _add_by_server(options: DocumentsOptions, name: str, text: str) -> dict[str, Any]:
-    told = _ask(options, "POST", "/v1/documents", {"name": name, "text": text})
+    told = _ask(options, "POST", "/documents", {"name": name, "text": text})
     with _progress(name) as tell:
         while told["state"] in ("queued", "prefill"):
             time.sleep(_TOLD_EVERY)
-            told = _ask(options, "GET", f"/v1/documents/{told['id']}")
+            told = _ask(options, "GET", f"/documents/{told['id']}")
             tell(told)
     if told["state"] == "failed":
         raise UserError(f"FILE {name}: {told['reason']}")
+    if not told["persistent"]:
+        print(f"{name}: kept until the server ends: {told['reason']}", file=sys.stderr)
     return told
 
 
@@ -183,14 +202,15 @@ def _tell_added(added: list[dict[str, Any]], options: DocumentsOptions) -> None:
 def _remove(options: DocumentsOptions) -> None:
     if options.server is not None:
         for id in options.items:
-            _ask(options, "DELETE", f"/v1/documents/{id}")
+            _ask(options, "DELETE", f"/documents/{id}")
     else:
         with _store(options) as store:
             unknown = [id for id in options.items if not store.get(id) and id not in store.damaged]
             if unknown:
                 raise UserError(f"ID {unknown[0]}: there is no such document in {store.directory}")
-            for id in options.items:
-                store.remove(id)
+            with _changing(store):
+                for id in options.items:
+                    store.remove(id)
     if options.json:
         print(json.dumps({"removed": list(options.items)}))
     else:
@@ -222,6 +242,17 @@ def _store(options: DocumentsOptions, *, reads_only: bool = False) -> DocumentSt
 
     directory = options.document_store or default_directory()
     return DocumentStore(directory, options.document_budget, reads_only=reads_only)
+
+
+@contextmanager
+def _changing(store: DocumentStore) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--document-store {store.directory}: cannot be written to ({error.strerror}): make "
+            "room, or name another directory"
+        ) from error
 
 
 @contextmanager
@@ -260,14 +291,24 @@ def _ask(options: DocumentsOptions, method: str, path: str, body: Any = None) ->
     """
     import httpx
 
-    base = (options.server or "").rstrip("/")
-    headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+    from longctx.ask.server import base_of, client_of
+
+    base = base_of(options.server or "", "--server")
     try:
-        answer = httpx.request(method, base + path, json=body, headers=headers, timeout=600)
+        with client_of(base, options.api_key, _PATIENCE_S) as client:
+            answer = client.request(method, path, json=body)
         told = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise UserError(f"--server {options.server}: does not answer ({error})") from error
+        why = str(error) or type(error).__name__
+        raise UserError(
+            f"--server {options.server}: does not answer as longctx does ({why}): is it up? "
+            "Without --server the store itself is used"
+        ) from error
     if answer.status_code != 200:
-        message = told.get("error", {}).get("message", "") if isinstance(told, dict) else ""
-        raise UserError(f"--server {options.server}: {answer.status_code}: {message}")
+        about = told.get("error") if isinstance(told, dict) else None
+        message = about.get("message", "") if isinstance(about, dict) else ""
+        raise UserError(
+            f"--server {options.server}: refuses ({answer.status_code}): "
+            f"{' '.join(str(message).split())[:500]}"
+        )
     return told

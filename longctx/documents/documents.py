@@ -14,16 +14,17 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from longctx.chat.documents import HEAD_ROOM, part_of, plain_name
 from longctx.chat.renderer import ChatRenderer
 from longctx.documents.fingerprint import ModelFacts
-from longctx.documents.keys_file import DamagedError, KeysLayout, StoredKeys
+from longctx.documents.keys import DocumentKeys
+from longctx.documents.keys_file import DamagedError
+from longctx.documents.live import DocumentDamagedError, LiveDocument, NoDocumentError
 from longctx.documents.manifest import DocumentRecord
 from longctx.documents.prefill import Prefill
 from longctx.documents.prompt import StandIns, prefix_of
@@ -35,45 +36,8 @@ from longctx.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-State = Literal["stored", "queued", "prefill", "ready", "failed"]
 # Characters of texts that are kept in memory, where there is no store.
 _MOST_IN_MEMORY = 64 << 20
-
-
-class NoDocumentError(UserError):
-    """There is no document of that id."""
-
-
-class DocumentDamagedError(UserError):
-    """Its text is not what was added; it has to be added again."""
-
-
-@dataclass
-class LiveDocument:
-    """What this process knows of a document.
-
-    Attributes:
-        text: where it is in no store.
-        part_N: its own ids; prefix_N: what prompts with it begin with.
-        bucket: what its keys' temperature is taken at.
-        stored: keys that are on the disk, offered to the engine.
-        computed: tokens so far.
-        reason: why it is not kept beyond this process, or failed.
-    """
-
-    record: DocumentRecord
-    text: str | None = None
-    part_N: Tokens | None = None
-    prefix_N: Tokens | None = None
-    bucket: int = 0
-    state: State = "stored"
-    stored: StoredKeys | None = None
-    computed: int = 0
-    reason: str | None = None
-    prefill: Prefill | None = None
-    removed: bool = False
-    ended: threading.Event = field(default_factory=threading.Event)
-    guard: threading.RLock = field(default_factory=threading.RLock)
 
 
 class PlacedDocuments(NamedTuple):
@@ -104,14 +68,14 @@ class Documents:
         store: DocumentStore | Path | None,
         budget: int = DEFAULT_BUDGET,
     ) -> None:
-        self._engine, self._renderer, self._facts = engine, renderer, facts
+        self._engine, self._renderer = engine, renderer
+        self._keys = DocumentKeys(facts)
         self._store = store if isinstance(store, DocumentStore) else None
         self._directory = store if isinstance(store, Path) else None
         self._budget = budget
         self._no_store = "there is no document store"
         self._opened = False
         self._live: dict[str, LiveDocument] = {}
-        self._fingerprints: dict[int, str] = {}
         self._guard = threading.RLock()
         self._queue: queue.SimpleQueue[LiveDocument | None] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
@@ -236,7 +200,7 @@ class Documents:
         stored = 0
         # Before it is used here, nobody knows whether what is there was computed as it would be.
         if keys is not None and (
-            live.prefix_N is None or keys.fingerprint == self._fingerprints.get(live.bucket)
+            live.prefix_N is None or keys.fingerprint == self._keys.known(live.bucket)
         ):
             stored = keys.stored_tokens
         return {
@@ -291,25 +255,13 @@ class Documents:
             live.reason = live.reason or self._no_store
             return
         try:
-            fingerprint = self._fingerprint(live.bucket)
+            found = self._keys.find(store, live.record.id, live.prefix_N, live.bucket)
         except OSError as error:
             live.reason = f"the model's weights cannot be read again ({error.strerror})"
             return
-        found = store.keys(live.record.id, fingerprint)
-        if found is None or len(found.tokens_N) == 0:
-            return
-        if not np.array_equal(found.tokens_N, live.prefix_N[: len(found.tokens_N)]):
-            return  # its name or text is the same, and its tokens are not: never to be mixed
-        live.stored, live.computed = found, len(found.tokens_N)
-        engine.offer(found)
-
-    def _fingerprint(self, bucket: int) -> str:
-        if bucket not in self._fingerprints:
-            if self._facts is None:
-                raise OSError(0, "nothing is known of them")
-            cache = None if self._store is None else self._store.weights_cache
-            self._fingerprints[bucket] = self._facts.fingerprint(bucket, cache)
-        return self._fingerprints[bucket]
+        if found is not None:
+            live.stored, live.computed = found, len(found.tokens_N)
+            engine.offer(found)
 
     def _withdraw(self, live: LiveDocument) -> None:
         stored, live.stored = live.stored, None
@@ -378,13 +330,8 @@ class Documents:
         store, id = self._store, live.record.id
         assert store is not None and live.prefix_N is not None
         try:
-            if piece.start == 0:
-                layout = KeysLayout.of(len(live.prefix_N), piece)
-                fingerprint = self._fingerprint(live.bucket)
-                given_up = store.begin_keys(id, fingerprint, live.bucket, layout, live.prefix_N)
-                for other in given_up:
-                    self._lost(other)
-            store.add_chunks(id, [piece])
+            for other in self._keys.write(store, id, live.prefix_N, live.bucket, piece):
+                self._lost(other)
         except (OSError, UserError, KeyError) as error:
             if live.removed:
                 return

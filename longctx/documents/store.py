@@ -49,6 +49,10 @@ class StoreFullError(UserError):
     """The budget has no room, whatever is given up."""
 
 
+class StoreTakenError(UserError):
+    """Another process has it."""
+
+
 def default_directory() -> Path:
     """`documents` in the user's data folder: XDG's on Linux, what the system has on others."""
     if sys.platform == "win32":
@@ -68,7 +72,8 @@ class DocumentStore:
         reads_only: takes no lock and changes nothing; another process may write meanwhile.
 
     Raises:
-        UserError: another process has it, or it cannot be made; the message names the directory.
+        StoreTakenError: another process has it.
+        UserError: it cannot be made; the message names the directory.
     """
 
     def __init__(
@@ -100,6 +105,11 @@ class DocumentStore:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether nothing can be added, as another process has it, or as it is closed."""
+        return self._lock is None
 
     @property
     def weights_cache(self) -> Path:
@@ -303,7 +313,7 @@ class DocumentStore:
             lock = filelock.FileLock(self.directory / ".lock", timeout=0, thread_local=False)
             lock.acquire()
         except filelock.Timeout:
-            raise UserError(
+            raise StoreTakenError(
                 f"--document-store {self.directory}: another process has it: stop that one, ask it "
                 "(--server), or name another directory"
             ) from None

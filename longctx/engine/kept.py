@@ -121,9 +121,9 @@ def _longest(
 
 def _is_worth_it(scheduler: Scheduler, sequence: RequestState, common: int) -> bool:
     """It is not there, nobody is computing it, and the request could be admitted with it."""
-    if sequence.cancelled or scheduler._worth_waiting(sequence):
+    if sequence.cancelled or scheduler.worth_waiting(sequence):
         return False
-    _, _, there = scheduler._find_prefix(sequence)
+    _, _, there = scheduler.find_prefix(sequence)
     if common - there < WORTH_WAITING:
         return False
     pool = scheduler.pool

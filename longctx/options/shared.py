@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -13,7 +14,7 @@ from longctx.eval.texts.encoding import check_encoding
 from longctx.options.declare import Option
 
 SWEEP, SCHEME, MACHINE = "Sweep", "Position scheme", "Model and machine"
-TEXT = "Text"
+TEXT, DOCUMENTS = "Text", "Documents"
 AUTO = "auto"  # of dtype and device map: a rule decides
 # What the embedded model is run under where no method is named: enough to see what each does.
 EMBEDDED_METHODS = ("none", "yarn", "dca", "yarn+dca")
@@ -25,6 +26,21 @@ def tokens(text: str, flag: str) -> int:
     if len(found) != 1:
         raise UserError(f"{flag} {text}: one number of tokens is needed")
     return found[0]
+
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """`4G`, `512MiB`, `1073741824`; K, M and G are powers of 1024."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UserError(f"{flag} {text}: not an amount of memory: write 4G or 512M")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _shown_bytes(size: int) -> str:
+    return f"{size >> 30}G" if size % 2**30 == 0 else str(size)
 
 
 def check_engine(name: str) -> None:
@@ -103,6 +119,24 @@ Encoding = Annotated[
 Strict = Annotated[
     bool,
     Option("End at a file that cannot be read; else it is skipped and listed.", TEXT),
+]
+# Of the server, `longctx ask` and `longctx documents` alike.
+DocumentDirectory = Annotated[
+    Path | None,
+    Option(
+        "Where documents stay. Default: LONGCTX_DOCUMENT_STORE, else longctx/documents in the "
+        "user's data folder.",
+        DOCUMENTS,
+    ),
+]
+DocumentBudget = Annotated[
+    int,
+    Option(
+        "Disk for documents; the keys of those used longest ago make way.",
+        DOCUMENTS,
+        parse_bytes,
+        _shown_bytes,
+    ),
 ]
 DryRun = Annotated[bool, Option("Say what would be done; load no weights.")]
 Json = Annotated[bool, Option("One JSON object as the last line of stdout.")]

@@ -81,7 +81,8 @@ def print_plan(plan: MemoryPlan) -> None:
     console.print(
         f"  on this machine's CPU {here.dtype} ({here.reason}): weights "
         f"{_gib(here.weight_bytes)}, keys and values {_gib(here.kv_bytes)}, "
-        f"{_gib(here.free_bytes)} free: {'fits' if here.fits else 'does not fit'}",
+        f"the process at its peak {_gib(here.peak_bytes)}; {_gib(here.free_bytes)} free: "
+        f"{'fits' if here.fits else 'does not fit'}",
         markup=False,
         soft_wrap=True,
     )

@@ -10,13 +10,14 @@ from pydantic import Field
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from longctx.documents.documents import LiveDocument
+from longctx.documents.live import LiveDocument
 from longctx.engine import ContextLengthError, InsufficientMemoryError
 from longctx.errors import UserError
 from longctx.reading import ReadDocument, read_document
 from longctx.serve.answers import ignored_header, read
 from longctx.serve.documents_asked import of_document
 from longctx.serve.errors import ApiError, bad, from_engine
+from longctx.serve.first_estimate import ExpectedTime
 from longctx.serve.multipart import FormPart, parts_of
 from longctx.serve.schema import Body
 from longctx.serve.service import Service
@@ -109,18 +110,23 @@ async def _preview(request: Request, service: Service) -> dict[str, Any]:
     documents = service.documents
     name, found, _ = await _given(request, service)
 
-    def counted() -> int:
-        service.check_text([found.text], _TEXT)
-        return documents.count(name, found.text)
+    most = min(service.engine.max_context, service.engine.fitting_tokens) - 1
 
-    tokens = await service.workers.run(request.state.size, counted)
+    def counted() -> tuple[int, ExpectedTime | None]:
+        service.check_text([found.text], _TEXT)
+        tokens = documents.count(name, found.text)
+        return tokens, service.expected(tokens) if tokens <= most else None
+
+    tokens, expected = await service.workers.run(request.state.size, counted)
     return {
         "object": "document.preview",
         "name": name,
         "characters": len(found.text),
         "tokens": tokens,
-        "max_tokens": min(service.engine.max_context, service.engine.fitting_tokens) - 1,
+        "max_tokens": most,
         "tokens_per_second": service.registry.speed,
+        "seconds": None if expected is None else round(expected.seconds, 2),
+        "seconds_estimated": expected is not None and expected.estimated,
         "notes": list(found.notes),
     }
 

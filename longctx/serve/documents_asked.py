@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from longctx.chat.documents import HEAD_ROOM
-from longctx.documents.documents import DocumentDamagedError, NoDocumentError, PlacedDocuments
+from longctx.documents.documents import PlacedDocuments
+from longctx.documents.live import DocumentDamagedError, NoDocumentError
 from longctx.engine import Engine
 from longctx.errors import UserError
 from longctx.serve.documents_usage import DocumentsAsked

@@ -19,12 +19,13 @@ from longctx.chat.tokens_process import LONG, TokenLimitError, TokensPool
 from longctx.documents.documents import Documents
 from longctx.documents.fingerprint import ModelFacts
 from longctx.documents.store import default_directory
-from longctx.engine import EngineRequest, Sampling, Stats
+from longctx.engine import Engine, EngineRequest, Sampling, Stats
 from longctx.engine.serving import ServingEngine
 from longctx.errors import UserError
 from longctx.serve.bounds import LengthBound
 from longctx.serve.constraints import Held
 from longctx.serve.errors import ApiError, bad, broken, too_long, unavailable
+from longctx.serve.first_estimate import ExpectedTime, FirstEstimate
 from longctx.serve.jobs import Job, Registry, Submitted
 from longctx.serve.large_bodies import LargeBodies
 from longctx.serve.metrics import Metrics
@@ -86,6 +87,7 @@ class Service:
         self._text: TokenText | None = None
         self._bound: LengthBound | None = None
         self._documents: Documents | None = None
+        self._first_estimate: FirstEstimate | None = None
         self._defaults = Sampling()
 
     # -- life -------------------------------------------------------------------------------------
@@ -122,6 +124,8 @@ class Service:
             self._renderer = error
         if isinstance(self._renderer, ChatRenderer):
             self._documents = documents_of(found, self._renderer, self.settings)
+        if isinstance(found.engine, Engine) and found.facts is not None:
+            self._first_estimate = FirstEstimate(found.engine, found.facts.config)
         self._text = TokenText(found.tokenizer)
         self._bound = LengthBound(found.tokenizer)
         self._defaults = defaults_of(found.generation_config)
@@ -239,6 +243,14 @@ class Service:
         made, _ = self._documents, self.renderer  # which raises where there is none
         assert made is not None
         return made
+
+    def expected(self, tokens: int) -> ExpectedTime | None:
+        """Of a prompt: from those before it, else from a small step that is taken now."""
+        if self.registry.speed is not None:
+            return ExpectedTime(tokens / self.registry.speed, False)
+        first = self._first_estimate
+        seconds = None if first is None else first.seconds(tokens)
+        return None if seconds is None else ExpectedTime(seconds, True)
 
     def check_model(self, wanted: str | None) -> None:
         if wanted is not None and wanted != self.name:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -15,10 +14,10 @@ from longctx.errors import UserError
 from longctx.options import shared
 from longctx.options.declare import Argument, Option
 from longctx.options.engine import EngineSettings, most_guesses
-from longctx.options.shared import SCHEME, tokens
+from longctx.options.shared import SCHEME, DocumentBudget, DocumentDirectory, parse_bytes, tokens
 from longctx.tiny import EMBEDDED
 
-_SERVER, _LOAD, _DOCUMENTS, _VLLM = "Server", "Load and memory", "Documents", "vLLM"
+_SERVER, _LOAD, _VLLM = "Server", "Load and memory", "vLLM"
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
 
@@ -29,39 +28,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def parse_bytes(text: str, flag: str) -> int:
-    """`4G`, `512MiB`, `1073741824`; K, M and G are powers of 1024."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise UserError(f"{flag} {text}: not an amount of memory: write 4G or 512M")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def _shown_bytes(size: int) -> str:
-    return f"{size >> 30}G" if size % 2**30 == 0 else str(size)
-
-
-# Of the server and of `longctx documents` alike.
-DocumentDirectory = Annotated[
-    Path | None,
-    Option(
-        "Where documents stay. Default: longctx/documents in the user's data folder.", _DOCUMENTS
-    ),
-]
-DocumentBudget = Annotated[
-    int,
-    Option(
-        "Disk for documents; the keys of those used longest ago make way.",
-        _DOCUMENTS,
-        parse_bytes,
-        _shown_bytes,
-    ),
-]
 
 
 @dataclass(frozen=True)

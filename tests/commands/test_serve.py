@@ -33,9 +33,10 @@ from longctx.chat.process import TemplateLimits
 from longctx.cli import app
 from longctx.commands import serve
 from longctx.errors import UserError
+from longctx.options.shared import parse_bytes
 from longctx.serve.listen import listening_socket
 from longctx.serve.loading import prepare
-from longctx.serve.settings import ServeSettings, parse_bytes
+from longctx.serve.settings import ServeSettings
 
 
 class Process:

@@ -95,6 +95,24 @@ def test_a_preview_tells_the_size_and_keeps_nothing(server: Served) -> None:
     assert (status, error["code"]) == (404, "document_not_found")
 
 
+def test_a_preview_expects_a_time_before_any_prompt_was_read() -> None:
+    """Marked as the estimate that it is, until prompts were measured."""
+    with served() as server:
+        text = ("A line of text. " * 400).encode()
+        _, first = preview(server, "a.txt", text)
+        assert first["seconds"] > 0 and first["seconds_estimated"]
+        assert first["tokens_per_second"] is None
+        _, less = preview(server, "a.txt", text[: len(text) // 2])
+        assert 0 < less["seconds"] < first["seconds"]
+        said = {"messages": [{"role": "user", "content": "word " * 400}], "max_tokens": 1}
+        assert server.call("/v1/chat/completions", said)[0] == 200
+        _, later = preview(server, "a.txt", text)
+        assert later["seconds"] == pytest.approx(
+            later["tokens"] / later["tokens_per_second"], abs=0.01
+        )
+        assert not later["seconds_estimated"]
+
+
 def test_a_preview_of_what_is_too_long_tells_by_how_much(server: Served) -> None:
     status, told = preview(server, "long.txt", b"word " * 40_000)
     assert status == 200 and told["tokens"] > told["max_tokens"]

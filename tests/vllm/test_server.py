@@ -104,14 +104,16 @@ def ask(url: str, document: str, **more: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[str]:
-    with serving(*COMMAND) as server:
+def own(tmp_path_factory) -> Iterator[str]:
+    store = ("--document-store", str(tmp_path_factory.mktemp("own") / "store"))
+    with serving(*COMMAND, *store) as server:
         yield server.url()
 
 
 @pytest.fixture(scope="module")
-def vllm() -> Iterator[tuple[str, Server]]:
-    with serving(*COMMAND, *VLLM, "--", "--enforce-eager") as server:
+def vllm(tmp_path_factory) -> Iterator[tuple[str, Server]]:
+    store = ("--document-store", str(tmp_path_factory.mktemp("vllm") / "store"))
+    with serving(*COMMAND, *VLLM, *store, "--", "--enforce-eager") as server:
         yield server.url(), server
 
 
@@ -171,6 +173,27 @@ def test_a_second_question_finds_the_document_computed(vllm) -> None:
     again = ask(vllm[0], document, max_tokens=3)["usage"]
     assert first["prompt_tokens_details"]["cached_tokens"] == 0
     assert again["prompt_tokens_details"]["cached_tokens"] > 1000
+
+
+def test_documents_are_asked_and_told_not_to_be_persistent(own, vllm) -> None:
+    """Their keys are vLLM's; text and id are kept."""
+    text, found = DOCUMENTS[1], {}
+    for name, url in (("own", own), ("vllm", vllm[0])):
+        told = call(url, "/v1/documents", {"text": text, "name": "a.txt"})
+        while told["state"] in ("queued", "prefill"):
+            time.sleep(0.05)
+            told = call(url, f"/v1/documents/{told['id']}")
+        messages = [{"role": "user", "content": QUESTION}]
+        body = {"messages": messages, "document_ids": [told["id"]], "max_tokens": 40}
+        answer = call(url, "/v1/chat/completions", {**body, "temperature": 0, "stop": "\n"})
+        found[name] = (told, answer["choices"][0]["message"], answer["usage"])
+    told, message, usage = found["vllm"]
+    assert told["state"] == "ready" and not told["persistent"]
+    assert told["reason"] == "this engine keeps keys to itself"
+    assert call(vllm[0], "/v1/documents")["data"][0]["persistent"] is False
+    assert "7239160" in message["content"] and "7239160" in found["own"][1]["content"]
+    assert usage["prompt_tokens"] == found["own"][2]["prompt_tokens"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] > 500
 
 
 def test_schemas_errors_and_metrics_are_the_servers(vllm) -> None:

@@ -20,9 +20,15 @@ async function textOf(id) {
   return texts.get(id);
 }
 
-// Tokens a second: the server's own measure, or what this browser saw when it read last.
+// By the server's own measure, else by what this browser saw when it read last, else by the
+// server's first estimate. Tokens a second:
 const SPEED = "longctx-speed";
-const speed = (told) => told.tokens_per_second || Number(localStorage.getItem(SPEED)) || null;
+function timeToRead(told) {
+  const seen = told.seconds_estimated ? Number(localStorage.getItem(SPEED)) : 0;
+  const seconds = seen ? told.tokens / seen : told.seconds;
+  if (seconds === null) return "";
+  return ` · about ${showSeconds(seconds)} to read${told.seconds_estimated && !seen ? " (first estimate)" : ""}`;
+}
 
 // -- handed in
 
@@ -51,7 +57,7 @@ async function handIn(name, file) {
     const told = await (await call("/v1/documents/preview", form(name, file))).json();
     const over = told.tokens - told.max_tokens;
     note.textContent = `${number(told.tokens)} of ${number(told.max_tokens)} tokens` +
-      (speed(told) ? ` · about ${showSeconds(told.tokens / speed(told))} to read` : "") +
+      timeToRead(told) +
       (told.notes.length ? ` · ${told.notes.join(" · ")}` : "");
     const bar = element("progress", { max: told.max_tokens, value: Math.min(told.tokens, told.max_tokens) });
     bar.setAttribute("aria-label", `${name}: part of what the model can read at a time`);
