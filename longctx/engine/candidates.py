@@ -10,50 +10,67 @@ Shape legend: R rows, V vocabulary, B blocks of it, K candidates, most likely fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from longctx.attention.upload import upload
+from longctx.engine import arrays
+from longctx.engine.arrays import Array
 from longctx.engine.request import Sampling
 
 _BLOCK = 64
 # How many candidates are looked at, one after the other, where fewer do not settle a row.
-SIZES = (128, 2048, 16384)
+SIZES = (64, 128, 2048, 16384)
+# Where probabilities of all tokens are asked for the first has too few of them too often.
+_SUMMED = 128
+# A temperature of 0 in float32 is none in float64; nor may a tiny one divide 0 by 0.
+_COLDEST = float(np.finfo(np.float32).tiny)
+_MAGNITUDE = 0x7FFFFFFF  # all bits of a float32 but its sign
 
 
-class Filters(NamedTuple):
-    """Settings of rows, [R, 1] float64.
+class Rule(NamedTuple):
+    """One request's settings, as numbers.
 
     Attributes:
         top_k: infinite where all stay.
         top_p: infinite where all stay.
-        open: bool; nothing is filtered but by temperature.
+        open: nothing is filtered but by temperature.
     """
 
-    temperature: torch.Tensor
-    top_k: torch.Tensor
-    top_p: torch.Tensor
-    min_p: torch.Tensor
-    open: torch.Tensor
+    temperature: float
+    top_k: float
+    top_p: float
+    min_p: float
+    open: bool
 
     @classmethod
-    def of(cls, settings: Sequence[Sampling], device: torch.device) -> Filters:
-        """Of requests; the greedy ones keep one token."""
-        # A temperature of 0 in float32 is none in float64; nor may a tiny one divide 0 by 0.
-        coldest = torch.finfo(torch.float32).tiny
-        rows = [
-            (
-                max(each.temperature, coldest),
-                (each.top_k or torch.inf) if each.temperature else 1.0,
-                each.top_p if each.top_p < 1 else torch.inf,
-                each.min_p,
-                not filters(each),
-            )
-            for each in settings
-        ]
-        columns = upload(torch.tensor(rows, dtype=torch.float64).T.contiguous(), device)
+    def of(cls, setting: Sampling) -> Rule:
+        """A greedy request keeps one token."""
+        return cls(
+            max(setting.temperature, _COLDEST),
+            (setting.top_k or math.inf) if setting.temperature else 1.0,
+            setting.top_p if setting.top_p < 1 else math.inf,
+            setting.min_p,
+            not filters(setting),
+        )
+
+
+class Filters(NamedTuple):
+    """Rules of rows, [R, 1] float64; `open` is bool."""
+
+    temperature: Array
+    top_k: Array
+    top_p: Array
+    min_p: Array
+    open: Array
+
+    @classmethod
+    def of(cls, rules: Sequence[Rule], device: torch.device) -> Filters:
+        """Where those of the device are computed."""
+        columns = arrays.placed(np.ascontiguousarray(np.array(rules, np.float64).T), device)
         temperature, top_k, top_p, min_p, is_open = columns[:, :, None]
         return cls(temperature, top_k, top_p, min_p, is_open > 0)
 
@@ -68,10 +85,10 @@ class Kept(NamedTuple):
         sure_R: whether these are the tokens that filters over the whole vocabulary keep.
     """
 
-    ids_RK: torch.Tensor
-    logits_RK: torch.Tensor
-    rest_R1: torch.Tensor
-    sure_R: torch.Tensor
+    ids_RK: Array
+    logits_RK: Array
+    rest_R1: Array
+    sure_R: Array
 
 
 def filters(setting: Sampling) -> bool:
@@ -89,6 +106,8 @@ def needs_sum(setting: Sampling) -> bool:
 def sizes_for(setting: Sampling, vocabulary: int) -> list[int]:
     """Numbers of candidates to try, by the row's own setting alone."""
     least = 2 * setting.top_k if setting.temperature else 2
+    if needs_sum(setting):
+        least = _SUMMED
     return [size for size in SIZES if least <= size < vocabulary] + [vocabulary]
 
 
@@ -110,48 +129,88 @@ def argmax(logits_RV: torch.Tensor, maxima_RB: torch.Tensor) -> torch.Tensor:
     return ids_RW.gather(1, best_R1)[:, 0]
 
 
-def top(
-    logits_RV: torch.Tensor, maxima_RB: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def top(logits_RV: torch.Tensor, maxima_RB: torch.Tensor, count: int) -> tuple[Array, Array]:
     """The `count` largest and their ids, [R, K], in no order; of equals at the edge any.
 
     Where too few are more than -inf, and the last block is not full, its last token may fill up.
     """
-    vocabulary = logits_RV.shape[1]
+    vocabulary, hosted = logits_RV.shape[1], arrays.hosted(logits_RV.device)
     if count >= vocabulary:
-        return logits_RV, torch.arange(vocabulary, device=logits_RV.device).expand(logits_RV.shape)
+        ids_V = torch.arange(vocabulary, device=logits_RV.device)
+        return arrays.of(logits_RV), arrays.of(ids_V.expand(logits_RV.shape))
     if count >= maxima_RB.shape[1]:
+        if hosted:
+            return _largest(logits_RV.numpy(), count)
         values_RK, ids_RK = logits_RV.topk(count, sorted=False)
         return values_RK, ids_RK
-    blocks_RK1 = maxima_RB.topk(count, sorted=False).indices[:, :, None]
     missing = -vocabulary % _BLOCK
     if missing:
         logits_RV = torch.nn.functional.pad(logits_RV, (0, missing), value=-torch.inf)
-    whole_RBW = logits_RV.unflatten(1, (-1, _BLOCK))
+    values_RK, ids_RK = (_top_on_host if hosted else _top)(
+        logits_RV.unflatten(1, (-1, _BLOCK)), maxima_RB, count
+    )
+    if missing:
+        ids_RK = ids_RK.clip(None, vocabulary - 1)
+    return values_RK, ids_RK
+
+
+def _top(
+    whole_RBW: torch.Tensor, maxima_RB: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    blocks_RK1 = maxima_RB.topk(count, sorted=False).indices[:, :, None]
     found_RKW = whole_RBW.gather(1, blocks_RK1.expand(-1, -1, _BLOCK))
     values_RK, at_RK = found_RKW.flatten(1).topk(count, sorted=False)
-    within_RK = at_RK % _BLOCK
-    block_RK = blocks_RK1[:, :, 0].gather(1, at_RK.div(_BLOCK, rounding_mode="floor"))
-    return values_RK, (block_RK * _BLOCK + within_RK).clamp_max_(vocabulary - 1)
+    block_RK = blocks_RK1[:, :, 0].gather(1, at_RK // _BLOCK)
+    return values_RK, block_RK * _BLOCK + at_RK % _BLOCK
 
 
-def ordered(
-    values_RK: torch.Tensor, ids_RK: torch.Tensor, vocabulary: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Largest first; of equals the lowest id, whatever order they came in."""
-    if ids_RK.shape[1] < vocabulary:
-        ids_RK, order_RK = ids_RK.sort(1)
-        values_RK = values_RK.gather(1, order_RK)
-    values_RK, again_RK = values_RK.sort(dim=1, descending=True, stable=True)
-    return values_RK, ids_RK.gather(1, again_RK)
+def _top_on_host(
+    whole_RBW: torch.Tensor, maxima_RB: torch.Tensor, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numpy partitions with the processor's vectors: a tenth of the time of torch's topk."""
+    _, blocks_RK = _largest(maxima_RB.numpy(), count)
+    rows_R1 = np.arange(len(blocks_RK))[:, None]
+    found_RKW = whole_RBW.numpy()[rows_R1, blocks_RK]
+    values_RK, at_RK = _largest(found_RKW.reshape(len(found_RKW), -1), count)
+    return values_RK, blocks_RK[rows_R1, at_RK // _BLOCK] * _BLOCK + at_RK % _BLOCK
+
+
+def _largest(values_RN: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` largest of every row and where they are. A NaN is larger than everything."""
+    least = values_RN.shape[1] - count
+    at_RK = values_RN.argpartition(least, axis=1)[:, least:]
+    return values_RN[np.arange(len(at_RK))[:, None], at_RK], at_RK
+
+
+def bound(values_RK: Array) -> Array:
+    """[R, 1]: no logit that is not among them is larger."""
+    return arrays.library(values_RK).amin(values_RK, 1)[:, None]
+
+
+def ordered(values_RK: Array, ids_RK: Array) -> tuple[Array, Array]:
+    """Largest first; of equals the lowest id, whatever order they came in.
+
+    Both are sorted at once, as one whole number: the bits of a float32, its sign aside, grow with
+    it. The upper half falls with the value, the lower is the id.
+
+    Args:
+        values_RK: float32.
+    """
+    xp = arrays.library(values_RK)
+    bits_RK = (values_RK + 0.0).view(xp.int32)  # -0 and 0 are equal
+    rising_RK = bits_RK ^ ((bits_RK >> 31) & _MAGNITUDE)
+    key_RK = arrays.ascending((arrays.cast(~rising_RK, "int64") << 32) | ids_RK)
+    rising_RK = arrays.cast(~(key_RK >> 32), "int32")
+    bits_RK = rising_RK ^ ((rising_RK >> 31) & _MAGNITUDE)
+    return bits_RK.view(xp.float32), key_RK & 0xFFFFFFFF
 
 
 def keep(
-    values_RK: torch.Tensor,
-    ids_RK: torch.Tensor,
-    bound_R1: torch.Tensor,
+    values_RK: Array,
+    ids_RK: Array,
+    bound_R1: Array,
     rule: Filters,
-    others_R1: torch.Tensor | None = None,
+    others_R1: Array | None = None,
 ) -> Kept:
     """Temperature, then top_k, top_p and min_p, as the common engines have them.
 
@@ -164,57 +223,53 @@ def keep(
         others_R1: of `others`; anything for rows that `needs_sum` leaves out, None where no row
             needs it.
     """
-    scaled_RK = (values_RK.double() - values_RK[:, :1]) / rule.temperature
-    weights_RK = scaled_RK.exp()
-    rank_K = torch.arange(values_RK.shape[1], device=values_RK.device)
-    kept_RK = (rank_K < rule.top_k) & (weights_RK > 0)
-    most_RK = weights_RK.masked_fill(~kept_RK, 0.0).cumsum(1)
+    xp = arrays.library(values_RK)
+    scaled_RK = (arrays.cast(values_RK, "float64") - values_RK[:, :1]) / rule.temperature
+    weights_RK = xp.exp(scaled_RK)
+    kept_RK = (arrays.up_to(values_RK.shape[1], values_RK) < rule.top_k) & (weights_RK > 0)
+    most_RK = xp.where(kept_RK, weights_RK, 0.0).cumsum(1)
     whole_R1 = most_RK[:, -1:]
-    rest_R1 = torch.zeros_like(whole_R1)
+    rest_R1 = xp.zeros_like(whole_R1)
     above_RK = values_RK > bound_R1
     if others_R1 is not None:
-        above_R1 = weights_RK.masked_fill(~above_RK, 0.0).sum(1, keepdim=True)
-        whole_R1 = torch.where(rule.top_k.isinf(), above_R1 + others_R1, whole_R1)
-        rest_R1 = torch.where(rule.open, others_R1, rest_R1)
-    before_RK = torch.nn.functional.pad(most_RK[:, :-1], (1, 0))
-    kept_RK &= (before_RK < rule.top_p * whole_R1) & (weights_RK >= rule.min_p)
+        above_R1 = xp.where(above_RK, weights_RK, 0.0).sum(1)[:, None]
+        whole_R1 = xp.where(xp.isinf(rule.top_k), above_R1 + others_R1, whole_R1)
+        rest_R1 = xp.where(rule.open, others_R1, rest_R1)
+    kept_RK[:, 1:] &= most_RK[:, :-1] < rule.top_p * whole_R1
+    kept_RK &= weights_RK >= rule.min_p
     kept_RK &= ~rule.open | above_RK  # those at the bound are the rest's, all of them
-    last_R1 = (kept_RK.sum(1, keepdim=True) - 1).clamp_min(0)
-    sure_R1 = rule.open | above_RK.gather(1, last_R1) | bound_R1.isneginf()
-    scaled_RK = scaled_RK.masked_fill(~kept_RK, -torch.inf)
-    return Kept(ids_RK, scaled_RK, rest_R1, sure_R1[:, 0])
+    sure_R = ~(kept_RK & ~above_RK).any(1)
+    scaled_RK = xp.where(kept_RK, scaled_RK, -math.inf)
+    return Kept(ids_RK, scaled_RK, rest_R1, sure_R)
 
 
 def others(
-    logits_RV: torch.Tensor,
-    values_RK: torch.Tensor,
-    bound_R1: torch.Tensor,
-    temperature_R1: torch.Tensor,
-) -> torch.Tensor:
+    logits_RV: torch.Tensor, values_RK: Array, bound_R1: Array, temperature_R1: Array
+) -> Array:
     """Sums [R, 1] of exp of logits up to the bound over temperature, the largest 1; float64."""
+    values_RK, bound_R1 = arrays.tensor(values_RK), arrays.tensor(bound_R1)
     largest_R1 = values_RK[:, :1]
-    temperature_R1 = temperature_R1.to(logits_RV.dtype)
+    temperature_R1 = arrays.tensor(temperature_R1).to(logits_RV.dtype)
     weights_RV = (torch.minimum(logits_RV, bound_R1) - largest_R1).div_(temperature_R1).exp_()
     # Those above the bound were counted as if they were at it.
     above_R1 = (values_RK > bound_R1).sum(1, keepdim=True)
     at_bound_R1 = ((bound_R1 - largest_R1) / temperature_R1).exp().double()
-    return (weights_RV.sum(1, keepdim=True).double() - above_R1 * at_bound_R1).clamp_min_(0.0)
+    sums_R1 = weights_RV.sum(1, keepdim=True).double()
+    return arrays.of((sums_R1 - above_R1 * at_bound_R1).clamp_min_(0.0))
 
 
 def other(
-    logits_RV: torch.Tensor,
-    maxima_RB: torch.Tensor,
-    temperature_R1: torch.Tensor,
-    share_R1: torch.Tensor,
+    logits_RV: torch.Tensor, maxima_RB: torch.Tensor, temperature_R1: Array, share_R1: Array
 ) -> torch.Tensor:
-    """Tokens [R] among those that `others` adds up for the first of `SIZES`.
+    """Tokens [R] among those that `others` adds up for open rows.
 
     Args:
         share_R1: where between 0 and 1 to draw, by their ids.
     """
-    values_RK, _ = top(logits_RV, maxima_RB, SIZES[0])
-    bound_R1 = values_RK.amin(1, keepdim=True)
-    weights_RV = (logits_RV - bound_R1).div_(temperature_R1.to(logits_RV.dtype)).exp_()
+    bound_R1 = arrays.tensor(bound(top(logits_RV, maxima_RB, _SUMMED)[0]))
+    temperature_R1 = arrays.tensor(temperature_R1).to(logits_RV.dtype)
+    weights_RV = (logits_RV - bound_R1).div_(temperature_R1).exp_()
     weights_RV = weights_RV.masked_fill_(logits_RV > bound_R1, 0.0)
     up_to_RV = weights_RV.cumsum(1, dtype=torch.float64)
-    return torch.searchsorted(up_to_RV, share_R1 * up_to_RV[:, -1:], right=True)[:, 0]
+    share_R1 = arrays.tensor(share_R1) * up_to_RV[:, -1:]
+    return torch.searchsorted(up_to_RV, share_R1, right=True)[:, 0]

@@ -1,14 +1,16 @@
 """Random numbers that are a function of seed, position and token: none is kept.
 
 The hash is the finaliser of splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
-number generators"), in whole numbers of 64 bits, so that every device finds the same.
+number generators"), in whole numbers of 64 bits, so that every device finds the same, and numpy
+what torch does.
 
 Shape legend: R rows, K tokens of a row.
 """
 
 from __future__ import annotations
 
-import torch
+from longctx.engine import arrays
+from longctx.engine.arrays import Array
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -21,7 +23,7 @@ def key_of(seed: int, position: int) -> int:
     return _signed(key)
 
 
-def uniform(key_R: torch.Tensor, ids_RK: torch.Tensor) -> torch.Tensor:
+def uniform(key_R: Array, ids_RK: Array) -> Array:
     """Numbers [R, K] strictly between 0 and 1, float64, one a token id.
 
     Args:
@@ -33,15 +35,17 @@ def uniform(key_R: torch.Tensor, ids_RK: torch.Tensor) -> torch.Tensor:
     word_RK = (word_RK ^ _shifted(word_RK, 27)) * _signed(_SECOND)
     word_RK = word_RK ^ _shifted(word_RK, 31)
     # 52 bits and a half: neither end is reached, and float64 has all of it.
-    return (_shifted(word_RK, 12).double() + 0.5) * 2.0**-52
+    return (arrays.cast(_shifted(word_RK, 12), "float64") + 0.5) * 2.0**-52
 
 
-def gumbel(key_R: torch.Tensor, ids_RK: torch.Tensor) -> torch.Tensor:
+def gumbel(key_R: Array, ids_RK: Array) -> Array:
     """Gumbel variates [R, K]: argmax of log p + these draws from p."""
-    return uniform(key_R, ids_RK).log_().neg_().log_().neg_()
+    log = arrays.library(ids_RK).log
+    found_RK: Array = -log(-log(uniform(key_R, ids_RK)))
+    return found_RK
 
 
-def _shifted(word_RK: torch.Tensor, bits: int) -> torch.Tensor:
+def _shifted(word_RK: Array, bits: int) -> Array:
     """To the right, with zeros coming in."""
     return (word_RK >> bits) & (2 ** (64 - bits) - 1)
 

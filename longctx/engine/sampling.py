@@ -14,14 +14,17 @@ Shape legend: R rows, V vocabulary, B blocks of it, K candidates.
 from __future__ import annotations
 
 import copy
+import math
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from longctx.attention.upload import upload
-from longctx.engine import candidates, noise
+from longctx.engine import arrays, candidates, noise
+from longctx.engine.arrays import Array
 from longctx.engine.constraint import Constraint
 from longctx.engine.errors import NonFiniteLogitsError
 from longctx.engine.penalties import Penalties, penalise
@@ -47,6 +50,8 @@ class RowSampler:
     Attributes:
         penalties: None where there are none.
         late: penalties are put on the candidates; before, on the whole row.
+        rule: temperature and filters.
+        searches: whether the largest logit is not the answer.
     """
 
     def __init__(
@@ -75,6 +80,8 @@ class RowSampler:
             and self.penalties.lowers
             and not candidates.needs_sum(sampling)
         )
+        self.rule = candidates.Rule.of(sampling)
+        self.searches = sampling.temperature > 0 or self.late
 
     @property
     def adjusts(self) -> bool:
@@ -85,11 +92,6 @@ class RowSampler:
             or self._banned_for > 0
             or bool(self.sampling.logit_bias)
         )
-
-    @property
-    def searches(self) -> bool:
-        """Whether the largest logit is not the answer."""
-        return self.sampling.temperature > 0 or self.late
 
     @property
     def key(self) -> int:
@@ -116,6 +118,11 @@ class RowSampler:
         self._banned_for -= self._banned_for > 0
         if self.penalties is not None:
             self.penalties.note(token)
+
+    def rest(self) -> None:
+        """Hold no memory until the next draw."""
+        if self.penalties is not None:
+            self.penalties.drop()
 
     def adjust(self, logits_V: torch.Tensor, *, penalties: bool = True) -> None:
         """Biases, penalties and grammar, in place."""
@@ -180,12 +187,15 @@ def _tokens(
 ) -> list[int]:
     """Tokens of all rows: the host waits once, and once more for each time that some row's
     candidates were too few."""
-    tokens_R = candidates.argmax(logits_RV, maxima_RB)
     sizes = {
         row: candidates.sizes_for(sampler.sampling, logits_RV.shape[1])
         for row, sampler in enumerate(samplers)
         if sampler.searches and row not in failed
     }
+    if len(sizes) < len(samplers):
+        tokens_R = candidates.argmax(logits_RV, maxima_RB)
+    else:
+        tokens_R = torch.zeros_like(finite_R, dtype=torch.int64)
     pending, rest = list(sizes), list[int]()
     tokens: list[int] = []
     while pending or rest or not tokens:
@@ -211,43 +221,75 @@ def _search(
     logits_RV: torch.Tensor, maxima_RB: torch.Tensor, samplers: Sequence[RowSampler], size: int
 ) -> torch.Tensor:
     """Tokens [R] among the `size` largest logits, or what stands for one."""
+    with np.errstate(all="ignore"):  # as torch: rows that are not finite are told by the caller
+        values_RK, ids_RK = candidates.top(logits_RV, maxima_RB, size)
+        bound_R1 = candidates.bound(values_RK)
+        if size >= logits_RV.shape[1]:
+            bound_R1 = arrays.library(bound_R1).full_like(bound_R1, -math.inf)
+        late = [sampler.penalties if sampler.late else None for sampler in samplers]
+        values_RK = penalise(values_RK, ids_RK, late, logits_RV)
+        values_RK, ids_RK = candidates.ordered(values_RK, ids_RK)
+        return arrays.tensor(_drawn(logits_RV, values_RK, ids_RK, bound_R1, samplers))
+
+
+def _drawn(
+    logits_RV: torch.Tensor,
+    values_RK: Array,
+    ids_RK: Array,
+    bound_R1: Array,
+    samplers: Sequence[RowSampler],
+) -> Array:
+    """Of the candidates of `ordered`, what `_search` gives."""
     device, vocabulary = logits_RV.device, logits_RV.shape[1]
-    values_RK, ids_RK = candidates.top(logits_RV, maxima_RB, size)
-    bound_R1 = values_RK.amin(1, keepdim=True)
-    if size >= vocabulary:
-        bound_R1 = torch.full_like(bound_R1, -torch.inf)
-    late = [sampler.penalties if sampler.late else None for sampler in samplers]
-    values_RK = penalise(values_RK, ids_RK, late, vocabulary)
-    values_RK, ids_RK = candidates.ordered(values_RK, ids_RK, vocabulary)
-    settings = [sampler.sampling for sampler in samplers]
-    rule = candidates.Filters.of(settings, device)
-    summed = [row for row, each in enumerate(settings) if candidates.needs_sum(each)]
-    others_R1 = None
-    if summed:
-        inputs = (logits_RV, values_RK, bound_R1, rule.temperature)
-        found_R1 = candidates.others(*(_rows(x, summed) for x in inputs))
-        others_R1 = _placed(torch.zeros_like(rule.temperature), summed, found_R1)
+    xp = arrays.library(values_RK)
+    rule = candidates.Filters.of([sampler.rule for sampler in samplers], device)
+    others_R1 = _others(logits_RV, values_RK, bound_R1, rule, samplers)
     kept = candidates.keep(values_RK, ids_RK, bound_R1, rule, others_R1)
-    key_R = upload(torch.tensor([sampler.key for sampler in samplers]), device)
+    key_R = _keys(samplers, device)
     scores_RK = kept.logits_RK + noise.gumbel(key_R, ids_RK)
-    best_R1, at_R1 = scores_RK.max(1, keepdim=True)
-    tokens_R = ids_RK.gather(1, at_R1)[:, 0]
+    best_R1 = scores_RK.argmax(1)[:, None]
+    tokens_R = arrays.along(ids_RK, best_R1)[:, 0]
     if others_R1 is not None:  # all that is no candidate draws as one token behind the last
-        last_R1 = torch.full_like(at_R1, vocabulary)
-        score_R1 = kept.rest_R1.log() + noise.gumbel(key_R, last_R1)
-        tokens_R = tokens_R.masked_fill((score_R1 > best_R1)[:, 0], _REST)
-    return tokens_R.where(kept.sure_R, _MORE)
+        last_R1 = xp.full_like(best_R1, vocabulary)
+        score_R1 = xp.log(kept.rest_R1) + noise.gumbel(key_R, last_R1)
+        beaten_R = (score_R1 > arrays.along(scores_RK, best_R1))[:, 0]
+        tokens_R = xp.where(beaten_R, _REST, tokens_R)
+    return xp.where(kept.sure_R, tokens_R, _MORE)
+
+
+def _others(
+    logits_RV: torch.Tensor,
+    values_RK: Array,
+    bound_R1: Array,
+    rule: candidates.Filters,
+    samplers: Sequence[RowSampler],
+) -> Array | None:
+    """[R, 1] as `keep` takes them: of the rows that need them, or None."""
+    summed = [row for row, sampler in enumerate(samplers) if candidates.needs_sum(sampler.sampling)]
+    if not summed:
+        return None
+    inputs = (logits_RV, values_RK, bound_R1, rule.temperature)
+    found_R1 = candidates.others(*(_rows(arrays.tensor(each), summed) for each in inputs))
+    if len(summed) == len(samplers):
+        return found_R1
+    none_R1 = torch.zeros_like(arrays.tensor(rule.temperature))
+    return arrays.of(_placed(none_R1, summed, arrays.tensor(found_R1)))
 
 
 def _among_the_rest(
     logits_RV: torch.Tensor, maxima_RB: torch.Tensor, samplers: Sequence[RowSampler]
 ) -> torch.Tensor:
     """Tokens [R] of those that `_search` did not look at, by their probabilities."""
-    rule = candidates.Filters.of([sampler.sampling for sampler in samplers], logits_RV.device)
-    key_R = upload(torch.tensor([sampler.key for sampler in samplers]), logits_RV.device)
-    another_R1 = torch.full_like(key_R, logits_RV.shape[1] + 1)[:, None]
+    device = logits_RV.device
+    rule = candidates.Filters.of([sampler.rule for sampler in samplers], device)
+    key_R = _keys(samplers, device)
+    another_R1 = arrays.library(key_R).full_like(key_R, logits_RV.shape[1] + 1)[:, None]
     share_R1 = noise.uniform(key_R, another_R1)
     return candidates.other(logits_RV, maxima_RB, rule.temperature, share_R1)
+
+
+def _keys(samplers: Sequence[RowSampler], device: torch.device) -> Array:
+    return arrays.placed(np.array([sampler.key for sampler in samplers], np.int64), device)
 
 
 def _reports(
@@ -262,7 +304,7 @@ def _reports(
     if count:
         size = candidates.sizes_for(Sampling(1.0, top_k=count), logits_RV.shape[1])[0]
         found = candidates.top(logprobs_RV, candidates.block_maxima(logprobs_RV), size)
-        columns += [x[:, :count].double() for x in candidates.ordered(*found, logits_RV.shape[1])]
+        columns += [arrays.tensor(x)[:, :count].double() for x in candidates.ordered(*found)]
     reports = {}
     for row, wanted, (logprob, *top) in zip(
         rows, counts, torch.cat(columns, 1).tolist(), strict=True

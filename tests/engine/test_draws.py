@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from engine_helpers import engine_for, prompt_of, run
 
-from longctx.engine import EngineRequest, Sampling, candidates, noise
+from longctx.engine import EngineRequest, Sampling, arrays, candidates, noise
 from longctx.engine.sampling import Drawn, RowSampler, draw
 
 
@@ -110,13 +111,13 @@ def kept_of(logits_1V: torch.Tensor, sampling: Sampling) -> set[int]:
     maxima_1B = candidates.block_maxima(logits_1V)
     for size in candidates.sizes_for(sampling, vocabulary):
         values, ids = candidates.top(logits_1V, maxima_1B, size)
-        bound = values.amin(1, keepdim=True) if size < vocabulary else torch.tensor([[-torch.inf]])
-        values, ids = candidates.ordered(values, ids, vocabulary)
-        rule = candidates.Filters.of([sampling], logits_1V.device)
+        bound = candidates.bound(values) if size < vocabulary else np.array([[-np.inf]], np.float32)
+        values, ids = candidates.ordered(values, ids)
+        rule = candidates.Filters.of([candidates.Rule.of(sampling)], logits_1V.device)
         others = candidates.others(logits_1V, values, bound, rule.temperature)
         kept = candidates.keep(values, ids, bound, rule, others)
         if kept.sure_R.all():
-            return set(kept.ids_RK[0, kept.logits_RK[0].isfinite()].tolist())
+            return set(kept.ids_RK[0, np.isfinite(kept.logits_RK[0])].tolist())
     raise AssertionError("the whole vocabulary settles every row")
 
 
@@ -163,6 +164,52 @@ def test_neighbours_order_and_repetition_change_no_draw() -> None:
         assert torch.equal(logits_RV, given_RV)
         for sampler, token in zip(samplers, tokens, strict=True):
             sampler.note(token)
+
+
+@pytest.mark.parametrize("vocabulary", [130, 5_003, 30_016])
+@pytest.mark.parametrize("ties", [False, True], ids=["float32", "bfloat16"])
+def test_numpy_draws_what_torch_draws(
+    vocabulary: int, ties: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's arrays and a device's: the same tokens of thousands of rows."""
+    rules = [*SETTINGS, Sampling(), Sampling(repetition_penalty=1.05), Sampling(presence_penalty=1)]
+    rules.append(Sampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05))
+    rows, tokens = {130: 40, 5_003: 10, 30_016: 2}[vocabulary] * len(rules), set[int]()
+    for step, steep in enumerate((0.0, 0.2, 1.0, 1.5)):
+        logits_RV = peaked(rows, vocabulary, step, steep)
+        logits_RV[:, ::11] = -torch.inf
+        logits_RV[:, 5::11].clamp_(-0.0, 0.0)
+        if ties:
+            logits_RV = logits_RV.bfloat16().float()
+        drawn = {}
+        for host in (True, False):
+            monkeypatch.setattr(arrays, "hosted", lambda device, host=host: host)
+            samplers = []
+            for row in range(rows):
+                made = {
+                    n: getattr(rules[row % len(rules)], n) for n in Sampling.__dataclass_fields__
+                }
+                samplers.append(RowSampler(Sampling(**{**made, "seed": row}), range(0, 99, 2)))
+                for token in (1, 1, 4, row % 100):
+                    samplers[-1].note(token)
+            drawn[host] = [tokens_of(logits_RV, samplers)]
+            for sampler, token in zip(samplers, drawn[host][0], strict=True):
+                sampler.note(token)
+            drawn[host].append(tokens_of(logits_RV, samplers))
+        assert drawn[True] == drawn[False]
+        tokens.update(*drawn[True])
+    assert len(tokens) > min(rows, vocabulary) // 4
+
+
+def test_equal_candidates_stand_in_the_order_of_their_ids() -> None:
+    """Largest first; 0 and -0 are equal; numpy and torch alike."""
+    values = [0.0, -0.0, 1.5, -2.25, float("-inf"), 1.5, 2.0**120, -(2.0**-149), 2.0**-149]
+    ids = [9, 3, 8, 151_935, 1, 2, 7, 6, 5]
+    want = sorted(zip(values, ids, strict=True), key=lambda pair: (-pair[0], pair[1]))
+    values_1K, ids_1K = torch.tensor([values]), torch.tensor([ids])
+    for arrayed in ((values_1K, ids_1K), (values_1K.numpy(), ids_1K.numpy())):
+        found_1K, order_1K = candidates.ordered(*arrayed)
+        assert list(zip(found_1K[0].tolist(), order_1K[0].tolist(), strict=True)) == want
 
 
 def test_a_seed_draws_anew_at_every_position() -> None:
@@ -254,6 +301,7 @@ def test_numbers_are_those_of_splitmix64() -> None:
     ids_RK = torch.tensor([[151_935, 0, 7, 42]]).expand(len(keys), -1)
     want = [[one(key, token) for token in (151_935, 0, 7, 42)] for key in keys]
     assert noise.uniform(torch.tensor(keys), ids_RK).tolist() == want
+    assert noise.uniform(np.array(keys), ids_RK.numpy()).tolist() == want
 
 
 def test_numbers_are_even_and_of_one_another_free() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -36,16 +37,18 @@ def tokens_of(logits: list[float], sampling: Sampling, draws: int, **options: An
 def probabilities(logits_RV: torch.Tensor, settings: list[Sampling], size: int) -> torch.Tensor:
     """[R, V] after the filters, looking at `size` candidates."""
     values_RK, ids_RK = candidates.top(logits_RV, candidates.block_maxima(logits_RV), size)
-    bound_R1 = values_RK.amin(1, keepdim=True)
+    bound_R1 = candidates.bound(values_RK)
     if size >= logits_RV.shape[1]:
-        bound_R1 = torch.full_like(bound_R1, -torch.inf)
-    values_RK, ids_RK = candidates.ordered(values_RK, ids_RK, logits_RV.shape[1])
-    rule = candidates.Filters.of(settings, logits_RV.device)
+        bound_R1 = np.full_like(bound_R1, -np.inf)
+    values_RK, ids_RK = candidates.ordered(values_RK, ids_RK)
+    rules = [candidates.Rule.of(each) for each in settings]
+    rule = candidates.Filters.of(rules, logits_RV.device)
     others_R1 = candidates.others(logits_RV, values_RK, bound_R1, rule.temperature)
     kept = candidates.keep(values_RK, ids_RK, bound_R1, rule, others_R1)
     assert kept.sure_R.all()
     probs_RV = torch.zeros(logits_RV.shape, dtype=torch.float64)
-    return probs_RV.scatter_(1, kept.ids_RK, torch.softmax(kept.logits_RK, -1))
+    logits_RK = torch.from_numpy(kept.logits_RK)
+    return probs_RV.scatter_(1, torch.from_numpy(kept.ids_RK), torch.softmax(logits_RK, -1))
 
 
 LOGITS = torch.tensor([[0.5, 0.25, 0.15, 0.07, 0.03]]).log()
