@@ -28,6 +28,7 @@ SIZES = (64, 128, 2048, 16384)
 _SUMMED = 128
 # A temperature of 0 in float32 is none in float64; nor may a tiny one divide 0 by 0.
 _COLDEST = float(np.finfo(np.float32).tiny)
+_LOWEST = np.finfo(np.float32).min
 _MAGNITUDE = 0x7FFFFFFF  # all bits of a float32 but its sign
 
 
@@ -59,20 +60,49 @@ class Rule(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """Rules of rows, [R, 1] float64; `open` is bool."""
+    """Rules of rows, [R, 1] float64.
+
+    Attributes:
+        min_p: None where no row has one.
+        open: bool; None where no row is.
+        most: tokens that any row keeps, None where that is not said.
+    """
 
     temperature: Array
     top_k: Array
     top_p: Array
-    min_p: Array
-    open: Array
+    min_p: Array | None
+    open: Array | None
+    most: int | None
 
     @classmethod
     def of(cls, rules: Sequence[Rule], device: torch.device) -> Filters:
         """Where those of the device are computed."""
         columns = arrays.placed(np.ascontiguousarray(np.array(rules, np.float64).T), device)
         temperature, top_k, top_p, min_p, is_open = columns[:, :, None]
-        return cls(temperature, top_k, top_p, min_p, is_open > 0)
+        most = max(rule.top_k for rule in rules)
+        return cls(
+            temperature,
+            top_k,
+            top_p,
+            min_p if any(rule.min_p for rule in rules) else None,
+            is_open > 0 if any(rule.open for rule in rules) else None,
+            int(most) if most < math.inf else None,
+        )
+
+
+class Top(NamedTuple):
+    """The likeliest tokens, in no order.
+
+    Attributes:
+        values_RK: logits, float32; a row that has fewer is filled up with -inf.
+        ids_RK: token ids.
+        bound_R1: at least every logit that is not among them; -inf where there is none.
+    """
+
+    values_RK: Array
+    ids_RK: Array
+    bound_R1: Array
 
 
 class Kept(NamedTuple):
@@ -129,145 +159,157 @@ def argmax(logits_RV: torch.Tensor, maxima_RB: torch.Tensor) -> torch.Tensor:
     return ids_RW.gather(1, best_R1)[:, 0]
 
 
-def top(logits_RV: torch.Tensor, maxima_RB: torch.Tensor, count: int) -> tuple[Array, Array]:
-    """The `count` largest and their ids, [R, K], in no order; of equals at the edge any.
-
-    Where too few are more than -inf, and the last block is not full, its last token may fill up.
-    """
-    vocabulary, hosted = logits_RV.shape[1], arrays.hosted(logits_RV.device)
-    if count >= vocabulary:
-        ids_V = torch.arange(vocabulary, device=logits_RV.device)
-        return arrays.of(logits_RV), arrays.of(ids_V.expand(logits_RV.shape))
-    if count >= maxima_RB.shape[1]:
-        if hosted:
-            return _largest(logits_RV.numpy(), count)
+def top(logits_RV: torch.Tensor, maxima_RB: torch.Tensor, count: int) -> Top:
+    """At least the `count` largest of every row; of equals at the edge any."""
+    vocabulary, device = logits_RV.shape[1], logits_RV.device
+    if count < maxima_RB.shape[1]:
+        missing = -vocabulary % _BLOCK
+        if missing:
+            logits_RV = torch.nn.functional.pad(logits_RV, (0, missing), value=-torch.inf)
+        whole_RBW = logits_RV.unflatten(1, (-1, _BLOCK))
+        if arrays.hosted(device):
+            return _top_on_host(whole_RBW.numpy(), maxima_RB.numpy(), count)
+        found = _top(whole_RBW, maxima_RB, count)
+        # Where too few are more than -inf, and the last block is not full, what fills it is here.
+        return found._replace(ids_RK=found.ids_RK.clamp_max_(vocabulary - 1))
+    if count < vocabulary:
         values_RK, ids_RK = logits_RV.topk(count, sorted=False)
-        return values_RK, ids_RK
-    missing = -vocabulary % _BLOCK
-    if missing:
-        logits_RV = torch.nn.functional.pad(logits_RV, (0, missing), value=-torch.inf)
-    values_RK, ids_RK = (_top_on_host if hosted else _top)(
-        logits_RV.unflatten(1, (-1, _BLOCK)), maxima_RB, count
-    )
-    if missing:
-        ids_RK = ids_RK.clip(None, vocabulary - 1)
-    return values_RK, ids_RK
+        bound_R1 = values_RK.amin(1, keepdim=True)
+    else:
+        values_RK = logits_RV
+        ids_RK = torch.arange(vocabulary, device=device).expand(logits_RV.shape)
+        bound_R1 = torch.full_like(logits_RV[:, :1], -torch.inf)
+    return Top(*map(arrays.of, (values_RK, ids_RK, bound_R1)))
 
 
-def _top(
-    whole_RBW: torch.Tensor, maxima_RB: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _top(whole_RBW: torch.Tensor, maxima_RB: torch.Tensor, count: int) -> Top:
+    """A call for each step of the search, and no wait."""
     blocks_RK1 = maxima_RB.topk(count, sorted=False).indices[:, :, None]
     found_RKW = whole_RBW.gather(1, blocks_RK1.expand(-1, -1, _BLOCK))
     values_RK, at_RK = found_RKW.flatten(1).topk(count, sorted=False)
     block_RK = blocks_RK1[:, :, 0].gather(1, at_RK // _BLOCK)
-    return values_RK, block_RK * _BLOCK + at_RK % _BLOCK
+    ids_RK = block_RK * _BLOCK + at_RK % _BLOCK
+    return Top(values_RK, ids_RK, values_RK.amin(1, keepdim=True))
 
 
-def _top_on_host(
-    whole_RBW: torch.Tensor, maxima_RB: torch.Tensor, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numpy partitions with the processor's vectors: a tenth of the time of torch's topk."""
-    _, blocks_RK = _largest(maxima_RB.numpy(), count)
-    rows_R1 = np.arange(len(blocks_RK))[:, None]
-    found_RKW = whole_RBW.numpy()[rows_R1, blocks_RK]
-    values_RK, at_RK = _largest(found_RKW.reshape(len(found_RKW), -1), count)
-    return values_RK, blocks_RK[rows_R1, at_RK // _BLOCK] * _BLOCK + at_RK % _BLOCK
+def _top_on_host(whole_RBW: np.ndarray, maxima_RB: np.ndarray, count: int) -> Top:
+    """All from a threshold on, which `count` groups of blocks reach.
+
+    Only the largest of every group are sorted: some groups hold several of the largest blocks, so
+    that a few more than `count` come out.
+    """
+    rows, blocks = maxima_RB.shape
+    size = max(1, blocks // (4 * count))
+    groups = blocks // size
+    grouped_RGs = maxima_RB[:, : size * groups].reshape(rows, size, groups)
+    least_R1 = np.partition(grouped_RGs.max(1), groups - count, axis=1)[:, groups - count, None]
+    least_R1 = np.maximum(least_R1, _LOWEST)  # -inf is no candidate
+    blocks_N = np.flatnonzero(maxima_RB >= least_R1)
+    row_N, block_N = np.divmod(blocks_N, blocks)
+    found_NW = whole_RBW.reshape(-1, _BLOCK)[blocks_N]
+    at_M = np.flatnonzero(found_NW >= least_R1[row_N])
+    of_M, within_M = at_M // _BLOCK, at_M % _BLOCK
+    row_M = row_N[of_M]
+    counts_R = np.bincount(row_M, minlength=rows)
+    place_M = np.arange(len(at_M)) - (counts_R.cumsum() - counts_R)[row_M]
+    shape = rows, max(count, int(counts_R.max()))
+    values_RK, ids_RK = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int64)
+    values_RK[row_M, place_M] = found_NW.reshape(-1)[at_M]
+    ids_RK[row_M, place_M] = block_N[of_M] * _BLOCK + within_M
+    return Top(values_RK, ids_RK, least_R1)
 
 
-def _largest(values_RN: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` largest of every row and where they are. A NaN is larger than everything."""
-    least = values_RN.shape[1] - count
-    at_RK = values_RN.argpartition(least, axis=1)[:, least:]
-    return values_RN[np.arange(len(at_RK))[:, None], at_RK], at_RK
-
-
-def bound(values_RK: Array) -> Array:
-    """[R, 1]: no logit that is not among them is larger."""
-    return arrays.library(values_RK).amin(values_RK, 1)[:, None]
-
-
-def ordered(values_RK: Array, ids_RK: Array) -> tuple[Array, Array]:
+def ordered(found: Top) -> Top:
     """Largest first; of equals the lowest id, whatever order they came in.
 
     Both are sorted at once, as one whole number: the bits of a float32, its sign aside, grow with
     it. The upper half falls with the value, the lower is the id.
-
-    Args:
-        values_RK: float32.
     """
-    xp = arrays.library(values_RK)
-    bits_RK = (values_RK + 0.0).view(xp.int32)  # -0 and 0 are equal
+    xp = arrays.library(found.values_RK)
+    bits_RK = (found.values_RK + 0.0).view(xp.int32)  # -0 and 0 are equal
     rising_RK = bits_RK ^ ((bits_RK >> 31) & _MAGNITUDE)
-    key_RK = arrays.ascending((arrays.cast(~rising_RK, "int64") << 32) | ids_RK)
+    key_RK = arrays.ascending((arrays.cast(~rising_RK, "int64") << 32) | found.ids_RK)
     rising_RK = arrays.cast(~(key_RK >> 32), "int32")
     bits_RK = rising_RK ^ ((rising_RK >> 31) & _MAGNITUDE)
-    return bits_RK.view(xp.float32), key_RK & 0xFFFFFFFF
+    return Top(bits_RK.view(xp.float32), key_RK & 0xFFFFFFFF, found.bound_R1)
 
 
-def keep(
-    values_RK: Array,
-    ids_RK: Array,
-    bound_R1: Array,
-    rule: Filters,
-    others_R1: Array | None = None,
-) -> Kept:
+def keep(found: Top, rule: Filters, others_R1: Array | None = None) -> Kept:
     """Temperature, then top_k, top_p and min_p, as the common engines have them.
 
     top_p looks at the probabilities that top_k leaves, min_p at the share of the likeliest token,
     which always stays.
 
     Args:
-        values_RK: logits, of `ordered`.
-        bound_R1: at least every logit that is not among them; -inf where there is none.
+        found: `ordered`.
         others_R1: of `others`; anything for rows that `needs_sum` leaves out, None where no row
             needs it.
     """
-    xp = arrays.library(values_RK)
+    xp = arrays.library(found.values_RK)
+    values_RK, ids_RK = found.values_RK[:, : rule.most], found.ids_RK[:, : rule.most]
     scaled_RK = (arrays.cast(values_RK, "float64") - values_RK[:, :1]) / rule.temperature
     weights_RK = xp.exp(scaled_RK)
     kept_RK = (arrays.up_to(values_RK.shape[1], values_RK) < rule.top_k) & (weights_RK > 0)
     most_RK = xp.where(kept_RK, weights_RK, 0.0).cumsum(1)
     whole_R1 = most_RK[:, -1:]
     rest_R1 = xp.zeros_like(whole_R1)
-    above_RK = values_RK > bound_R1
+    above_RK = values_RK > found.bound_R1
     if others_R1 is not None:
         above_R1 = xp.where(above_RK, weights_RK, 0.0).sum(1)[:, None]
         whole_R1 = xp.where(xp.isinf(rule.top_k), above_R1 + others_R1, whole_R1)
-        rest_R1 = xp.where(rule.open, others_R1, rest_R1)
     kept_RK[:, 1:] &= most_RK[:, :-1] < rule.top_p * whole_R1
-    kept_RK &= weights_RK >= rule.min_p
-    kept_RK &= ~rule.open | above_RK  # those at the bound are the rest's, all of them
+    if rule.min_p is not None:
+        kept_RK &= weights_RK >= rule.min_p
+    if rule.open is not None:
+        kept_RK &= ~rule.open | above_RK  # those at the bound are the rest's, all of them
+        rest_R1 = xp.where(rule.open, others_R1, rest_R1)
     sure_R = ~(kept_RK & ~above_RK).any(1)
     scaled_RK = xp.where(kept_RK, scaled_RK, -math.inf)
     return Kept(ids_RK, scaled_RK, rest_R1, sure_R)
 
 
+def edge(found: Top, rule: Filters) -> Array:
+    """[R, 1]: the bound, for open rows where the rest begins that draws as one token.
+
+    The same wherever candidates are found, as a seed's tokens follow from it.
+
+    Args:
+        found: `ordered`.
+    """
+    if rule.open is None or found.values_RK.shape[1] < _SUMMED:
+        return found.bound_R1
+    xp, least_R1 = arrays.library(found.values_RK), found.values_RK[:, _SUMMED - 1 : _SUMMED]
+    return xp.where(rule.open, xp.maximum(found.bound_R1, least_R1), found.bound_R1)
+
+
 def others(
-    logits_RV: torch.Tensor, values_RK: Array, bound_R1: Array, temperature_R1: Array
-) -> Array:
+    logits_RV: torch.Tensor,
+    values_RK: torch.Tensor,
+    bound_R1: torch.Tensor,
+    temperature_R1: torch.Tensor,
+) -> torch.Tensor:
     """Sums [R, 1] of exp of logits up to the bound over temperature, the largest 1; float64."""
-    values_RK, bound_R1 = arrays.tensor(values_RK), arrays.tensor(bound_R1)
     largest_R1 = values_RK[:, :1]
-    temperature_R1 = arrays.tensor(temperature_R1).to(logits_RV.dtype)
+    temperature_R1 = temperature_R1.to(logits_RV.dtype)
     weights_RV = (torch.minimum(logits_RV, bound_R1) - largest_R1).div_(temperature_R1).exp_()
     # Those above the bound were counted as if they were at it.
     above_R1 = (values_RK > bound_R1).sum(1, keepdim=True)
     at_bound_R1 = ((bound_R1 - largest_R1) / temperature_R1).exp().double()
     sums_R1 = weights_RV.sum(1, keepdim=True).double()
-    return arrays.of((sums_R1 - above_R1 * at_bound_R1).clamp_min_(0.0))
+    return (sums_R1 - above_R1 * at_bound_R1).clamp_min_(0.0)
 
 
 def other(
-    logits_RV: torch.Tensor, maxima_RB: torch.Tensor, temperature_R1: Array, share_R1: Array
+    logits_RV: torch.Tensor, maxima_RB: torch.Tensor, rule: Filters, share_R1: Array
 ) -> torch.Tensor:
     """Tokens [R] among those that `others` adds up for open rows.
 
     Args:
         share_R1: where between 0 and 1 to draw, by their ids.
     """
-    bound_R1 = arrays.tensor(bound(top(logits_RV, maxima_RB, _SUMMED)[0]))
-    temperature_R1 = arrays.tensor(temperature_R1).to(logits_RV.dtype)
+    found = ordered(top(logits_RV, maxima_RB, _SUMMED))
+    bound_R1 = arrays.tensor(edge(found, rule))
+    temperature_R1 = arrays.tensor(rule.temperature).to(logits_RV.dtype)
     weights_RV = (logits_RV - bound_R1).div_(temperature_R1).exp_()
     weights_RV = weights_RV.masked_fill_(logits_RV > bound_R1, 0.0)
     up_to_RV = weights_RV.cumsum(1, dtype=torch.float64)

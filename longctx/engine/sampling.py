@@ -14,7 +14,6 @@ Shape legend: R rows, V vocabulary, B blocks of it, K candidates.
 from __future__ import annotations
 
 import copy
-import math
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -51,6 +50,7 @@ class RowSampler:
         penalties: None where there are none.
         late: penalties are put on the candidates; before, on the whole row.
         rule: temperature and filters.
+        sums: whether they need the probabilities of all tokens.
         searches: whether the largest logit is not the answer.
     """
 
@@ -81,6 +81,7 @@ class RowSampler:
             and not candidates.needs_sum(sampling)
         )
         self.rule = candidates.Rule.of(sampling)
+        self.sums = candidates.needs_sum(sampling)
         self.searches = sampling.temperature > 0 or self.late
 
     @property
@@ -222,34 +223,25 @@ def _search(
 ) -> torch.Tensor:
     """Tokens [R] among the `size` largest logits, or what stands for one."""
     with np.errstate(all="ignore"):  # as torch: rows that are not finite are told by the caller
-        values_RK, ids_RK = candidates.top(logits_RV, maxima_RB, size)
-        bound_R1 = candidates.bound(values_RK)
-        if size >= logits_RV.shape[1]:
-            bound_R1 = arrays.library(bound_R1).full_like(bound_R1, -math.inf)
+        found = candidates.top(logits_RV, maxima_RB, size)
         late = [sampler.penalties if sampler.late else None for sampler in samplers]
-        values_RK = penalise(values_RK, ids_RK, late, logits_RV)
-        values_RK, ids_RK = candidates.ordered(values_RK, ids_RK)
-        return arrays.tensor(_drawn(logits_RV, values_RK, ids_RK, bound_R1, samplers))
+        values_RK = penalise(found.values_RK, found.ids_RK, late, logits_RV)
+        found = candidates.ordered(found._replace(values_RK=values_RK))
+        return arrays.tensor(_drawn(logits_RV, found, samplers))
 
 
-def _drawn(
-    logits_RV: torch.Tensor,
-    values_RK: Array,
-    ids_RK: Array,
-    bound_R1: Array,
-    samplers: Sequence[RowSampler],
-) -> Array:
+def _drawn(logits_RV: torch.Tensor, found: candidates.Top, samplers: Sequence[RowSampler]) -> Array:
     """Of the candidates of `ordered`, what `_search` gives."""
     device, vocabulary = logits_RV.device, logits_RV.shape[1]
-    xp = arrays.library(values_RK)
+    xp = arrays.library(found.values_RK)
     rule = candidates.Filters.of([sampler.rule for sampler in samplers], device)
-    others_R1 = _others(logits_RV, values_RK, bound_R1, rule, samplers)
-    kept = candidates.keep(values_RK, ids_RK, bound_R1, rule, others_R1)
+    found = found._replace(bound_R1=candidates.edge(found, rule))
+    kept = candidates.keep(found, rule, _others(logits_RV, found, rule, samplers))
     key_R = _keys(samplers, device)
-    scores_RK = kept.logits_RK + noise.gumbel(key_R, ids_RK)
+    scores_RK = kept.logits_RK + noise.gumbel(key_R, kept.ids_RK)
     best_R1 = scores_RK.argmax(1)[:, None]
-    tokens_R = arrays.along(ids_RK, best_R1)[:, 0]
-    if others_R1 is not None:  # all that is no candidate draws as one token behind the last
+    tokens_R = arrays.along(kept.ids_RK, best_R1)[:, 0]
+    if rule.open is not None:  # all that is no candidate draws as one token behind the last
         last_R1 = xp.full_like(best_R1, vocabulary)
         score_R1 = xp.log(kept.rest_R1) + noise.gumbel(key_R, last_R1)
         beaten_R = (score_R1 > arrays.along(scores_RK, best_R1))[:, 0]
@@ -259,21 +251,17 @@ def _drawn(
 
 def _others(
     logits_RV: torch.Tensor,
-    values_RK: Array,
-    bound_R1: Array,
+    found: candidates.Top,
     rule: candidates.Filters,
     samplers: Sequence[RowSampler],
 ) -> Array | None:
     """[R, 1] as `keep` takes them: of the rows that need them, or None."""
-    summed = [row for row, sampler in enumerate(samplers) if candidates.needs_sum(sampler.sampling)]
+    summed = [row for row, sampler in enumerate(samplers) if sampler.sums]
     if not summed:
         return None
-    inputs = (logits_RV, values_RK, bound_R1, rule.temperature)
-    found_R1 = candidates.others(*(_rows(arrays.tensor(each), summed) for each in inputs))
-    if len(summed) == len(samplers):
-        return found_R1
-    none_R1 = torch.zeros_like(arrays.tensor(rule.temperature))
-    return arrays.of(_placed(none_R1, summed, arrays.tensor(found_R1)))
+    given = [arrays.tensor(each) for each in (found.values_RK, found.bound_R1, rule.temperature)]
+    found_R1 = candidates.others(*(_rows(each, summed) for each in (logits_RV, *given)))
+    return arrays.of(_placed(torch.zeros_like(given[-1]), summed, found_R1))
 
 
 def _among_the_rest(
@@ -285,7 +273,7 @@ def _among_the_rest(
     key_R = _keys(samplers, device)
     another_R1 = arrays.library(key_R).full_like(key_R, logits_RV.shape[1] + 1)[:, None]
     share_R1 = noise.uniform(key_R, another_R1)
-    return candidates.other(logits_RV, maxima_RB, rule.temperature, share_R1)
+    return candidates.other(logits_RV, maxima_RB, rule, share_R1)
 
 
 def _keys(samplers: Sequence[RowSampler], device: torch.device) -> Array:
@@ -304,7 +292,8 @@ def _reports(
     if count:
         size = candidates.sizes_for(Sampling(1.0, top_k=count), logits_RV.shape[1])[0]
         found = candidates.top(logprobs_RV, candidates.block_maxima(logprobs_RV), size)
-        columns += [arrays.tensor(x)[:, :count].double() for x in candidates.ordered(*found)]
+        listed = candidates.ordered(found)[:2]
+        columns += [arrays.tensor(x)[:, :count].double() for x in listed]
     reports = {}
     for row, wanted, (logprob, *top) in zip(
         rows, counts, torch.cat(columns, 1).tolist(), strict=True

@@ -110,12 +110,11 @@ def kept_of(logits_1V: torch.Tensor, sampling: Sampling) -> set[int]:
     vocabulary = logits_1V.shape[1]
     maxima_1B = candidates.block_maxima(logits_1V)
     for size in candidates.sizes_for(sampling, vocabulary):
-        values, ids = candidates.top(logits_1V, maxima_1B, size)
-        bound = candidates.bound(values) if size < vocabulary else np.array([[-np.inf]], np.float32)
-        values, ids = candidates.ordered(values, ids)
+        found = candidates.ordered(candidates.top(logits_1V, maxima_1B, size))
         rule = candidates.Filters.of([candidates.Rule.of(sampling)], logits_1V.device)
-        others = candidates.others(logits_1V, values, bound, rule.temperature)
-        kept = candidates.keep(values, ids, bound, rule, others)
+        given = map(torch.as_tensor, (found.values_RK, found.bound_R1, rule.temperature))
+        others = candidates.others(logits_1V, *given).numpy()
+        kept = candidates.keep(found, rule, others)
         if kept.sure_R.all():
             return set(kept.ids_RK[0, np.isfinite(kept.logits_RK[0])].tolist())
     raise AssertionError("the whole vocabulary settles every row")
@@ -208,7 +207,7 @@ def test_equal_candidates_stand_in_the_order_of_their_ids() -> None:
     want = sorted(zip(values, ids, strict=True), key=lambda pair: (-pair[0], pair[1]))
     values_1K, ids_1K = torch.tensor([values]), torch.tensor([ids])
     for arrayed in ((values_1K, ids_1K), (values_1K.numpy(), ids_1K.numpy())):
-        found_1K, order_1K = candidates.ordered(*arrayed)
+        found_1K, order_1K, _ = candidates.ordered(candidates.Top(*arrayed, None))
         assert list(zip(found_1K[0].tolist(), order_1K[0].tolist(), strict=True)) == want
 
 

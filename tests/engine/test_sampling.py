@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -34,17 +33,19 @@ def tokens_of(logits: list[float], sampling: Sampling, draws: int, **options: An
     return found
 
 
+def kept_of(
+    logits_RV: torch.Tensor, found: candidates.Top, settings: list[Sampling]
+) -> candidates.Kept:
+    """What filters keep of candidates; for every row the sum of the others."""
+    rule = candidates.Filters.of([candidates.Rule.of(each) for each in settings], logits_RV.device)
+    given = [torch.as_tensor(x) for x in (found.values_RK, found.bound_R1, rule.temperature)]
+    return candidates.keep(found, rule, candidates.others(logits_RV, *given).numpy())
+
+
 def probabilities(logits_RV: torch.Tensor, settings: list[Sampling], size: int) -> torch.Tensor:
     """[R, V] after the filters, looking at `size` candidates."""
-    values_RK, ids_RK = candidates.top(logits_RV, candidates.block_maxima(logits_RV), size)
-    bound_R1 = candidates.bound(values_RK)
-    if size >= logits_RV.shape[1]:
-        bound_R1 = np.full_like(bound_R1, -np.inf)
-    values_RK, ids_RK = candidates.ordered(values_RK, ids_RK)
-    rules = [candidates.Rule.of(each) for each in settings]
-    rule = candidates.Filters.of(rules, logits_RV.device)
-    others_R1 = candidates.others(logits_RV, values_RK, bound_R1, rule.temperature)
-    kept = candidates.keep(values_RK, ids_RK, bound_R1, rule, others_R1)
+    found = candidates.ordered(candidates.top(logits_RV, candidates.block_maxima(logits_RV), size))
+    kept = kept_of(logits_RV, found, settings)
     assert kept.sure_R.all()
     probs_RV = torch.zeros(logits_RV.shape, dtype=torch.float64)
     logits_RK = torch.from_numpy(kept.logits_RK)
