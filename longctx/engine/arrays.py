@@ -65,6 +65,24 @@ def ascending(array_RK: Array) -> Array:
     return np.sort(array_RK, axis=1)
 
 
+def finite(array_RK: Array) -> Array:
+    """Bool [R]: no NaN and no +inf in the row, and one that is more than -inf: its largest tells
+    all three, as a NaN is larger than everything."""
+    xp = library(array_RK)
+    return xp.isfinite(xp.amax(array_RK, 1))
+
+
+def replaced(array_R: Array, rows: list[int], by: Array) -> Array:
+    """With other numbers in some rows."""
+    if len(rows) == len(array_R):
+        return by
+    if isinstance(array_R, torch.Tensor):
+        return array_R.index_copy(0, upload(torch.tensor(rows), array_R.device), by)
+    array_R = array_R.copy()
+    array_R[rows] = by
+    return array_R
+
+
 def along(array_RK: Array, at_R1: Array) -> Array:
     """[R, 1]: of each row the number at its place."""
     if isinstance(array_RK, torch.Tensor):
@@ -75,7 +93,7 @@ def along(array_RK: Array, at_R1: Array) -> Array:
 def looked_up(tables: Sequence[Array | None], at_RK: Array) -> Array:
     """[R, K]: of each row's table [V] what stands at its places; 0 where a row has none.
 
-    At least one row has a table.
+    At least one row has a table; all places are in it.
     """
     first = next(table for table in tables if table is not None)
     if isinstance(at_RK, torch.Tensor):
@@ -85,7 +103,7 @@ def looked_up(tables: Sequence[Array | None], at_RK: Array) -> Array:
     found_RK = np.zeros(at_RK.shape, first.dtype)
     for row, table in enumerate(tables):
         if table is not None:
-            found_RK[row] = table[at_RK[row]]
+            table.take(at_RK[row], out=found_RK[row], mode="clip")
     return found_RK
 
 

@@ -32,7 +32,7 @@ _LOWEST = np.finfo(np.float32).min
 _MAGNITUDE = 0x7FFFFFFF  # all bits of a float32 but its sign
 
 
-class Rule(NamedTuple):
+class RowFilter(NamedTuple):
     """One request's settings, as numbers.
 
     Attributes:
@@ -48,7 +48,7 @@ class Rule(NamedTuple):
     open: bool
 
     @classmethod
-    def of(cls, setting: Sampling) -> Rule:
+    def of(cls, setting: Sampling) -> RowFilter:
         """A greedy request keeps one token."""
         return cls(
             max(setting.temperature, _COLDEST),
@@ -63,7 +63,6 @@ class Filters(NamedTuple):
     """Rules of rows, [R, 1] float64.
 
     Attributes:
-        min_p: None where no row has one.
         open: bool; None where no row is.
         most: tokens that any row keeps, None where that is not said.
     """
@@ -71,12 +70,12 @@ class Filters(NamedTuple):
     temperature: Array
     top_k: Array
     top_p: Array
-    min_p: Array | None
+    min_p: Array
     open: Array | None
     most: int | None
 
     @classmethod
-    def of(cls, rules: Sequence[Rule], device: torch.device) -> Filters:
+    def of(cls, rules: Sequence[RowFilter], device: torch.device) -> Filters:
         """Where those of the device are computed."""
         columns = arrays.placed(np.ascontiguousarray(np.array(rules, np.float64).T), device)
         temperature, top_k, top_p, min_p, is_open = columns[:, :, None]
@@ -85,7 +84,7 @@ class Filters(NamedTuple):
             temperature,
             top_k,
             top_p,
-            min_p if any(rule.min_p for rule in rules) else None,
+            min_p,
             is_open > 0 if any(rule.open for rule in rules) else None,
             int(most) if most < math.inf else None,
         )
@@ -110,14 +109,15 @@ class Kept(NamedTuple):
 
     Attributes:
         ids_RK: token ids.
-        logits_RK: over the temperature, the largest 0; -inf for what may not be drawn. float64.
-        rest_R1: exp of them, summed over all tokens but these; 0 for all rows but open ones.
+        weights_RK: what their probabilities are to each other, float64; 0 where not to be drawn.
+        rest_R1: of all tokens but these, summed; None where no row is open, 0 for those that are
+            not.
         sure_R: whether these are the tokens that filters over the whole vocabulary keep.
     """
 
     ids_RK: Array
-    logits_RK: Array
-    rest_R1: Array
+    weights_RK: Array
+    rest_R1: Array | None
     sure_R: Array
 
 
@@ -247,25 +247,24 @@ def keep(found: Top, rule: Filters, others_R1: Array | None = None) -> Kept:
     """
     xp = arrays.library(found.values_RK)
     values_RK, ids_RK = found.values_RK[:, : rule.most], found.ids_RK[:, : rule.most]
-    scaled_RK = (arrays.cast(values_RK, "float64") - values_RK[:, :1]) / rule.temperature
-    weights_RK = xp.exp(scaled_RK)
-    kept_RK = (arrays.up_to(values_RK.shape[1], values_RK) < rule.top_k) & (weights_RK > 0)
-    most_RK = xp.where(kept_RK, weights_RK, 0.0).cumsum(1)
+    weights_RK = xp.exp((arrays.cast(values_RK, "float64") - values_RK[:, :1]) / rule.temperature)
+    first_RK = (arrays.up_to(values_RK.shape[1], values_RK) < rule.top_k) & (weights_RK > 0)
+    most_RK = xp.where(first_RK, weights_RK, 0.0).cumsum(1)
     whole_R1 = most_RK[:, -1:]
-    rest_R1 = xp.zeros_like(whole_R1)
     above_RK = values_RK > found.bound_R1
     if others_R1 is not None:
         above_R1 = xp.where(above_RK, weights_RK, 0.0).sum(1)[:, None]
         whole_R1 = xp.where(xp.isinf(rule.top_k), above_R1 + others_R1, whole_R1)
+    kept_RK = first_RK & (weights_RK >= rule.min_p)
     kept_RK[:, 1:] &= most_RK[:, :-1] < rule.top_p * whole_R1
-    if rule.min_p is not None:
-        kept_RK &= weights_RK >= rule.min_p
+    rest_R1 = None
     if rule.open is not None:
         kept_RK &= ~rule.open | above_RK  # those at the bound are the rest's, all of them
-        rest_R1 = xp.where(rule.open, others_R1, rest_R1)
-    sure_R = ~(kept_RK & ~above_RK).any(1)
-    scaled_RK = xp.where(kept_RK, scaled_RK, -math.inf)
-    return Kept(ids_RK, scaled_RK, rest_R1, sure_R)
+        rest_R1 = xp.where(rule.open, others_R1, 0.0)
+    # Of what top_k leaves top_p takes its share: all of it must be known.
+    certain_RK = first_RK if rule.most else xp.where(xp.isinf(rule.top_k), kept_RK, first_RK)
+    sure_R = ~(certain_RK & ~above_RK).any(1)
+    return Kept(ids_RK, xp.where(kept_RK, weights_RK, 0.0), rest_R1, sure_R)
 
 
 def edge(found: Top, rule: Filters) -> Array:

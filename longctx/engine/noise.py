@@ -17,10 +17,18 @@ _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _WORD = 2**64
 
 
-def key_of(seed: int, position: int) -> int:
-    """What a row's numbers follow from: a signed number of 64 bits."""
-    key = _mixed((_mixed(seed % _WORD) + (position + 1) * _GOLDEN) % _WORD)
-    return _signed(key)
+def start_of(seed: int) -> int:
+    """What the keys of a seed follow from."""
+    return _mixed(seed % _WORD)
+
+
+def key_of(start: int, position: int) -> int:
+    """What a row's numbers follow from: a signed number of 64 bits.
+
+    Args:
+        start: of `start_of`.
+    """
+    return _signed(_mixed((start + (position + 1) * _GOLDEN) % _WORD))
 
 
 def uniform(key_R: Array, ids_RK: Array) -> Array:
@@ -38,10 +46,9 @@ def uniform(key_R: Array, ids_RK: Array) -> Array:
     return (arrays.cast(_shifted(word_RK, 12), "float64") + 0.5) * 2.0**-52
 
 
-def gumbel(key_R: Array, ids_RK: Array) -> Array:
-    """Gumbel variates [R, K]: argmax of log p + these draws from p."""
-    log = arrays.library(ids_RK).log
-    found_RK: Array = -log(-log(uniform(key_R, ids_RK)))
+def exponential(key_R: Array, ids_RK: Array) -> Array:
+    """Exponential variates [R, K], above 0: the largest of w over these draws by the weights w."""
+    found_RK: Array = -arrays.library(ids_RK).log(uniform(key_R, ids_RK))
     return found_RK
 
 

@@ -72,7 +72,8 @@ class RowSampler:
         self._biases = torch.tensor(biases, dtype=torch.float32)
         self.top_logprobs = top_logprobs
         self.constraint = constraint
-        self._seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        self._start = noise.start_of(seed)
         self._drawn = 0
         self.penalties = Penalties(sampling, prompt) if sampling.penalises else None
         self.late = (
@@ -80,7 +81,7 @@ class RowSampler:
             and self.penalties.lowers
             and not candidates.needs_sum(sampling)
         )
-        self.rule = candidates.Rule.of(sampling)
+        self.rule = candidates.RowFilter.of(sampling)
         self.sums = candidates.needs_sum(sampling)
         self.searches = sampling.temperature > 0 or self.late
 
@@ -97,7 +98,7 @@ class RowSampler:
     @property
     def key(self) -> int:
         """What the next token's random numbers follow from."""
-        return noise.key_of(self._seed, self._drawn)
+        return noise.key_of(self._start, self._drawn)
 
     @property
     def foreseeable(self) -> bool:
@@ -147,7 +148,7 @@ def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn 
     """
     failures: dict[int, Exception] = {}
     maxima_RB = candidates.block_maxima(logits_RV)
-    finite_R = maxima_RB.amax(-1).isfinite()
+    finite_R = arrays.finite(arrays.of(maxima_RB))
     given_RV = logits_RV
     if any(sampler.adjusts for sampler in samplers):
         logits_RV = logits_RV.clone()
@@ -171,18 +172,10 @@ def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn 
     return [failures.get(row) or Drawn(token, reports.get(row)) for row, token in enumerate(tokens)]
 
 
-def finite_rows(logits_RV: torch.Tensor) -> torch.Tensor:
-    """Rows that can be drawn from: no NaN and no +inf in them, and one that is more than -inf.
-
-    The largest tells all three: a NaN is larger than everything to `amax`.
-    """
-    return logits_RV.amax(-1).isfinite()
-
-
 def _tokens(
     logits_RV: torch.Tensor,
     maxima_RB: torch.Tensor,
-    finite_R: torch.Tensor,
+    finite_R: Array,
     samplers: Sequence[RowSampler],
     failed: Iterable[int],
 ) -> list[int]:
@@ -194,9 +187,9 @@ def _tokens(
         if sampler.searches and row not in failed
     }
     if len(sizes) < len(samplers):
-        tokens_R = candidates.argmax(logits_RV, maxima_RB)
+        tokens_R = arrays.of(candidates.argmax(logits_RV, maxima_RB))
     else:
-        tokens_R = torch.zeros_like(finite_R, dtype=torch.int64)
+        tokens_R = arrays.cast(finite_R, "int64")  # of nobody: all are searched for
     pending, rest = list(sizes), list[int]()
     tokens: list[int] = []
     while pending or rest or not tokens:
@@ -206,13 +199,13 @@ def _tokens(
         for size, rows in jobs.items():
             mine = [samplers[row] for row in rows]
             found_R = _search(_rows(logits_RV, rows), _rows(maxima_RB, rows), mine, size)
-            tokens_R = _placed(tokens_R, rows, found_R)
+            tokens_R = arrays.replaced(tokens_R, rows, found_R)
         if rest:
             found_R = _among_the_rest(
                 _rows(logits_RV, rest), _rows(maxima_RB, rest), [samplers[row] for row in rest]
             )
-            tokens_R = _placed(tokens_R, rest, found_R)
-        tokens = tokens_R.where(finite_R, _NO_TOKEN).tolist()
+            tokens_R = arrays.replaced(tokens_R, rest, arrays.of(found_R))
+        tokens = arrays.library(tokens_R).where(finite_R, tokens_R, _NO_TOKEN).tolist()
         rest = [row for row in pending if tokens[row] == _REST]
         pending = [row for row in pending if tokens[row] == _MORE]
     return tokens
@@ -220,14 +213,14 @@ def _tokens(
 
 def _search(
     logits_RV: torch.Tensor, maxima_RB: torch.Tensor, samplers: Sequence[RowSampler], size: int
-) -> torch.Tensor:
+) -> Array:
     """Tokens [R] among the `size` largest logits, or what stands for one."""
     with np.errstate(all="ignore"):  # as torch: rows that are not finite are told by the caller
         found = candidates.top(logits_RV, maxima_RB, size)
         late = [sampler.penalties if sampler.late else None for sampler in samplers]
         values_RK = penalise(found.values_RK, found.ids_RK, late, logits_RV)
         found = candidates.ordered(found._replace(values_RK=values_RK))
-        return arrays.tensor(_drawn(logits_RV, found, samplers))
+        return _drawn(logits_RV, found, samplers)
 
 
 def _drawn(logits_RV: torch.Tensor, found: candidates.Top, samplers: Sequence[RowSampler]) -> Array:
@@ -238,12 +231,12 @@ def _drawn(logits_RV: torch.Tensor, found: candidates.Top, samplers: Sequence[Ro
     found = found._replace(bound_R1=candidates.edge(found, rule))
     kept = candidates.keep(found, rule, _others(logits_RV, found, rule, samplers))
     key_R = _keys(samplers, device)
-    scores_RK = kept.logits_RK + noise.gumbel(key_R, kept.ids_RK)
+    scores_RK = kept.weights_RK / noise.exponential(key_R, kept.ids_RK)
     best_R1 = scores_RK.argmax(1)[:, None]
     tokens_R = arrays.along(kept.ids_RK, best_R1)[:, 0]
-    if rule.open is not None:  # all that is no candidate draws as one token behind the last
+    if kept.rest_R1 is not None:  # all that is no candidate draws as one token behind the last
         last_R1 = xp.full_like(best_R1, vocabulary)
-        score_R1 = xp.log(kept.rest_R1) + noise.gumbel(key_R, last_R1)
+        score_R1 = kept.rest_R1 / noise.exponential(key_R, last_R1)
         beaten_R = (score_R1 > arrays.along(scores_RK, best_R1))[:, 0]
         tokens_R = xp.where(beaten_R, _REST, tokens_R)
     return xp.where(kept.sure_R, tokens_R, _MORE)
@@ -261,7 +254,8 @@ def _others(
         return None
     given = [arrays.tensor(each) for each in (found.values_RK, found.bound_R1, rule.temperature)]
     found_R1 = candidates.others(*(_rows(each, summed) for each in (logits_RV, *given)))
-    return arrays.of(_placed(torch.zeros_like(given[-1]), summed, found_R1))
+    none_R1 = arrays.library(rule.temperature).zeros_like(rule.temperature)
+    return arrays.replaced(none_R1, summed, arrays.of(found_R1))
 
 
 def _among_the_rest(
@@ -308,9 +302,3 @@ def _rows(x_RN: torch.Tensor, rows: list[int]) -> torch.Tensor:
     if len(rows) == len(x_RN):
         return x_RN
     return x_RN.index_select(0, upload(torch.tensor(rows), x_RN.device))
-
-
-def _placed(x_R: torch.Tensor, rows: list[int], found_R: torch.Tensor) -> torch.Tensor:
-    if len(rows) == len(x_R):
-        return found_R
-    return x_R.index_copy(0, upload(torch.tensor(rows), x_R.device), found_R)

@@ -111,12 +111,12 @@ def kept_of(logits_1V: torch.Tensor, sampling: Sampling) -> set[int]:
     maxima_1B = candidates.block_maxima(logits_1V)
     for size in candidates.sizes_for(sampling, vocabulary):
         found = candidates.ordered(candidates.top(logits_1V, maxima_1B, size))
-        rule = candidates.Filters.of([candidates.Rule.of(sampling)], logits_1V.device)
+        rule = candidates.Filters.of([candidates.RowFilter.of(sampling)], logits_1V.device)
         given = map(torch.as_tensor, (found.values_RK, found.bound_R1, rule.temperature))
         others = candidates.others(logits_1V, *given).numpy()
         kept = candidates.keep(found, rule, others)
         if kept.sure_R.all():
-            return set(kept.ids_RK[0, np.isfinite(kept.logits_RK[0])].tolist())
+            return set(kept.ids_RK[0, kept.weights_RK[0] > 0].tolist())
     raise AssertionError("the whole vocabulary settles every row")
 
 
@@ -255,6 +255,21 @@ def test_penalties_of_candidates_are_those_of_the_whole_row() -> None:
         assert tokens_of(logits_RV, samplers) == tokens_of(want, plain)
 
 
+def test_what_top_p_takes_its_share_of_is_certain_too() -> None:
+    """Penalties leave 199 of the 200 largest below others: these are what top_k keeps."""
+    logits_V = torch.zeros(64 * 400)
+    logits_V[::64] = 4.9
+    logits_V[: 64 * 200 : 64] = 5.0
+    logits_V[0] = 6.0
+    rules = {"temperature": 1.0, "top_k": 20, "top_p": 0.5, "repetition_penalty": 2.0}
+    seen = list(range(64, 64 * 200, 64))
+    samplers = [RowSampler(Sampling(**rules, seed=seed), seen) for seed in range(400)]
+    tokens = tokens_of(logits_V.expand(400, -1), samplers)
+    # exp(6), and as many of 19 times exp(4.9) as half of all that takes
+    assert set(tokens) == {0, *(64 * block for block in range(200, 208))}
+    assert 0.2 < tokens.count(0) / 400 < 0.35
+
+
 class Only:
     """A grammar of a few tokens."""
 
@@ -294,7 +309,9 @@ def test_numbers_are_those_of_splitmix64() -> None:
         return ((word ^ word >> 31) // 2**12 + 0.5) / 2**52
 
     keys = [
-        noise.key_of(seed, position) for seed in (0, 1, -7, 2**70 + 5) for position in (0, 1, 99)
+        noise.key_of(noise.start_of(seed), position)
+        for seed in (0, 1, -7, 2**70 + 5)
+        for position in (0, 1, 99)
     ]
     assert len(set(keys)) == len(keys) and all(-(2**63) <= key < 2**63 for key in keys)
     ids_RK = torch.tensor([[151_935, 0, 7, 42]]).expand(len(keys), -1)
@@ -304,7 +321,9 @@ def test_numbers_are_those_of_splitmix64() -> None:
 
 
 def test_numbers_are_even_and_of_one_another_free() -> None:
-    keys = torch.tensor([noise.key_of(seed, at) for seed in range(20) for at in range(50)])
+    keys = torch.tensor(
+        [noise.key_of(noise.start_of(seed), at) for seed in range(20) for at in range(50)]
+    )
     found = noise.uniform(keys, torch.arange(200).expand(1000, -1))
     assert found.min() > 0 and found.max() < 1
     counts = torch.histc(found, 100, 0, 1)

@@ -37,7 +37,7 @@ def kept_of(
     logits_RV: torch.Tensor, found: candidates.Top, settings: list[Sampling]
 ) -> candidates.Kept:
     """What filters keep of candidates; for every row the sum of the others."""
-    rule = candidates.Filters.of([candidates.Rule.of(each) for each in settings], logits_RV.device)
+    rule = candidates.Filters.of(list(map(candidates.RowFilter.of, settings)), logits_RV.device)
     given = [torch.as_tensor(x) for x in (found.values_RK, found.bound_R1, rule.temperature)]
     return candidates.keep(found, rule, candidates.others(logits_RV, *given).numpy())
 
@@ -48,8 +48,9 @@ def probabilities(logits_RV: torch.Tensor, settings: list[Sampling], size: int) 
     kept = kept_of(logits_RV, found, settings)
     assert kept.sure_R.all()
     probs_RV = torch.zeros(logits_RV.shape, dtype=torch.float64)
-    logits_RK = torch.from_numpy(kept.logits_RK)
-    return probs_RV.scatter_(1, torch.from_numpy(kept.ids_RK), torch.softmax(logits_RK, -1))
+    weights_RK = torch.from_numpy(kept.weights_RK)
+    shares_RK = weights_RK / weights_RK.sum(1, keepdim=True)
+    return probs_RV.scatter_(1, torch.from_numpy(kept.ids_RK), shares_RK)
 
 
 LOGITS = torch.tensor([[0.5, 0.25, 0.15, 0.07, 0.03]]).log()

@@ -27,7 +27,7 @@ class Told(Speculator):
         self._answer, self._wrong_at, self._first = answer, wrong_at, self._count
         self.seen: list[tuple[int, int]] = []
 
-    def propose(self, room: int) -> list[int]:
+    def propose(self, room: int, together: int = 1) -> list[int]:
         left = len(self._tokens) - self._count
         at = self._count - self._first
         found = list(self._answer[at : at + max(0, min(self._most, room, left - 1))])
