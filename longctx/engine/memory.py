@@ -23,6 +23,9 @@ CPU_SHARE, CUDA_SHARE = 0.5, 0.9
 MIN_PREFILL = 16
 # Rows of logits that a step makes of scored prompts: 256 x 152K float32 are 156 MB.
 MAX_SCORED = 256
+# What a request with penalties holds for each token id until it ends or gives its memory up: a mark
+# for those that were seen, and a float32 for what their occurrences cost (`penalties.py`).
+PENALTY_BYTES = 1 + 4
 
 
 class DeviceShare(NamedTuple):
@@ -61,7 +64,9 @@ def step_bytes(config: Any, itemsize: int, tokens: int, logit_rows: int) -> int:
 
     Per token: residual, its norm and a copy in float32; gate, up and their product; queries, keys,
     values and output with their float32 partial sums. Logits are there in the model's dtype, in
-    float32, and as probabilities or sorted.
+    float32, and as probabilities or sorted. Requests hold their penalties: 0.76 MB each at 152K
+    ids, 49 MB where 64 run. They are counted for every row of logits, of which there are more than
+    requests: 194 MB of the 1.0 GB that such a step of Qwen2-7B takes.
     """
     hidden = int(config.hidden_size)
     wide = int(getattr(config, "intermediate_size", None) or 4 * hidden)
@@ -74,7 +79,9 @@ def step_bytes(config: Any, itemsize: int, tokens: int, logit_rows: int) -> int:
     per_token = itemsize * (3 * hidden + 3 * wide + 4 * attention) + 4 * (
         2 * hidden + 3 * attention
     )
-    return tokens * per_token + logit_rows * int(config.vocab_size) * (itemsize + 16)
+    return tokens * per_token + logit_rows * int(config.vocab_size) * (
+        itemsize + 16 + PENALTY_BYTES
+    )
 
 
 def default_kv_budget(devices: Sequence[torch.device], step: int) -> int:

@@ -1,27 +1,37 @@
 """Random numbers that are a function of seed, position and token: none is kept.
 
 The hash is the finaliser of splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
-number generators"), in whole numbers of 64 bits, so that every device finds the same.
+number generators"), in whole numbers of 64 bits, so that every device finds the same, and numpy
+what torch does.
 
 Shape legend: R rows, K tokens of a row.
 """
 
 from __future__ import annotations
 
-import torch
+from longctx.engine import arrays
+from longctx.engine.arrays import Array
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _WORD = 2**64
 
 
-def key_of(seed: int, position: int) -> int:
-    """What a row's numbers follow from: a signed number of 64 bits."""
-    key = _mixed((_mixed(seed % _WORD) + (position + 1) * _GOLDEN) % _WORD)
-    return _signed(key)
+def start_of(seed: int) -> int:
+    """What the keys of a seed follow from."""
+    return _mixed(seed % _WORD)
 
 
-def uniform(key_R: torch.Tensor, ids_RK: torch.Tensor) -> torch.Tensor:
+def key_of(start: int, position: int) -> int:
+    """What a row's numbers follow from: a signed number of 64 bits.
+
+    Args:
+        start: of `start_of`.
+    """
+    return _signed(_mixed((start + (position + 1) * _GOLDEN) % _WORD))
+
+
+def uniform(key_R: Array, ids_RK: Array) -> Array:
     """Numbers [R, K] strictly between 0 and 1, float64, one a token id.
 
     Args:
@@ -33,15 +43,16 @@ def uniform(key_R: torch.Tensor, ids_RK: torch.Tensor) -> torch.Tensor:
     word_RK = (word_RK ^ _shifted(word_RK, 27)) * _signed(_SECOND)
     word_RK = word_RK ^ _shifted(word_RK, 31)
     # 52 bits and a half: neither end is reached, and float64 has all of it.
-    return (_shifted(word_RK, 12).double() + 0.5) * 2.0**-52
+    return (arrays.cast(_shifted(word_RK, 12), "float64") + 0.5) * 2.0**-52
 
 
-def gumbel(key_R: torch.Tensor, ids_RK: torch.Tensor) -> torch.Tensor:
-    """Gumbel variates [R, K]: argmax of log p + these draws from p."""
-    return uniform(key_R, ids_RK).log_().neg_().log_().neg_()
+def exponential(key_R: Array, ids_RK: Array) -> Array:
+    """Exponential variates [R, K], above 0: the largest of w over these draws by the weights w."""
+    found_RK: Array = -arrays.library(ids_RK).log(uniform(key_R, ids_RK))
+    return found_RK
 
 
-def _shifted(word_RK: torch.Tensor, bits: int) -> torch.Tensor:
+def _shifted(word_RK: Array, bits: int) -> Array:
     """To the right, with zeros coming in."""
     return (word_RK >> bits) & (2 ** (64 - bits) - 1)
 

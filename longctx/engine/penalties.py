@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from longctx.attention.upload import upload
+from longctx.engine import arrays
+from longctx.engine.arrays import Array
 from longctx.engine.request import Sampling
 
 
@@ -33,10 +35,11 @@ class Penalties:
         self._presence = sampling.presence_penalty
         self._frequency = sampling.frequency_penalty
         self.lowers = self.repetition >= 1 and self._presence >= 0 and self._frequency >= 0
-        self._prompt = torch.tensor(sorted(set(prompt)) if self.repetition != 1 else [])
+        seen = np.asarray(prompt if self.repetition != 1 else (), dtype=np.int64)
+        self._prompt = np.unique(seen)
         self._counts: dict[int, int] = {}
-        self._seen_V: torch.Tensor | None = None
-        self._cost_V: torch.Tensor | None = None
+        self._seen_V: Array | None = None
+        self._cost_V: Array | None = None
 
     @property
     def counts(self) -> bool:
@@ -47,65 +50,72 @@ class Penalties:
         """A token was drawn."""
         self._counts[token] = self._counts.get(token, 0) + 1
         if self._seen_V is not None:
-            self._seen_V[token].fill_(True)
+            arrays.put(self._seen_V, token, True)
         if self._cost_V is not None:
-            self._cost_V[token].fill_(self._cost(token))
+            arrays.put(self._cost_V, token, self._cost(token))
 
-    def seen(self, vocabulary: int, device: torch.device) -> torch.Tensor:
+    def drop(self) -> None:
+        """Give the memory of the marks back: they are made again where they are needed."""
+        self._seen_V = self._cost_V = None
+
+    def seen(self, vocabulary: int, device: torch.device) -> Array:
         """Bool [V]; to be read only."""
         if self._seen_V is None:
-            self._seen_V = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-            ids = torch.cat([self._prompt.long(), torch.tensor(list(self._counts)).long()])
-            self._seen_V.index_fill_(0, upload(ids, device), True)
+            seen_V = np.zeros(vocabulary, dtype=np.bool_)
+            seen_V[self._prompt] = True
+            seen_V[list(self._counts)] = True
+            self._seen_V = arrays.placed(seen_V, device)
         return self._seen_V
 
-    def cost(self, vocabulary: int, device: torch.device) -> torch.Tensor:
+    def cost(self, vocabulary: int, device: torch.device) -> Array:
         """Float32 [V], subtracted; to be read only."""
         if self._cost_V is None:
-            self._cost_V = torch.zeros(vocabulary, device=device)
-            for token in self._counts:
-                self._cost_V[token].fill_(self._cost(token))
+            cost_V = np.zeros(vocabulary, dtype=np.float32)
+            cost_V[list(self._counts)] = [self._cost(token) for token in self._counts]
+            self._cost_V = arrays.placed(cost_V, device)
         return self._cost_V
 
     def put_on(self, logits_V: torch.Tensor) -> None:
         """All of them, in place."""
+        size, device = len(logits_V), logits_V.device
         if self.repetition != 1:
-            factor_V = _factor(self.seen(len(logits_V), logits_V.device), self.repetition - 1)
+            factor_V = _factor(arrays.tensor(self.seen(size, device)), self.repetition - 1)
             pick = torch.minimum if self.repetition > 1 else torch.maximum
             pick(logits_V / factor_V, logits_V * factor_V, out=logits_V)
         if self.counts:
-            logits_V -= self.cost(len(logits_V), logits_V.device)
+            logits_V -= arrays.tensor(self.cost(size, device))
 
     def _cost(self, token: int) -> float:
         return self._presence + self._frequency * self._counts[token]
 
 
 def penalise(
-    values_RK: torch.Tensor,
-    ids_RK: torch.Tensor,
-    rows: Sequence[Penalties | None],
-    vocabulary: int,
-) -> torch.Tensor:
-    """Candidates' logits less their penalties, all of which lower; a few calls for all rows."""
-    device = values_RK.device
+    values_RK: Array, ids_RK: Array, rows: Sequence[Penalties | None], logits_RV: torch.Tensor
+) -> Array:
+    """Candidates' logits less their penalties, all of which lower; a few calls for all rows.
+
+    Args:
+        logits_RV: that they are of.
+    """
+    vocabulary, device = logits_RV.shape[1], logits_RV.device
     if any(row and row.repetition != 1 for row in rows):
-        none_V = torch.zeros(1, dtype=torch.bool, device=device).expand(vocabulary)
-        seen = [row.seen(vocabulary, device) if row else none_V for row in rows]
-        seen_RK = torch.stack(seen).gather(1, ids_RK)
-        more = torch.tensor([[row.repetition - 1 if row else 0.0] for row in rows])
-        factor_RK = _factor(seen_RK, upload(more, device))
-        values_RK = torch.minimum(values_RK / factor_RK, values_RK * factor_RK)
+        seen = [
+            row.seen(vocabulary, device) if row and row.repetition != 1 else None for row in rows
+        ]
+        more = np.array([[row.repetition - 1 if row else 0.0] for row in rows], np.float32)
+        factor_RK = _factor(arrays.looked_up(seen, ids_RK), arrays.placed(more, device))
+        lesser = arrays.library(values_RK).minimum
+        values_RK = lesser(values_RK / factor_RK, values_RK * factor_RK)
     if any(row and row.counts for row in rows):
-        zero_V = torch.zeros(1, device=device).expand(vocabulary)
-        costs = [row.cost(vocabulary, device) if row and row.counts else zero_V for row in rows]
-        values_RK = values_RK - torch.stack(costs).gather(1, ids_RK)
+        costs = [row.cost(vocabulary, device) if row and row.counts else None for row in rows]
+        values_RK = values_RK - arrays.looked_up(costs, ids_RK)
     return values_RK
 
 
-def _factor(seen: torch.Tensor, more: torch.Tensor | float) -> torch.Tensor:
+def _factor(seen: Array, more: Array | float) -> Array:
     """1, or 1 + `more` where a token was seen.
 
     Above 1 it divides positive logits and multiplies negative ones, which is whichever is less;
     below 1 whichever is more.
     """
-    return seen.float() * more + 1
+    return arrays.cast(seen, "float32") * more + 1

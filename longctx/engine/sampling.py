@@ -18,10 +18,12 @@ import secrets
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from longctx.attention.upload import upload
-from longctx.engine import candidates, noise
+from longctx.engine import arrays, candidates, noise
+from longctx.engine.arrays import Array
 from longctx.engine.constraint import Constraint
 from longctx.engine.errors import NonFiniteLogitsError
 from longctx.engine.penalties import Penalties, penalise
@@ -47,6 +49,9 @@ class RowSampler:
     Attributes:
         penalties: None where there are none.
         late: penalties are put on the candidates; before, on the whole row.
+        rule: temperature and filters.
+        sums: whether they need the probabilities of all tokens.
+        searches: whether the largest logit is not the answer.
     """
 
     def __init__(
@@ -67,7 +72,8 @@ class RowSampler:
         self._biases = torch.tensor(biases, dtype=torch.float32)
         self.top_logprobs = top_logprobs
         self.constraint = constraint
-        self._seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        self._start = noise.start_of(seed)
         self._drawn = 0
         self.penalties = Penalties(sampling, prompt) if sampling.penalises else None
         self.late = (
@@ -75,6 +81,9 @@ class RowSampler:
             and self.penalties.lowers
             and not candidates.needs_sum(sampling)
         )
+        self.rule = candidates.RowFilter.of(sampling)
+        self.sums = candidates.needs_sum(sampling)
+        self.searches = sampling.temperature > 0 or self.late
 
     @property
     def adjusts(self) -> bool:
@@ -87,14 +96,9 @@ class RowSampler:
         )
 
     @property
-    def searches(self) -> bool:
-        """Whether the largest logit is not the answer."""
-        return self.sampling.temperature > 0 or self.late
-
-    @property
     def key(self) -> int:
         """What the next token's random numbers follow from."""
-        return noise.key_of(self._seed, self._drawn)
+        return noise.key_of(self._start, self._drawn)
 
     @property
     def foreseeable(self) -> bool:
@@ -116,6 +120,11 @@ class RowSampler:
         self._banned_for -= self._banned_for > 0
         if self.penalties is not None:
             self.penalties.note(token)
+
+    def rest(self) -> None:
+        """Hold no memory until the next draw."""
+        if self.penalties is not None:
+            self.penalties.drop()
 
     def adjust(self, logits_V: torch.Tensor, *, penalties: bool = True) -> None:
         """Biases, penalties and grammar, in place."""
@@ -139,7 +148,7 @@ def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn 
     """
     failures: dict[int, Exception] = {}
     maxima_RB = candidates.block_maxima(logits_RV)
-    finite_R = maxima_RB.amax(-1).isfinite()
+    finite_R = arrays.finite(arrays.of(maxima_RB))
     given_RV = logits_RV
     if any(sampler.adjusts for sampler in samplers):
         logits_RV = logits_RV.clone()
@@ -163,29 +172,24 @@ def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn 
     return [failures.get(row) or Drawn(token, reports.get(row)) for row, token in enumerate(tokens)]
 
 
-def finite_rows(logits_RV: torch.Tensor) -> torch.Tensor:
-    """Rows that can be drawn from: no NaN and no +inf in them, and one that is more than -inf.
-
-    The largest tells all three: a NaN is larger than everything to `amax`.
-    """
-    return logits_RV.amax(-1).isfinite()
-
-
 def _tokens(
     logits_RV: torch.Tensor,
     maxima_RB: torch.Tensor,
-    finite_R: torch.Tensor,
+    finite_R: Array,
     samplers: Sequence[RowSampler],
     failed: Iterable[int],
 ) -> list[int]:
     """Tokens of all rows: the host waits once, and once more for each time that some row's
     candidates were too few."""
-    tokens_R = candidates.argmax(logits_RV, maxima_RB)
     sizes = {
         row: candidates.sizes_for(sampler.sampling, logits_RV.shape[1])
         for row, sampler in enumerate(samplers)
         if sampler.searches and row not in failed
     }
+    if len(sizes) < len(samplers):
+        tokens_R = arrays.of(candidates.argmax(logits_RV, maxima_RB))
+    else:
+        tokens_R = arrays.cast(finite_R, "int64")  # of nobody: all are searched for
     pending, rest = list(sizes), list[int]()
     tokens: list[int] = []
     while pending or rest or not tokens:
@@ -195,13 +199,13 @@ def _tokens(
         for size, rows in jobs.items():
             mine = [samplers[row] for row in rows]
             found_R = _search(_rows(logits_RV, rows), _rows(maxima_RB, rows), mine, size)
-            tokens_R = _placed(tokens_R, rows, found_R)
+            tokens_R = arrays.replaced(tokens_R, rows, found_R)
         if rest:
             found_R = _among_the_rest(
                 _rows(logits_RV, rest), _rows(maxima_RB, rest), [samplers[row] for row in rest]
             )
-            tokens_R = _placed(tokens_R, rest, found_R)
-        tokens = tokens_R.where(finite_R, _NO_TOKEN).tolist()
+            tokens_R = arrays.replaced(tokens_R, rest, arrays.of(found_R))
+        tokens = arrays.library(tokens_R).where(finite_R, tokens_R, _NO_TOKEN).tolist()
         rest = [row for row in pending if tokens[row] == _REST]
         pending = [row for row in pending if tokens[row] == _MORE]
     return tokens
@@ -209,45 +213,65 @@ def _tokens(
 
 def _search(
     logits_RV: torch.Tensor, maxima_RB: torch.Tensor, samplers: Sequence[RowSampler], size: int
-) -> torch.Tensor:
+) -> Array:
     """Tokens [R] among the `size` largest logits, or what stands for one."""
+    with np.errstate(all="ignore"):  # as torch: rows that are not finite are told by the caller
+        found = candidates.top(logits_RV, maxima_RB, size)
+        late = [sampler.penalties if sampler.late else None for sampler in samplers]
+        values_RK = penalise(found.values_RK, found.ids_RK, late, logits_RV)
+        found = candidates.ordered(found._replace(values_RK=values_RK))
+        return _drawn(logits_RV, found, samplers)
+
+
+def _drawn(logits_RV: torch.Tensor, found: candidates.Top, samplers: Sequence[RowSampler]) -> Array:
+    """Of the candidates of `ordered`, what `_search` gives."""
     device, vocabulary = logits_RV.device, logits_RV.shape[1]
-    values_RK, ids_RK = candidates.top(logits_RV, maxima_RB, size)
-    bound_R1 = values_RK.amin(1, keepdim=True)
-    if size >= vocabulary:
-        bound_R1 = torch.full_like(bound_R1, -torch.inf)
-    late = [sampler.penalties if sampler.late else None for sampler in samplers]
-    values_RK = penalise(values_RK, ids_RK, late, vocabulary)
-    values_RK, ids_RK = candidates.ordered(values_RK, ids_RK, vocabulary)
-    settings = [sampler.sampling for sampler in samplers]
-    rule = candidates.Filters.of(settings, device)
-    summed = [row for row, each in enumerate(settings) if candidates.needs_sum(each)]
-    others_R1 = None
-    if summed:
-        inputs = (logits_RV, values_RK, bound_R1, rule.temperature)
-        found_R1 = candidates.others(*(_rows(x, summed) for x in inputs))
-        others_R1 = _placed(torch.zeros_like(rule.temperature), summed, found_R1)
-    kept = candidates.keep(values_RK, ids_RK, bound_R1, rule, others_R1)
-    key_R = upload(torch.tensor([sampler.key for sampler in samplers]), device)
-    scores_RK = kept.logits_RK + noise.gumbel(key_R, ids_RK)
-    best_R1, at_R1 = scores_RK.max(1, keepdim=True)
-    tokens_R = ids_RK.gather(1, at_R1)[:, 0]
-    if others_R1 is not None:  # all that is no candidate draws as one token behind the last
-        last_R1 = torch.full_like(at_R1, vocabulary)
-        score_R1 = kept.rest_R1.log() + noise.gumbel(key_R, last_R1)
-        tokens_R = tokens_R.masked_fill((score_R1 > best_R1)[:, 0], _REST)
-    return tokens_R.where(kept.sure_R, _MORE)
+    xp = arrays.library(found.values_RK)
+    rule = candidates.Filters.of([sampler.rule for sampler in samplers], device)
+    found = found._replace(bound_R1=candidates.edge(found, rule))
+    kept = candidates.keep(found, rule, _others(logits_RV, found, rule, samplers))
+    key_R = _keys(samplers, device)
+    scores_RK = kept.weights_RK / noise.exponential(key_R, kept.ids_RK)
+    best_R1 = scores_RK.argmax(1)[:, None]
+    tokens_R = arrays.along(kept.ids_RK, best_R1)[:, 0]
+    if kept.rest_R1 is not None:  # all that is no candidate draws as one token behind the last
+        last_R1 = xp.full_like(best_R1, vocabulary)
+        score_R1 = kept.rest_R1 / noise.exponential(key_R, last_R1)
+        beaten_R = (score_R1 > arrays.along(scores_RK, best_R1))[:, 0]
+        tokens_R = xp.where(beaten_R, _REST, tokens_R)
+    return xp.where(kept.sure_R, tokens_R, _MORE)
+
+
+def _others(
+    logits_RV: torch.Tensor,
+    found: candidates.Top,
+    rule: candidates.Filters,
+    samplers: Sequence[RowSampler],
+) -> Array | None:
+    """[R, 1] as `keep` takes them: of the rows that need them, or None."""
+    summed = [row for row, sampler in enumerate(samplers) if sampler.sums]
+    if not summed:
+        return None
+    given = [arrays.tensor(each) for each in (found.values_RK, found.bound_R1, rule.temperature)]
+    found_R1 = candidates.others(*(_rows(each, summed) for each in (logits_RV, *given)))
+    none_R1 = arrays.library(rule.temperature).zeros_like(rule.temperature)
+    return arrays.replaced(none_R1, summed, arrays.of(found_R1))
 
 
 def _among_the_rest(
     logits_RV: torch.Tensor, maxima_RB: torch.Tensor, samplers: Sequence[RowSampler]
 ) -> torch.Tensor:
     """Tokens [R] of those that `_search` did not look at, by their probabilities."""
-    rule = candidates.Filters.of([sampler.sampling for sampler in samplers], logits_RV.device)
-    key_R = upload(torch.tensor([sampler.key for sampler in samplers]), logits_RV.device)
-    another_R1 = torch.full_like(key_R, logits_RV.shape[1] + 1)[:, None]
+    device = logits_RV.device
+    rule = candidates.Filters.of([sampler.rule for sampler in samplers], device)
+    key_R = _keys(samplers, device)
+    another_R1 = arrays.library(key_R).full_like(key_R, logits_RV.shape[1] + 1)[:, None]
     share_R1 = noise.uniform(key_R, another_R1)
-    return candidates.other(logits_RV, maxima_RB, rule.temperature, share_R1)
+    return candidates.other(logits_RV, maxima_RB, rule, share_R1)
+
+
+def _keys(samplers: Sequence[RowSampler], device: torch.device) -> Array:
+    return arrays.placed(np.array([sampler.key for sampler in samplers], np.int64), device)
 
 
 def _reports(
@@ -262,7 +286,8 @@ def _reports(
     if count:
         size = candidates.sizes_for(Sampling(1.0, top_k=count), logits_RV.shape[1])[0]
         found = candidates.top(logprobs_RV, candidates.block_maxima(logprobs_RV), size)
-        columns += [x[:, :count].double() for x in candidates.ordered(*found, logits_RV.shape[1])]
+        listed = candidates.ordered(found)[:2]
+        columns += [arrays.tensor(x)[:, :count].double() for x in listed]
     reports = {}
     for row, wanted, (logprob, *top) in zip(
         rows, counts, torch.cat(columns, 1).tolist(), strict=True
@@ -277,9 +302,3 @@ def _rows(x_RN: torch.Tensor, rows: list[int]) -> torch.Tensor:
     if len(rows) == len(x_RN):
         return x_RN
     return x_RN.index_select(0, upload(torch.tensor(rows), x_RN.device))
-
-
-def _placed(x_R: torch.Tensor, rows: list[int], found_R: torch.Tensor) -> torch.Tensor:
-    if len(rows) == len(x_R):
-        return found_R
-    return x_R.index_copy(0, upload(torch.tensor(rows), x_R.device), found_R)

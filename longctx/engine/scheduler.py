@@ -293,6 +293,7 @@ class Scheduler:
             self.waiting.remove(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
+        sequence.sampler.rest()
         kv, sequence.kv = sequence.kv, None
         if kv is None:
             return

@@ -149,13 +149,13 @@ class RequestState:
         known = self.tokens[start:stop]
         return known + self.guessed[: stop - start - len(known)]
 
-    def guess(self, room: int) -> None:
-        """Guess anew, up to `room` tokens."""
+    def guess(self, room: int, together: int) -> None:
+        """Guess anew, up to `room` tokens, where answers of so many requests grow."""
         self.guessed = []
         if self.speculator is None or not self.decoding or self.remaining != 1:
             return
         if self.sampler.foreseeable:
-            self.guessed = self.speculator.propose(room)
+            self.guessed = self.speculator.propose(room, together)
 
     def usage(self) -> Usage:
         began, now = self._submitted, time.perf_counter()

@@ -189,8 +189,9 @@ class Stepper:
     def _guess(self) -> None:
         """What may be checked with this step's tokens: less of it the more requests there are."""
         left = self._most_guessed
+        together = sum(sequence.decoding for sequence in self._scheduler.running)
         for sequence in self._scheduler.running:
-            sequence.guess(left)
+            sequence.guess(left, together)
             left -= len(sequence.guessed)
 
     def _take(self, sequence: RequestState, drawn: list[sampling.Drawn | Exception]) -> None:

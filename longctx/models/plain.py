@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from longctx.attention import DCA_METHODS, Handle, Scheme, extend
 from longctx.attention.hf.cache import cache_argument
 from longctx.engine import NonFiniteLogitsError
-from longctx.engine.sampling import finite_rows
+from longctx.engine.arrays import finite
 from longctx.errors import UserError
 from longctx.eval.protocol import Completion, Request, Session
 from longctx.models.logprobs import moving_rope, token_logprobs
@@ -143,7 +143,7 @@ class PlainSession(Session):
     def _next(self, block: torch.Tensor, cache: DynamicCache) -> int:
         out = self._forward(block, cache, logits_to_keep=1)
         logits_1V = out.logits[0, -1:]
-        drawn_1 = logits_1V.argmax(-1).where(finite_rows(logits_1V), -1)  # in one transfer
+        drawn_1 = logits_1V.argmax(-1).where(finite(logits_1V), -1)  # in one transfer
         if (token := int(drawn_1)) < 0:
             raise NonFiniteLogitsError
         return token

@@ -104,5 +104,10 @@ class _EngineFigures(Collector):
             ("rejected_tokens", "Tokens guessed and wrong.", stats.counts.rejected_tokens),
             ("requests_finished", "Generations that ended.", stats.counts.finished),
             ("requests_failed", "Generations that failed.", stats.counts.failed),
+            (
+                "requests_preempted",
+                "How often a request gave its memory up, to be computed again.",
+                stats.counts.preempted,
+            ),
         ):
             yield CounterMetricFamily(f"longctx_{name}", about, value)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from engine_helpers import engine_for, prompt_of, run
 
-from longctx.engine import EngineRequest, Sampling, candidates, noise
+from longctx.engine import EngineRequest, Sampling, arrays, candidates, noise
 from longctx.engine.sampling import Drawn, RowSampler, draw
 
 
@@ -109,14 +110,13 @@ def kept_of(logits_1V: torch.Tensor, sampling: Sampling) -> set[int]:
     vocabulary = logits_1V.shape[1]
     maxima_1B = candidates.block_maxima(logits_1V)
     for size in candidates.sizes_for(sampling, vocabulary):
-        values, ids = candidates.top(logits_1V, maxima_1B, size)
-        bound = values.amin(1, keepdim=True) if size < vocabulary else torch.tensor([[-torch.inf]])
-        values, ids = candidates.ordered(values, ids, vocabulary)
-        rule = candidates.Filters.of([sampling], logits_1V.device)
-        others = candidates.others(logits_1V, values, bound, rule.temperature)
-        kept = candidates.keep(values, ids, bound, rule, others)
+        found = candidates.ordered(candidates.top(logits_1V, maxima_1B, size))
+        rule = candidates.Filters.of([candidates.RowFilter.of(sampling)], logits_1V.device)
+        given = map(torch.as_tensor, (found.values_RK, found.bound_R1, rule.temperature))
+        others = candidates.others(logits_1V, *given).numpy()
+        kept = candidates.keep(found, rule, others)
         if kept.sure_R.all():
-            return set(kept.ids_RK[0, kept.logits_RK[0].isfinite()].tolist())
+            return set(kept.ids_RK[0, kept.weights_RK[0] > 0].tolist())
     raise AssertionError("the whole vocabulary settles every row")
 
 
@@ -165,6 +165,52 @@ def test_neighbours_order_and_repetition_change_no_draw() -> None:
             sampler.note(token)
 
 
+@pytest.mark.parametrize("vocabulary", [130, 5_003, 30_016])
+@pytest.mark.parametrize("ties", [False, True], ids=["float32", "bfloat16"])
+def test_numpy_draws_what_torch_draws(
+    vocabulary: int, ties: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's arrays and a device's: the same tokens of thousands of rows."""
+    rules = [*SETTINGS, Sampling(), Sampling(repetition_penalty=1.05), Sampling(presence_penalty=1)]
+    rules.append(Sampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05))
+    rows, tokens = {130: 40, 5_003: 10, 30_016: 2}[vocabulary] * len(rules), set[int]()
+    for step, steep in enumerate((0.0, 0.2, 1.0, 1.5)):
+        logits_RV = peaked(rows, vocabulary, step, steep)
+        logits_RV[:, ::11] = -torch.inf
+        logits_RV[:, 5::11].clamp_(-0.0, 0.0)
+        if ties:
+            logits_RV = logits_RV.bfloat16().float()
+        drawn = {}
+        for host in (True, False):
+            monkeypatch.setattr(arrays, "hosted", lambda device, host=host: host)
+            samplers = []
+            for row in range(rows):
+                made = {
+                    n: getattr(rules[row % len(rules)], n) for n in Sampling.__dataclass_fields__
+                }
+                samplers.append(RowSampler(Sampling(**{**made, "seed": row}), range(0, 99, 2)))
+                for token in (1, 1, 4, row % 100):
+                    samplers[-1].note(token)
+            drawn[host] = [tokens_of(logits_RV, samplers)]
+            for sampler, token in zip(samplers, drawn[host][0], strict=True):
+                sampler.note(token)
+            drawn[host].append(tokens_of(logits_RV, samplers))
+        assert drawn[True] == drawn[False]
+        tokens.update(*drawn[True])
+    assert len(tokens) > min(rows, vocabulary) // 4
+
+
+def test_equal_candidates_stand_in_the_order_of_their_ids() -> None:
+    """Largest first; 0 and -0 are equal; numpy and torch alike."""
+    values = [0.0, -0.0, 1.5, -2.25, float("-inf"), 1.5, 2.0**120, -(2.0**-149), 2.0**-149]
+    ids = [9, 3, 8, 151_935, 1, 2, 7, 6, 5]
+    want = sorted(zip(values, ids, strict=True), key=lambda pair: (-pair[0], pair[1]))
+    values_1K, ids_1K = torch.tensor([values]), torch.tensor([ids])
+    for arrayed in ((values_1K, ids_1K), (values_1K.numpy(), ids_1K.numpy())):
+        found_1K, order_1K, _ = candidates.ordered(candidates.Top(*arrayed, None))
+        assert list(zip(found_1K[0].tolist(), order_1K[0].tolist(), strict=True)) == want
+
+
 def test_a_seed_draws_anew_at_every_position() -> None:
     flat_1V = torch.zeros(1, 1000)
     sampler = RowSampler(Sampling(temperature=1.0, seed=9))
@@ -209,6 +255,21 @@ def test_penalties_of_candidates_are_those_of_the_whole_row() -> None:
         assert tokens_of(logits_RV, samplers) == tokens_of(want, plain)
 
 
+def test_what_top_p_takes_its_share_of_is_certain_too() -> None:
+    """Penalties leave 199 of the 200 largest below others: these are what top_k keeps."""
+    logits_V = torch.zeros(64 * 400)
+    logits_V[::64] = 4.9
+    logits_V[: 64 * 200 : 64] = 5.0
+    logits_V[0] = 6.0
+    rules = {"temperature": 1.0, "top_k": 20, "top_p": 0.5, "repetition_penalty": 2.0}
+    seen = list(range(64, 64 * 200, 64))
+    samplers = [RowSampler(Sampling(**rules, seed=seed), seen) for seed in range(400)]
+    tokens = tokens_of(logits_V.expand(400, -1), samplers)
+    # exp(6), and as many of 19 times exp(4.9) as half of all that takes
+    assert set(tokens) == {0, *(64 * block for block in range(200, 208))}
+    assert 0.2 < tokens.count(0) / 400 < 0.35
+
+
 class Only:
     """A grammar of a few tokens."""
 
@@ -248,16 +309,21 @@ def test_numbers_are_those_of_splitmix64() -> None:
         return ((word ^ word >> 31) // 2**12 + 0.5) / 2**52
 
     keys = [
-        noise.key_of(seed, position) for seed in (0, 1, -7, 2**70 + 5) for position in (0, 1, 99)
+        noise.key_of(noise.start_of(seed), position)
+        for seed in (0, 1, -7, 2**70 + 5)
+        for position in (0, 1, 99)
     ]
     assert len(set(keys)) == len(keys) and all(-(2**63) <= key < 2**63 for key in keys)
     ids_RK = torch.tensor([[151_935, 0, 7, 42]]).expand(len(keys), -1)
     want = [[one(key, token) for token in (151_935, 0, 7, 42)] for key in keys]
     assert noise.uniform(torch.tensor(keys), ids_RK).tolist() == want
+    assert noise.uniform(np.array(keys), ids_RK.numpy()).tolist() == want
 
 
 def test_numbers_are_even_and_of_one_another_free() -> None:
-    keys = torch.tensor([noise.key_of(seed, at) for seed in range(20) for at in range(50)])
+    keys = torch.tensor(
+        [noise.key_of(noise.start_of(seed), at) for seed in range(20) for at in range(50)]
+    )
     found = noise.uniform(keys, torch.arange(200).expand(1000, -1))
     assert found.min() > 0 and found.max() < 1
     counts = torch.histc(found, 100, 0, 1)

@@ -16,6 +16,7 @@ from longctx.engine import (
     EngineRequest,
     Finished,
     InsufficientMemoryError,
+    Sampling,
     memory,
 )
 from longctx.engine.kv import KvPool
@@ -114,8 +115,9 @@ def test_the_default_budget_leaves_room_for_a_step(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "free_host_bytes", lambda: 10_000_000)
-    # 97 logits of 20 bytes; 4 x (3 x 48 + 3 x 64 + 4 x 48) + 4 x (2 x 48 + 3 x 48) per token
-    step = 256 * 97 * 20 + 100 * (4 * (144 + 192 + 192) + 4 * (96 + 144))
+    # 97 logits of 20 bytes, and 5 for penalties; 4 x (3 x 48 + 3 x 64 + 4 x 48) + 4 x (2 x 48 +
+    # 3 x 48) per token
+    step = 256 * 97 * 25 + 100 * (4 * (144 + 192 + 192) + 4 * (96 + 144))
     assert memory.step_bytes(model.config, 4, 100, 256) == step
     with Engine(model, chunk_budget=100) as engine:
         assert engine.stats().kv_budget_bytes == (10_000_000 - step) // 2
@@ -124,6 +126,39 @@ def test_the_default_budget_leaves_room_for_a_step(
     with pytest.raises(UserError, match="one step needs about"):
         Engine(model, chunk_budget=10_000)
     assert active(model) is None
+
+
+def test_penalties_hold_what_the_plan_counts_while_requests_run(model: Any) -> None:
+    """Those that end, and those whose memory is taken, give theirs back."""
+    rules = Sampling(repetition_penalty=1.1, frequency_penalty=0.1)
+    with engine_for(model, kv_budget_bytes=110 * BYTES) as engine:
+        handles = [
+            engine.submit(EngineRequest(prompt_of(30, n), max_new_tokens=30, sampling=rules))
+            for n in range(3)
+        ]
+        states = list(engine._inbox)
+
+        def held(state: Any) -> int:
+            penalties = state.sampler.penalties
+            return sum(
+                table.nbytes
+                for table in (penalties._seen_V, penalties._cost_V)
+                if table is not None
+            )
+
+        most = 0
+        while engine.step():
+            running = engine._scheduler.running
+            most = max(most, sum(map(held, states)))
+            assert all(held(each) in (0, 97 * memory.PENALTY_BYTES) for each in running)
+            assert not any(held(each) for each in states if each not in running)
+        assert most == 3 * 97 * memory.PENALTY_BYTES
+        assert engine.stats().counts.preempted > 0
+        assert all(len(handle.result(timeout=0).token_ids) == 30 for handle in handles)
+    rows = memory.step_rows(64)
+    assert rows >= 64
+    per_row = memory.step_bytes(model.config, 4, 1, rows) - memory.step_bytes(model.config, 4, 1, 0)
+    assert per_row == rows * 97 * (4 + 16 + memory.PENALTY_BYTES)
 
 
 def test_a_containers_limit_is_seen(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

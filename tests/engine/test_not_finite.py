@@ -8,7 +8,7 @@ import pytest
 import torch
 from engine_helpers import engine_for, greedy, prompt_of, run
 
-from longctx.engine import EngineRequest, NonFiniteLogitsError, Sampling, sampling
+from longctx.engine import EngineRequest, NonFiniteLogitsError, Sampling, arrays, sampling
 from longctx.engine.sampling import RowSampler, draw
 
 NAN, INF = float("nan"), float("inf")
@@ -32,6 +32,7 @@ def test_a_row_without_a_token_fails_and_its_neighbours_do_not(
 
 def test_all_rows_come_back_in_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second one would be a second wait for the device, at every step."""
+    monkeypatch.setattr(arrays, "hosted", lambda device: False)
     read: list[int] = []
     tolist = torch.Tensor.tolist
 

@@ -33,19 +33,24 @@ def tokens_of(logits: list[float], sampling: Sampling, draws: int, **options: An
     return found
 
 
+def kept_of(
+    logits_RV: torch.Tensor, found: candidates.Top, settings: list[Sampling]
+) -> candidates.Kept:
+    """What filters keep of candidates; for every row the sum of the others."""
+    rule = candidates.Filters.of(list(map(candidates.RowFilter.of, settings)), logits_RV.device)
+    given = [torch.as_tensor(x) for x in (found.values_RK, found.bound_R1, rule.temperature)]
+    return candidates.keep(found, rule, candidates.others(logits_RV, *given).numpy())
+
+
 def probabilities(logits_RV: torch.Tensor, settings: list[Sampling], size: int) -> torch.Tensor:
     """[R, V] after the filters, looking at `size` candidates."""
-    values_RK, ids_RK = candidates.top(logits_RV, candidates.block_maxima(logits_RV), size)
-    bound_R1 = values_RK.amin(1, keepdim=True)
-    if size >= logits_RV.shape[1]:
-        bound_R1 = torch.full_like(bound_R1, -torch.inf)
-    values_RK, ids_RK = candidates.ordered(values_RK, ids_RK, logits_RV.shape[1])
-    rule = candidates.Filters.of(settings, logits_RV.device)
-    others_R1 = candidates.others(logits_RV, values_RK, bound_R1, rule.temperature)
-    kept = candidates.keep(values_RK, ids_RK, bound_R1, rule, others_R1)
+    found = candidates.ordered(candidates.top(logits_RV, candidates.block_maxima(logits_RV), size))
+    kept = kept_of(logits_RV, found, settings)
     assert kept.sure_R.all()
     probs_RV = torch.zeros(logits_RV.shape, dtype=torch.float64)
-    return probs_RV.scatter_(1, kept.ids_RK, torch.softmax(kept.logits_RK, -1))
+    weights_RK = torch.from_numpy(kept.weights_RK)
+    shares_RK = weights_RK / weights_RK.sum(1, keepdim=True)
+    return probs_RV.scatter_(1, torch.from_numpy(kept.ids_RK), shares_RK)
 
 
 LOGITS = torch.tensor([[0.5, 0.25, 0.15, 0.07, 0.03]]).log()

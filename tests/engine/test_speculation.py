@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -26,7 +27,7 @@ class Told(Speculator):
         self._answer, self._wrong_at, self._first = answer, wrong_at, self._count
         self.seen: list[tuple[int, int]] = []
 
-    def propose(self, room: int) -> list[int]:
+    def propose(self, room: int, together: int = 1) -> list[int]:
         left = len(self._tokens) - self._count
         at = self._count - self._first
         found = list(self._answer[at : at + max(0, min(self._most, room, left - 1))])
@@ -117,6 +118,130 @@ def test_an_answer_ends_within_a_block(model: Any, at: int) -> None:
                 assert len(kept) == 1 and other.stats().running == 0
                 turn = EngineRequest([*prompt, *want.token_ids, 7], max_new_tokens=6)
                 assert run(other, turn)[0].token_ids == run(engine, turn)[0].token_ids
+
+
+class Letters:
+    """Token n is a character, so that a stop string may end anywhere."""
+
+    def __len__(self) -> int:
+        return 97
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return "".join(chr(0x4E00 + n) for n in ids)
+
+
+def kept_of(engine: Engine, tokens: list[int]) -> int:
+    """How many of these tokens a later request would find."""
+    return engine._scheduler.prefixes.match(0, np.array(tokens)).length
+
+
+def ended_alike(answer: Answer, want: Answer) -> None:
+    """All that a client sees but the times and the guesses."""
+    assert answer.text == want.text and answer.token_ids == want.token_ids
+    assert (answer.finish_reason, answer.stop) == (want.finish_reason, want.stop)
+    for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
+        assert getattr(answer.usage, name) == getattr(want.usage, name)
+
+
+@pytest.mark.parametrize("how", ["stop string", "two stop strings", "max_tokens", "eos"])
+@pytest.mark.parametrize("at", range(1, 10))
+def test_the_end_of_an_answer_is_found_inside_accepted_guesses(
+    model: Any, how: str, at: int
+) -> None:
+    """Eight tokens are guessed at a time, all right: the end lies at any of them.
+
+    Text, tokens, usage, reason and what is kept are those without guesses.
+    """
+    prompt = prompt_of(30, 177)  # its answer repeats no token
+    with engine_for(model, tokenizer=Letters(), speculate="off") as engine:
+        (whole,) = run(engine, EngineRequest(prompt, max_new_tokens=12))
+    text, ids = whole.text, whole.token_ids
+    assert len(set(ids)) == 12
+    ended = {
+        "stop string": EngineRequest(prompt, max_new_tokens=12, stop=(text[at - 1 : at + 1],)),
+        # The first begins before, and is held back while the second comes.
+        "two stop strings": EngineRequest(
+            prompt, max_new_tokens=12, stop=(text[at - 1 : at + 1] + "x", text[at : at + 2])
+        ),
+        "max_tokens": EngineRequest(prompt, max_new_tokens=at + 1),
+        "eos": EngineRequest(prompt, max_new_tokens=12),
+    }[how]
+    model.generation_config.eos_token_id = ids[at] if how == "eos" else None
+    try:
+        with engine_for(model, tokenizer=Letters(), speculate="off") as engine:
+            (want,) = run(engine, ended)
+            length = at + 2 if how == "two stop strings" else at + 1
+            assert want.token_ids == ids[:length]
+            kept = kept_of(engine, [*prompt, *ids])
+            assert kept == 30 + length - 1
+        with engine_for(model, tokenizer=Letters()) as engine:
+            answer, speculator = told(engine, ended, whole, 8)
+            ended_alike(answer, want)
+            assert kept_of(engine, [*prompt, *ids]) == kept
+            counts = engine.stats().counts
+            assert counts.steps < 3 + length // 4  # the guesses were taken
+            assert counts.completion_tokens == length
+            guessed = sum(proposed for proposed, _ in speculator.seen)
+            assert counts.accepted_tokens + counts.rejected_tokens == guessed
+            assert answer.usage.accepted_tokens == counts.accepted_tokens <= length
+    finally:
+        model.generation_config.eos_token_id = None
+
+
+@pytest.mark.parametrize("wrong_at", [0, 2, 99])
+def test_log_probabilities_of_guessed_tokens_are_those_of_drawn_ones(
+    model: Any, wrong_at: int
+) -> None:
+    """Every token has its own, in its own delta; a wrong guess has none."""
+    request = EngineRequest(prompt_of(30), max_new_tokens=20, logprobs=True, top_logprobs=3)
+    with engine_for(model, speculate="off") as engine:
+        (want,) = run(engine, request)
+    with engine_for(model) as engine:
+        events: list[Any] = []
+        engine.submit(request, events.append)
+        engine._inbox[-1].speculator = Told(request, want.token_ids, 6, wrong_at)
+        engine.run_until_idle()
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert [delta.token_ids for delta in deltas] == [(token,) for token in want.token_ids]
+    for delta, other in zip(deltas, want.logprobs, strict=True):
+        (one,) = delta.logprobs
+        assert one.token_id == other.token_id == one.top[0][0]
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
+        assert [token for token, _ in one.top] == [token for token, _ in other.top]
+        assert [value for _, value in one.top] == pytest.approx(
+            [value for _, value in other.top], abs=1e-5
+        )
+
+
+def narrowest(answer: Answer, at: int) -> float:
+    """How much likelier its token is than the next one, there."""
+    (_, first), (_, second) = answer.logprobs[at].top[:2]
+    return first - second
+
+
+@pytest.mark.parametrize("method", ["none", "yarn+dca"])
+def test_tokens_differ_only_where_two_are_as_good_as_equal(model: Any, method: str) -> None:
+    """Greedy, in float32: where the gap of the two best logits is below 1e-4 either may come.
+
+    Such cases are counted: a guess is no reason for another.
+    """
+    requests = [
+        EngineRequest(repeating(seed), max_new_tokens=40, logprobs=True, top_logprobs=2)
+        for seed in range(9)
+    ]
+    with engine_for(model, method, speculate="off") as engine:
+        plain = [run(engine, each)[0] for each in requests]
+    with engine_for(model, method, speculate="auto") as engine:
+        guessed = run(engine, *requests)
+        accepted = engine.stats().counts.accepted_tokens
+    ties = 0
+    for want, answer in zip(plain, guessed, strict=True):
+        pairs = zip(want.token_ids, answer.token_ids, strict=True)
+        at = next((n for n, (one, other) in enumerate(pairs) if one != other), None)
+        if at is not None:
+            assert narrowest(want, at) < 1e-4
+            ties += 1
+    assert accepted > 60 and ties <= 1
 
 
 def test_guessed_tokens_are_streamed_one_by_one(model: Any) -> None:
