@@ -25,7 +25,7 @@ from longctx.ask.server import (
 from longctx.errors import UserError
 from longctx.models.openai_client import api_key
 from longctx.options.ask import AskOptions
-from longctx.options.shared import AUTO
+from longctx.options.shared import AUTO, PLAIN
 from longctx.tiny import EMBEDDED
 
 MODEL, SERVER, KEY = "LONGCTX_MODEL", "LONGCTX_SERVER", "LONGCTX_API_KEY"
@@ -134,6 +134,11 @@ def _differs(options: AskOptions, served: ServedModel) -> list[str]:
     for flag, wanted, there in (
         ("--method", options.method, about.get("method")),
         ("--dtype", None if options.dtype == AUTO else options.dtype, about.get("dtype")),
+        (
+            "--quantize",
+            None if options.quantize == PLAIN else options.quantize,
+            about.get("quantize", PLAIN),
+        ),
     ):
         if wanted is not None and wanted != there:
             found.append(
