@@ -107,6 +107,42 @@ def packs_linear(dtype: torch.dtype) -> Ability:
     return Ability(True, "oneDNN")
 
 
+@cache
+def multiplies_int8() -> Ability:
+    """Whether oneDNN multiplies bytes, and how exactly. The library itself is asked, with numbers
+    as large as there are."""
+    if platform.machine().lower() not in _X86:
+        return Ability(False, f"not tried on {platform.machine()}")
+    if not torch.backends.mkldnn.is_available():
+        return Ability(False, "this build of torch has no oneDNN")
+    try:
+        exact = _int8_is_exact(127)
+        if not exact and not _int8_is_exact(64):
+            return Ability(False, "oneDNN gives wrong numbers here")
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        return Ability(False, f"oneDNN refuses ({str(error).splitlines()[0].strip()})")
+    return Ability(True, "oneDNN" if exact else "oneDNN, with 7 bits of the weights")
+
+
+def largest_int8_weight() -> int:
+    """Processors without VNNI add pairs of products in 16 bits, where two of full size saturate."""
+    return 64 if "7 bits" in multiplies_int8().reason else 127
+
+
+def _int8_is_exact(largest: int) -> bool:
+    rows, width = 2, 64
+    x = torch.full((rows, width), 255, dtype=torch.uint8)
+    weight = torch.full((16, width), largest, dtype=torch.int8)
+    weight[1::2] = -largest
+    scale, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int64)
+    with torch.inference_mode():
+        packed = torch.ops.onednn.qlinear_prepack.default(weight, None)
+        nothing: Any = (None, 1.0, 0, torch.float32, "none", [], "")
+        multiply = torch.ops.onednn.qlinear_pointwise.default
+        out = multiply(x, 1.0, 128, packed, scale, zeros, *nothing)
+    return bool((out == 127.0 * weight.sum(-1)).all())
+
+
 def describe() -> str:
     """One clause: architecture, what torch's own kernels use, threads."""
     name = _flags().get("cpu_name")

@@ -82,6 +82,9 @@ class SessionJson(TypedDict):
             Field("why the dtype is not the model's own", when=f"{_LOCAL}; older files lack it"),
         ]
     ]
+    quantize: NotRequired[
+        Annotated[str, Field("--quantize", when=f"{_LOCAL}; older files lack it")]
+    ]
     prefill_chunk: NotRequired[
         Annotated[int, Field("tokens of one forward pass", "tokens", _LOCAL)]
     ]

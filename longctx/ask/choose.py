@@ -26,7 +26,7 @@ from longctx.errors import UserError
 from longctx.models import smollm2
 from longctx.models.openai_client import api_key
 from longctx.options.ask import AskOptions
-from longctx.options.shared import AUTO
+from longctx.options.shared import AUTO, PLAIN
 from longctx.tiny import EMBEDDED
 
 MODEL, SERVER, KEY = "LONGCTX_MODEL", "LONGCTX_SERVER", "LONGCTX_API_KEY"
@@ -135,6 +135,11 @@ def _differs(options: AskOptions, served: ServedModel) -> list[str]:
     for flag, wanted, there in (
         ("--method", options.method, about.get("method")),
         ("--dtype", None if options.dtype == AUTO else options.dtype, about.get("dtype")),
+        (
+            "--quantize",
+            None if options.quantize == PLAIN else options.quantize,
+            about.get("quantize", PLAIN),
+        ),
     ):
         if wanted is not None and wanted != there:
             found.append(

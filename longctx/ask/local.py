@@ -55,6 +55,7 @@ def settings_of(options: AskOptions, model: str) -> ServeSettings:
         method=options.method,
         context=options.context,
         dtype=options.dtype,
+        quantize=options.quantize,
         device_map=options.device_map,
     )
 

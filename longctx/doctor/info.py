@@ -218,4 +218,6 @@ def _features() -> list[Feature]:
     for name in DTYPES:
         packs = cpu.packs_linear(getattr(torch, name))
         features.append(Feature("cpu", "packed linear", name, packs.available, packs.reason))
+    int8 = cpu.multiplies_int8()
+    features.append(Feature("cpu", "int8 linear", None, int8.available, int8.reason))
     return features

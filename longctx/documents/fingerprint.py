@@ -32,6 +32,7 @@ class ModelFacts:
     Attributes:
         dtype: of weights and activations.
         kv_dtype: of keys and values.
+        numbers: what linear layers compute in, where that is not dtype.
     """
 
     source: Source
@@ -40,6 +41,7 @@ class ModelFacts:
     tokenizer: Any
     dtype: str
     kv_dtype: str
+    numbers: str | None = None
 
     def fingerprint(self, bucket: int, cache: Path | None) -> str:
         """
@@ -65,6 +67,8 @@ class ModelFacts:
             "tokenizer": tokenizer_sha256(self.tokenizer),
             "template": template,
         }
+        if self.numbers is not None:  # what others have stored stays what it is
+            told["numbers"] = self.numbers
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 

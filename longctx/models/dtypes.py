@@ -21,9 +21,10 @@ from transformers import PretrainedConfig
 from longctx.attention import cpu
 from longctx.engine.memory import free_host_bytes
 from longctx.errors import UserError
-from longctx.models.parameters import count_parameters
 from longctx.models.plan import WEIGHTS_SHARE
+from longctx.models.quantize import planned_bytes
 from longctx.models.source import DTYPES, Source
+from longctx.options.shared import PLAIN
 
 _GIB = 1 << 30
 
@@ -65,13 +66,19 @@ def named(name: str, flag: str = "--dtype") -> torch.dtype | None:
 
 
 def choose(
-    name: str, source: Source, config: PretrainedConfig, device: str, folder: Path | None = None
+    name: str,
+    source: Source,
+    config: PretrainedConfig,
+    device: str,
+    folder: Path | None = None,
+    quantize: str = PLAIN,
 ) -> DtypeChoice:
     """Settle `--dtype`.
 
     Args:
         device: "cpu" or "cuda".
         folder: where the run goes on; with `auto` it keeps what it has.
+        quantize: as it was asked for: less has to fit.
 
     Raises:
         UserError: a name that is no dtype.
@@ -79,7 +86,7 @@ def choose(
     asked = named(name)
     if asked is not None:
         return DtypeChoice(asked, _emulated(asked) if device == "cpu" else None)
-    chosen = _auto(source, config, device)
+    chosen = _auto(source, config, device, quantize)
     before = None if folder is None else _in_folder(folder)
     if before is None or before == chosen.name:
         return chosen
@@ -107,7 +114,7 @@ def checkpoint_dtype(source: Source, config: PretrainedConfig) -> torch.dtype:
     return own if is_float else torch.float32
 
 
-def _auto(source: Source, config: PretrainedConfig, device: str) -> DtypeChoice:
+def _auto(source: Source, config: PretrainedConfig, device: str, quantize: str) -> DtypeChoice:
     own = checkpoint_dtype(source, config)
     if device != "cpu" or own not in (torch.bfloat16, torch.float16):
         return DtypeChoice(own)
@@ -117,7 +124,7 @@ def _auto(source: Source, config: PretrainedConfig, device: str) -> DtypeChoice:
     ability = cpu.native(own)
     if ability:
         return DtypeChoice(own, others=("float32",))
-    weights, free = weight_bytes(source.name, config, 4), free_host_bytes()
+    weights, free = planned_bytes(source.name, config, 4, quantize), free_host_bytes()
     sizes = f"weights take {weights / _GIB:.1f} GiB, {free / _GIB:.1f} GiB are free"
     if weights <= WEIGHTS_SHARE * free:
         note = f"float32 for the checkpoint's bfloat16, because {ability.reason}: {sizes}"
@@ -126,11 +133,6 @@ def _auto(source: Source, config: PretrainedConfig, device: str) -> DtypeChoice:
         f"bfloat16, emulated and slow, because {ability.reason} and float32 does not fit: {sizes}"
     )
     return DtypeChoice(own, note, others=("float32",))
-
-
-def weight_bytes(name: str, config: PretrainedConfig, itemsize: int) -> int:
-    """All parameters, tied ones once."""
-    return count_parameters(name, config, "bf16").parameters * itemsize
 
 
 def _emulated(dtype: torch.dtype) -> str | None:

@@ -13,7 +13,7 @@ from longctx import tiny
 from longctx.attention import Scheme
 from longctx.eval import estimate
 from longctx.eval.protocol import Request, Session
-from longctx.models import dtypes
+from longctx.models import dtypes, quantize
 from longctx.models.base import LoadedModels, Model
 from longctx.models.checks import check_model
 from longctx.models.plain import matmul_rate, sharing_obstacle
@@ -32,7 +32,6 @@ from longctx.models.source import (
     Source,
     fingerprint,
     load_config,
-    load_model,
     load_tokenizer,
     locate,
     shape_of,
@@ -58,6 +57,7 @@ class LocalSettings:
     factor: float | None
     kernel: str
     dtype: str
+    quantize: str
     device_map: str
     prefill_chunk: int
     prefix_sharing: bool
@@ -111,6 +111,7 @@ class LocalModel(Model):
         return {
             "device_map": self.settings.device_map,
             "dtype_note": self.chosen.note,
+            "quantize": self.settings.quantize,
             "prefill_chunk": self.settings.prefill_chunk,
             "prefix_sharing": self.prefix_sharing,
         }
@@ -125,19 +126,24 @@ class LocalModel(Model):
     def sessions(self, loaded: LoadedModels | None = None) -> dict[str, Session]:
         settings, loaded = self.settings, LoadedModels() if loaded is None else loaded
         if self.name not in loaded:
-            loaded[self.name] = load_model(
-                self.source, self.model_config, self.chosen.dtype, self.device_map
+            loaded[self.name] = quantize.load(
+                self.source,
+                self.model_config,
+                self.chosen.dtype,
+                self.device_map,
+                settings.quantize,
+                self.device,
             )
+        model = loaded[self.name]
         asking = Asking(
             settings.kernel,
             settings.longest,
             settings.prefill_chunk,
             settings.prefix_sharing,
         )
-        sessions, notes = sessions_for(
-            loaded[self.name], self.tokenizer, self.local_schemes.values(), asking
-        )
-        self.engine_notes[:] = notes
+        told = quantize.notes(model, settings.quantize, self.chosen.dtype, self.device)
+        sessions, notes = sessions_for(model, self.tokenizer, self.local_schemes.values(), asking)
+        self.engine_notes[:] = [*told, *notes]
         return sessions
 
     def probe(self, sessions: Mapping[str, Session]) -> float | None:
@@ -159,12 +165,15 @@ def local_model(settings: LocalSettings) -> LocalModel:
     check_model(source, model_config, tokenizer, settings.original_length)
     device_map = settle_device_map(settings.device_map)
     device = device_of(device_map)
-    chosen = dtypes.choose(settings.dtype, source, model_config, device, settings.output)
+    quantize.check(settings.quantize, source, model_config, device)
+    chosen = dtypes.choose(
+        settings.dtype, source, model_config, device, settings.output, settings.quantize
+    )
     check_kernel(settings.kernel, list(schemes), device, chosen.dtype)
     return LocalModel(
         name=settings.model,
         kind=model_config.model_type,
-        fingerprint=fingerprint(source),
+        fingerprint=quantize.fingerprint_of(fingerprint(source), settings.quantize, device),
         dtype=chosen.name,
         kernel=settings.kernel,
         tokenizer=tokenizer,

@@ -27,16 +27,7 @@ def count_parameters(name: str, config: Any, weights: Weights) -> Counted:
     Raises:
         UserError: no model can be made of the config.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # whatever its own constructor finds wrong
-        raise UserError(
-            f"MODEL {name}: no model can be made of its config ({error}): restore the file"
-        ) from error
+    model = on_meta(name, config)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     whole = {id(part.weight) for part in (embedding, head) if part is not None}
     count = size = last = 0
@@ -49,6 +40,24 @@ def count_parameters(name: str, config: Any, weights: Weights) -> Counted:
             last += 2 * numel
     first = 2 * embedding.weight.numel() if embedding is not None else 0
     return Counted(count, size, first, last)
+
+
+def on_meta(name: str, config: Any) -> Any:
+    """The model without numbers.
+
+    Raises:
+        UserError: none can be made of the config.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever its own constructor finds wrong
+        raise UserError(
+            f"MODEL {name}: no model can be made of its config ({error}): restore the file"
+        ) from error
 
 
 def _packed_bytes(numel: int, columns: int, weights: Weights) -> int:

@@ -49,6 +49,13 @@ class PlannedModel:
     context: int
     scheme: str
     one_step_bytes: int  # of these, what a single request takes: one row of logits
+    # Of int8: what a CPU takes as bytes, linear layers alone, and as how many bytes.
+    linear_parameters: int = 0
+    linear_bytes: int = 0
+
+    def bytes_on_cpu(self, itemsize: int) -> int:
+        """Of the weights, what is not rounded in a dtype of that size."""
+        return (self.parameters - self.linear_parameters) * itemsize + self.linear_bytes
 
     @property
     def kv_bytes(self) -> int:
@@ -248,7 +255,16 @@ def model_of(
         context=context,
         scheme=scheme,
         one_step_bytes=step_bytes(config, 2, min(step_tokens, context), 1),
+        **(_linear(name, config) if weights == "int8" else {}),
     )
+
+
+def _linear(name: str, config: Any) -> dict[str, int]:
+    from longctx.models.parameters import on_meta
+    from longctx.models.quantize import sizes_of
+
+    sizes = sizes_of(on_meta(name, config))
+    return {"linear_parameters": sizes.numbers - sizes.tied, "linear_bytes": sizes.bytes}
 
 
 def logit_rows(max_running: int) -> int:
@@ -308,8 +324,8 @@ def on_cpu(model: PlannedModel) -> OnCpu:
     from longctx.engine.memory import free_host_bytes
 
     ability, free = cpu.native_bf16(), free_host_bytes()
-    wide = not ability and 4 * model.parameters <= WEIGHTS_SHARE * free
-    weights = (4 if wide else 2) * model.parameters
+    wide = not ability and model.bytes_on_cpu(4) <= WEIGHTS_SHARE * free
+    weights = model.bytes_on_cpu(4 if wide else 2)
     left = free - weights - model.step_bytes * (2 if wide else 1)
     kv_bytes = 2 * model.kv_bytes if wide and 2 * model.kv_bytes <= left else model.kv_bytes
     dtype = "float32" if wide else "bfloat16"

@@ -25,6 +25,7 @@ from longctx.eval.protocol import Completion, Session
 from longctx.models.engine_session import EngineSession
 from longctx.models.plain import DEFAULT_PREFILL_CHUNK, PlainSession, input_device
 from longctx.models.proof import HiddenStates, UnprovenMethodError, prove, states_of
+from longctx.models.quantize import weight_bytes
 
 # Requests in flight, and the memory for their keys: so many contexts of the longest length, or as
 # many tokens of short ones, as long as they are small beside the weights. More would decode more of
@@ -149,7 +150,7 @@ def _facts(model: Any, scheme: Scheme, asking: Asking) -> _Facts:
             runner.kernel_name,
             runner.kv_bytes_per_token,
             runner.step_bytes(asking.prefill_chunk, step_rows(IN_FLIGHT)),
-            sum(weight.numel() * weight.element_size() for weight in model.parameters()),
+            weight_bytes(model),
         )
     finally:
         runner.close()

@@ -225,9 +225,16 @@ def _restore_digit_split(tokenizer: PreTrainedTokenizerBase, source: Source) -> 
 
 
 def load_model(
-    source: Source, config: PretrainedConfig, dtype: torch.dtype, device_map: str
+    source: Source,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    device_map: str,
+    quantization_config: Any = None,
 ) -> PreTrainedModel:
-    """The weights on their devices, in eval mode. A checkpoint that lacks weights is an error."""
+    """The weights on their devices, in eval mode. A checkpoint that lacks weights is an error.
+
+    `quantization_config`: transformers' own, where it is to quantize (quantize.py).
+    """
     from transformers import AutoModelForCausalLM
 
     from longctx.models.placed import over_gpus
@@ -242,6 +249,8 @@ def load_model(
             extra["quantization_config"] = GgufConfig(dequantize=True)
     else:
         extra["config"] = config
+        if quantization_config is not None:
+            extra["quantization_config"] = quantization_config
         if not source.weight_files():
             raise UserError(
                 f"MODEL {source.name}: no .safetensors weights in {source.directory}: "

@@ -196,6 +196,7 @@ class NeedleOptions:
     engine: shared.ComputedBy = "longctx"
     kernel: shared.Kernel = EngineSettings.kernel
     dtype: shared.Dtype = shared.AUTO
+    quantize: shared.Quantize = shared.PLAIN
     device_map: shared.DeviceMap = shared.AUTO
     prefill_chunk: shared.PrefillChunk = 2048
     prefix_sharing: Annotated[
@@ -269,7 +270,7 @@ def refuse_local(options: NeedleOptions, reason: str) -> None:
     """
     local = {
         *("methods", "chunk_size", "local_size", "cap", "factor", "kernel", "dtype", "device_map"),
-        *("prefill_chunk", "prefix_sharing", "gpu", "engine", "ray", "ray_workers"),
+        *("quantize", "prefill_chunk", "prefix_sharing", "gpu", "engine", "ray", "ray_workers"),
     }
     for option in options_of(NeedleOptions):
         value = getattr(options, option.field)

@@ -111,6 +111,7 @@ class PerplexityOptions:
     engine: shared.ComputedBy = "longctx"
     kernel: shared.Kernel = EngineSettings.kernel
     dtype: shared.Dtype = shared.AUTO
+    quantize: shared.Quantize = shared.PLAIN
     device_map: shared.DeviceMap = shared.AUTO
     prefill_chunk: shared.PrefillChunk = 512
     dry_run: shared.DryRun = False

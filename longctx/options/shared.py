@@ -52,6 +52,20 @@ def check_engine(name: str) -> None:
         raise UserError(f"--engine {name}: use {' or '.join(ENGINES)}")
 
 
+def check_quantize(name: str, engine: str = "longctx") -> None:
+    """
+    Raises:
+        UserError: no such numbers, or an engine that has its own way to make them.
+    """
+    if name not in QUANTIZE:
+        raise UserError(f"--quantize {name}: use {' or '.join(QUANTIZE)}")
+    if name != PLAIN and engine == "vllm":
+        raise UserError(
+            f"--quantize {name}: vLLM loads the weights itself: leave it out with --engine vllm, "
+            "and name a checkpoint that is quantized"
+        )
+
+
 def read_methods(text: str, _flag: str) -> tuple[str, ...]:
     return parse_methods(text)
 
@@ -98,6 +112,17 @@ Factor = Annotated[
 ]
 Kernel = Annotated[str, Option("Attention kernel of DCA; `longctx info` lists them.", MACHINE)]
 Dtype = Annotated[str, Option("auto, float32, bfloat16 or float16.", MACHINE)]
+QuantizeName = Literal["none", "int8"]
+QUANTIZE: tuple[QuantizeName, ...] = ("none", "int8")
+PLAIN: QuantizeName = "none"  # of quantize
+Quantize = Annotated[
+    QuantizeName,
+    Option(
+        "int8: linear layers with a byte for each weight: less memory, faster on a CPU, answers a "
+        "little different. none: as the checkpoint has them.",
+        MACHINE,
+    ),
+]
 DeviceMap = Annotated[str, Option("auto, cpu, cuda, or what accelerate takes.", MACHINE)]
 EngineName = Literal["longctx", "vllm"]
 ENGINES: tuple[EngineName, ...] = ("longctx", "vllm")

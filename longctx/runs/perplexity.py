@@ -29,7 +29,7 @@ from longctx.eval.runfolder.record_schema import PerplexityRecord
 from longctx.eval.runfolder.records import PERPLEXITY, RecordFile
 from longctx.eval.runfolder.run_schema import PerplexityRunJson
 from longctx.eval.runfolder.summary_schema import PerplexitySummary
-from longctx.models import source
+from longctx.models import quantize
 from longctx.models.base import LoadedModels
 from longctx.models.schemes import beyond
 from longctx.models.served import Asking, sessions_for
@@ -116,12 +116,19 @@ def _load(prepared: PreparedPerplexity, err: Console, loaded: LoadedModels) -> d
     options = prepared.options
     if prepared.vllm is not None:
         return prepared.vllm.sessions(loaded)
-    model = source.load_model(
-        prepared.source, prepared.model_config, prepared.chosen.dtype, prepared.device_map
+    dtype, device = prepared.chosen.dtype, prepared.device
+    model = quantize.load(
+        prepared.source,
+        prepared.model_config,
+        dtype,
+        prepared.device_map,
+        options.quantize,
+        device,
     )
+    told = quantize.notes(model, options.quantize, dtype, device)
     asking = Asking(options.kernel, options.config.longest, options.prefill_chunk, False)
     sessions, notes = sessions_for(model, prepared.tokenizer, prepared.schemes.values(), asking)
-    for note in notes:
+    for note in (*told, *notes):
         say(err, f"  {note}")
     return sessions
 

@@ -27,7 +27,7 @@ from longctx.eval.runfolder.record_schema import PerplexityRecord
 from longctx.eval.runfolder.run_schema import PerplexityRunJson
 from longctx.eval.texts import corpus
 from longctx.eval.texts.files import Reading
-from longctx.models import dtypes
+from longctx.models import dtypes, quantize
 from longctx.models.checks import check_model
 from longctx.models.local import LocalSettings, local_model
 from longctx.models.logprobs import moving_rope, peak_bytes
@@ -157,6 +157,7 @@ class PreparedPerplexity:
                 "pid": os.getpid(),
                 "device_map": self.options.device_map,
                 "dtype_note": self.chosen.note,
+                "quantize": self.options.quantize,
                 "prefill_chunk": self.options.prefill_chunk,
             },
         )
@@ -214,7 +215,10 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     check_model(source, model_config, tokenizer, options.original_length)
     device_map = settle_device_map(options.device_map)
     device = device_of(device_map)
-    chosen = dtypes.choose(options.dtype, source, model_config, device, options.output)
+    quantize.check(options.quantize, source, model_config, device)
+    chosen = dtypes.choose(
+        options.dtype, source, model_config, device, options.output, options.quantize
+    )
     check_kernel(options.kernel, list(schemes), device, chosen.dtype)
     vllm = _vllm_model(options, schemes) if options.engine == "vllm" else None
     begin = (_prefix if config.metric == "rolling" else _begin)(tokenizer, config.bos)
@@ -240,7 +244,7 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     measurement = Measurement(
         config,
         PassIdentity(
-            model=fingerprint(source),
+            model=quantize.fingerprint_of(fingerprint(source), options.quantize, device),
             dtype=chosen.name,
             kernel=options.kernel if vllm is None else vllm.kernel,
             tokenizer_sha256=tokenizer_sha256(tokenizer),

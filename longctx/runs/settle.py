@@ -20,7 +20,7 @@ from longctx.eval.tasks.styles import read_style
 from longctx.models.source import SIMULATED
 from longctx.options.needle import ADAPTIVE_REPEATS, EMBEDDED_SWEEP, NeedleOptions
 from longctx.options.perplexity import EMBEDDED_LENGTHS, PerplexityOptions
-from longctx.options.shared import EMBEDDED_METHODS, check_engine
+from longctx.options.shared import EMBEDDED_METHODS, check_engine, check_quantize
 from longctx.tiny import EMBEDDED
 
 
@@ -33,6 +33,7 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
     embedded = said.base_url is None and said.model in ("", EMBEDDED)
     simulated = said.base_url is None and said.model.startswith(SIMULATED)
     check_engine(said.engine)
+    check_quantize(said.quantize, said.engine)
     _check_ray(said)
     if said.preset is not None and said.preset not in PRESETS:
         raise UserError(f"--preset {said.preset}: not known: use {', '.join(PRESETS)}")
@@ -118,6 +119,7 @@ def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
         UserError: a number that makes no sense.
     """
     check_engine(said.engine)
+    check_quantize(said.quantize, said.engine)
     if said.text is None:
         _refuse_reading(said, "--text")
     embedded = said.model in ("", EMBEDDED)

@@ -20,7 +20,7 @@ from longctx.engine import Engine
 from longctx.engine.rules import DCA_CONTEXT_FACTOR, default_context
 from longctx.errors import UserError
 from longctx.eval.format import show_length
-from longctx.models import dtypes, qwen2
+from longctx.models import dtypes, quantize, qwen2
 from longctx.models.checks import check_model
 from longctx.models.schemes import (
     beyond,
@@ -29,7 +29,7 @@ from longctx.models.schemes import (
     settle_device_map,
     settle_schemes,
 )
-from longctx.models.source import Source, load_config, load_model, load_tokenizer, locate
+from longctx.models.source import Source, load_config, load_tokenizer, locate
 from longctx.serve import loading_vllm
 from longctx.serve.service import Loaded
 from longctx.serve.settings import ServeSettings
@@ -64,6 +64,7 @@ class PreparedServer:
             "method": self.scheme.method,
             "trained_length": self.scheme.trained_length,
             "dtype": self.chosen.name,
+            "quantize": self.settings.quantize,
         }
 
     def load(self) -> Loaded:
@@ -76,8 +77,12 @@ class PreparedServer:
         if settings.engine == "vllm":
             files = (self.source, self.config, self.tokenizer)
             return loading_vllm.load(settings, *files, self.scheme, self.context, self.chosen.name)
-        model = load_model(self.source, self.config, self.chosen.dtype, self.device_map)
-        engine, notes = self._engine(model, dtypes.named(settings.kv_dtype)), []
+        dtype, device = self.chosen.dtype, device_of(self.device_map)
+        model = quantize.load(
+            self.source, self.config, dtype, self.device_map, settings.quantize, device
+        )
+        notes = quantize.notes(model, settings.quantize, dtype, device)
+        engine = self._engine(model, dtypes.named(settings.kv_dtype))
         if (
             engine.fitting_tokens < self.context
             and self.chosen.widened
@@ -106,6 +111,7 @@ class PreparedServer:
             self.tokenizer,
             self.chosen.name,
             dtypes.name_of(engine.kv_dtype),
+            quantize.form(settings.quantize, device),
         )
         generation = model.generation_config
         return Loaded(engine, self.tokenizer, generation, tuple(notes), facts)
@@ -184,7 +190,9 @@ def prepare(settings: ServeSettings) -> PreparedServer:
     check_model(source, config, tokenizer, settings.original_length)
     device_map = settle_device_map(settings.device_map)
     device = device_of(device_map)
-    chosen = dtypes.choose(settings.dtype, source, config, device)
+    if settings.engine == "longctx":
+        quantize.check(settings.quantize, source, config, device)
+    chosen = dtypes.choose(settings.dtype, source, config, device, quantize=settings.quantize)
     kept = dtypes.named(settings.kv_dtype, "--kv-dtype") or chosen.dtype
     check_kernel(settings.kernel, [method], device, kept, named=_METHOD_FLAG)
     return PreparedServer(settings, source, config, tokenizer, chosen, device_map, scheme, wanted)

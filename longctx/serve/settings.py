@@ -144,6 +144,7 @@ class ServeSettings:
     factor: shared.Factor = None
     kernel: shared.Kernel = EngineSettings.kernel
     dtype: shared.Dtype = shared.AUTO
+    quantize: shared.Quantize = shared.PLAIN
     device_map: shared.DeviceMap = shared.AUTO
     kv_dtype: Annotated[
         str,
@@ -250,6 +251,7 @@ class ServeSettings:
 
     def _check_engine(self) -> None:
         shared.check_engine(self.engine)
+        shared.check_quantize(self.quantize, self.engine)
         if self.engine == "vllm":
             if self.speculate != EngineSettings.speculate:
                 raise UserError(

@@ -22,8 +22,10 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
     cpu.packs_linear.cache_clear()
+    cpu.multiplies_int8.cache_clear()
     yield
     cpu.packs_linear.cache_clear()
+    cpu.multiplies_int8.cache_clear()
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *flags: str, onednn: bool = True) -> None:
@@ -142,3 +144,37 @@ def test_this_processor_under_a_limit_is_one_without_bf16() -> None:
     native, packs, told = json.loads(done.stdout)
     assert not native and not packs
     assert "AVX512" not in told
+
+
+@pytest.mark.parametrize(
+    ("exact", "able", "largest", "reason"),
+    [
+        (127, True, 127, "oneDNN"),
+        (64, True, 64, "oneDNN, with 7 bits of the weights"),
+        (0, False, 127, "oneDNN gives wrong numbers here"),
+    ],
+)
+def test_bytes_are_multiplied_as_exactly_as_onednn_does(
+    monkeypatch: pytest.MonkeyPatch, exact: int, able: bool, largest: int, reason: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu, "_int8_is_exact", lambda most: most <= exact)
+    assert cpu.multiplies_int8() == cpu.Ability(able, reason)
+    assert cpu.largest_int8_weight() == largest
+
+
+def test_bytes_are_multiplied_on_x86_with_onednn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert cpu.multiplies_int8() == cpu.Ability(False, "not tried on arm64")
+    cpu.multiplies_int8.cache_clear()
+    machine(monkeypatch, "avx2", onednn=False)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert cpu.multiplies_int8().reason == "this build of torch has no oneDNN"
+    cpu.multiplies_int8.cache_clear()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+
+    def refuses(most: int) -> bool:
+        raise RuntimeError("not on this one\nat line 7")
+
+    monkeypatch.setattr(cpu, "_int8_is_exact", refuses)
+    assert cpu.multiplies_int8().reason == "oneDNN refuses (not on this one)"

@@ -160,7 +160,8 @@ def test_all_is_well_here(limits: dict[str, str], monkeypatch: pytest.MonkeyPatc
 
 def test_the_first_question_says_what_info_says() -> None:
     told = doctor_child.facts({"planted": "doctor_plants:Right"}, processor=True)
-    assert [f["name"] for f in told["info"]["features"]] == ["native bf16", *["packed linear"] * 3]
+    names = [feature["name"] for feature in told["info"]["features"]]
+    assert names == ["native bf16", *["packed linear"] * 3, "int8 linear"]
     planted = [status for status in told["info"]["kernels"] if status["kernel"] == "planted"]
     assert {status["dtype"] for status in planted} == set(info.DTYPES)
     assert told["auto_dtype"] in info.DTYPES
@@ -239,10 +240,11 @@ def test_info_tells_features_with_reasons() -> None:
     told = json.loads(CliRunner().invoke(cli.app, ["info", "--json"]).stdout)["features"]
     assert [list(feature) for feature in told] == [
         ["device", "name", "dtype", "available", "reason"]
-    ] * 4
+    ] * 5
     assert all(feature["reason"] for feature in told)
     shown_info = CliRunner().invoke(cli.app, ["info"], env={"COLUMNS": "120"}).stdout
     assert "native bf16" in shown_info and "packed linear" in shown_info
+    assert "int8 linear" in shown_info
 
 
 @pytest.mark.parametrize("width", [80, 120])

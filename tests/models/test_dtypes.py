@@ -74,7 +74,7 @@ def test_float32_that_does_not_fit_leaves_bf16_and_says_so(
 ) -> None:
     processor(monkeypatch, bf16=False)
     source = models.locate(str(bf16_model))
-    weights = dtypes.weight_bytes("model", models.load_config(source), 4)
+    weights = dtypes.planned_bytes("model", models.load_config(source), 4, "none")
     stored = (bf16_model / "model.safetensors").stat().st_size  # float16
     assert stored * 2 * 0.97 < weights < stored * 2
     fits = int(weights / dtypes.WEIGHTS_SHARE)

@@ -89,6 +89,7 @@ def settings() -> LocalSettings:
         methods=("none", "dca"),
         kernel="auto",
         dtype="float32",
+        quantize="none",
         device_map="cpu",
         prefill_chunk=512,
         prefix_sharing=True,
