@@ -15,6 +15,7 @@ SCRIPT, SHARING = SCRIPTS / "attention.py", SCRIPTS / "prefix_sharing.py"
 SERVING = SCRIPTS / "serving.py"
 PERPLEXITY_MEMORY = SCRIPTS / "perplexity_memory.py"
 COMPILE = SCRIPTS / "compile.py"
+PLAN_MEMORY, DOCUMENTS_LOAD = SCRIPTS / "plan_memory.py", SCRIPTS / "documents_load.py"
 
 
 def test_attention_benchmark_reports_both_arms(tmp_path: Path) -> None:
@@ -242,3 +243,36 @@ def test_prefixes_benchmark_reports_each_number_of_them(tmp_path: Path) -> None:
     rows = json.loads(done.stdout)["results"]
     assert [row["prefixes"] for row in rows] == [50, 300]
     assert all(row[name] > 0 for row in rows for name in ("match_ms", "insert_ms"))
+
+
+@pytest.mark.slow
+def test_plan_memory_benchmark_sets_plan_and_peak_side_by_side(tmp_path: Path) -> None:
+    from longctx import tiny
+
+    done = subprocess.run(
+        [sys.executable, str(PLAN_MEMORY), str(tiny.WEIGHTS), "--lengths", "1K"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    assert report["tokens"] == 1024 and report["peak"] >= report["loaded"] > 0
+    assert report["ratio"] == round(report["planned"] / report["peak"], 3)
+
+
+@pytest.mark.slow
+def test_documents_under_load_are_answered_as_on_a_quiet_server(tmp_path: Path) -> None:
+    few = ["--clients", "3", "--seconds", "4", "--port", "8193"]
+    done = subprocess.run(
+        [sys.executable, str(DOCUMENTS_LOAD), *few],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert (report["errors"], report["wrong_answers"]) == (0, 0)
+    assert report["counts"]["add"] > 3 and report["counts"]["ask"] > 3
+    assert report["files_left_when_all_are_deleted"] == [".lock", "weights.json"]

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from transformers import AutoConfig, DeepseekV2Config, LlamaConfig, MambaConfig, Qwen2Config
 from typer.testing import CliRunner
 
 from longctx import cli, tiny
+from longctx.attention import cpu
 from longctx.errors import UserError
 from longctx.models import qwen2
 from longctx.models.plan import (
@@ -20,6 +22,7 @@ from longctx.models.plan import (
     PlannedModel,
     best,
     model_of,
+    on_cpu,
     options_for,
     parse_gpus,
     tensor_parallel_sizes,
@@ -170,6 +173,32 @@ SHAPE: dict[str, Any] = {
     "intermediate_size": 512,
     "vocab_size": 1000,
 }
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["bfloat16", "widened"])
+def test_the_peak_on_a_cpu_is_the_sum_of_what_is_there(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries, weights, what is packed of them, keys and values, one request's step. The file
+    is mapped beside packed weights; of widened ones until all of it is read."""
+    monkeypatch.setattr(cpu, "native_bf16", lambda: cpu.Ability(native, "as asked"))
+    monkeypatch.setattr(cpu, "packs_linear", lambda dtype: cpu.Ability(True, "as asked"))
+    short, long = (model(_small_config(), length) for length in (4096, 1 << 20))
+    assert long.one_step_bytes == short.one_step_bytes < short.step_bytes
+    for planned in (short, long):
+        here = on_cpu(planned)
+        step = planned.one_step_bytes * (1 if native else 2)
+        if native:
+            rest = planned.weight_bytes - planned.first_bytes + here.kv_bytes + step
+        else:
+            rest = max(here.kv_bytes + step, 2 * planned.parameters)
+        process = here.peak_bytes - here.weight_bytes - rest
+        assert abs(process - (55 << 20) - psutil.Process().memory_info().rss) < 16 << 20
+        assert here.weight_bytes == planned.parameters * (2 if native else 4)
+
+
+def _small_config() -> Qwen2Config:
+    return Qwen2Config(**SHAPE, tie_word_embeddings=False)
 
 
 def test_packed_weights_leave_embeddings_alone() -> None:
