@@ -77,7 +77,8 @@ class Engine:
         prompts_first: compute all prompts that fit before any answer goes on: less work in all,
             and a longer wait for the first ones.
         speculate: "auto", "off", or how many tokens at most are guessed from the text before and
-            checked in one step; the answers are the same.
+            checked in one step; the answers are the same. "auto" makes guesses where they prove
+            right, and none while many answers grow (`speculation.py`).
 
     Raises:
         UserError: numbers that make no sense, or a model that cannot be served.

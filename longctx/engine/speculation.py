@@ -17,17 +17,18 @@ import numpy as np
 
 # A guess needs so many last tokens that stood there before; of several places the one with the
 # longest match is taken, up to so many tokens, and of these the last.
-LEAST_MATCH, LONGEST_MATCH = 2, 16
-# Guesses of one request in a step, where nobody says how many.
-MOST = 8
+LEAST_MATCH, LONGEST_MATCH = 3, 16
+# Guesses of one request in a step, where nobody says how many: at first, and at most.
+FIRST, MOST = 4, 16
 # Of all requests in a step: their logits are part of the memory plan.
 MOST_IN_STEP = 64
 # Where nobody says how many, with more answers growing at once nothing is guessed: a step's cost is
-# that of its tokens then, and a wrong guess costs more than a right one saves. Measured on a CPU,
-# in tokens, for two guesses: 0.2 of one answer alone, 0.5 of four, 1.1 of sixteen (a model of 135M).
+# that of its tokens then, and a wrong guess costs more than a right one saves. Two guesses cost 0.4
+# of a token of one answer alone, 0.5 of four, 1.1 of sixteen (a model of 135M parameters on a CPU).
 MOST_TOGETHER = 8
-# Tokens that a request goes without guesses after two that were wholly wrong, doubled each time.
-_PAUSE, _LONGEST_PAUSE = 8, 256
+# Where guesses are wholly wrong so often in a row, a request goes without for so many tokens,
+# doubled each time.
+_PATIENCE, _PAUSE, _LONGEST_PAUSE = 2, 8, 256
 
 
 class Speculator:
@@ -46,7 +47,7 @@ class Speculator:
         self._count = len(prompt)
         self._adapts = most is None
         self._most = MOST if most is None else most
-        self._width = 2 if self._adapts else self._most
+        self._width = FIRST if self._adapts else self._most
         self._wrong = 0  # proposals in a row of which nothing was right
         self._pause = _PAUSE
         self._silent = 0  # tokens still to go without
@@ -70,7 +71,9 @@ class Speculator:
         place = self._place()
         if place is None:
             return []
-        found: list[int] = self._tokens[place : min(place + width, self._count)].tolist()
+        # Where the text ends it has begun to repeat itself, and goes on so.
+        at = place + np.arange(width) % (self._count - place)
+        found: list[int] = self._tokens[at].tolist()
         return found
 
     def checked(self, proposed: int, accepted: int) -> None:
@@ -82,9 +85,9 @@ class Speculator:
             more = 2 * self._width if accepted == proposed else accepted + 1
             self._width = min(more, self._most)
             return
-        self._width = 2
+        self._width = FIRST
         self._wrong += 1
-        if self._wrong >= 2:
+        if self._wrong >= _PATIENCE:
             self._silent, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
 
     def _place(self) -> int | None:

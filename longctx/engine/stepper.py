@@ -18,6 +18,7 @@ from longctx.attention.upload import upload
 from longctx.engine import sampling
 from longctx.engine.batch_attention import RowInput
 from longctx.engine.errors import EngineBrokenError, EngineClosedError, NonFiniteLogitsError
+from longctx.engine.memory import step_rows
 from longctx.engine.request import Delta, Event, Failed, Finished, FinishReason, Progress
 from longctx.engine.runner import Runner
 from longctx.engine.scheduler import Chunk, Scheduler
@@ -188,7 +189,10 @@ class Stepper:
 
     def _guess(self) -> None:
         """What may be checked with this step's tokens: less of it the more requests there are."""
-        left = self._most_guessed
+        scheduler = self._scheduler
+        # The rows of logits that are planned for, less one for each request.
+        left = step_rows(scheduler.max_running) - len(scheduler.running)
+        left = min(self._most_guessed, left)
         together = sum(sequence.decoding for sequence in self._scheduler.running)
         for sequence in self._scheduler.running:
             sequence.guess(left, together)

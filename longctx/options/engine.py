@@ -18,7 +18,7 @@ class EngineSettings:
     # A trailing shared piece below this is copied: cheaper than its own kernel call ever after.
     share_from: int = 512
     prompts_first: bool = False
-    speculate: str = "off"
+    speculate: str = "auto"
 
 
 def most_guesses(speculate: str) -> int | None:

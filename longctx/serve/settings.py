@@ -167,7 +167,8 @@ class ServeSettings:
         str,
         Option(
             "auto, off or N: tokens at most that are guessed from the text before and checked in "
-            "one step; the answers are the same.",
+            "one step; the answers are the same. auto pauses where guesses are wrong, and while "
+            "more than 8 answers grow.",
             _LOAD,
         ),
     ] = EngineSettings.speculate
@@ -253,7 +254,7 @@ class ServeSettings:
         shared.check_engine(self.engine)
         shared.check_quantize(self.quantize, self.engine)
         if self.engine == "vllm":
-            if self.speculate != EngineSettings.speculate:
+            if self.speculate not in (EngineSettings.speculate, "off"):
                 raise UserError(
                     f"--speculate {self.speculate}: not with --engine vllm, whose own argument is "
                     "--speculative-config, behind --"

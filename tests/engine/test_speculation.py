@@ -10,8 +10,8 @@ import tiny_models
 import torch
 from engine_helpers import engine_for, prompt_of, run
 
-from longctx.engine import Answer, Delta, Engine, EngineRequest, Sampling
-from longctx.engine.speculation import MOST, Speculator
+from longctx.engine import Answer, Delta, Engine, EngineRequest, Sampling, stepper
+from longctx.engine.speculation import MOST, MOST_TOGETHER, Speculator
 from longctx.errors import UserError
 
 
@@ -332,12 +332,13 @@ def speculator(tokens: list[int], most: int | None = 4, room: int = 50) -> Specu
 @pytest.mark.parametrize(
     ("tokens", "guessed"),
     [
-        ([1, 2, 3, 4, 5, 6, 7, 1, 2], [3, 4, 5, 6]),
-        ([1, 2, 3, 9, 1, 2, 4, 9, 1, 2], [4, 9, 1, 2]),  # the later of equal matches
-        ([8, 1, 2, 3, 9, 7, 1, 2, 4, 9, 8, 1, 2], [3, 9, 7, 1]),  # the longer match
-        ([1, 2, 3, 4, 9, 2], []),  # one token is too little
+        ([1, 2, 3, 4, 5, 6, 7, 1, 2, 3], [4, 5, 6, 7]),
+        ([1, 2, 3, 9, 1, 2, 3, 5, 9, 1, 2, 3], [5, 9, 1, 2]),  # the later of equal matches
+        ([8, 1, 2, 3, 9, 7, 1, 2, 3, 4, 9, 8, 1, 2, 3], [9, 7, 1, 2]),  # the longer match
+        ([1, 2, 3, 4, 9, 2, 3], []),  # two tokens are too little
         ([1, 2, 3, 4], []),
-        ([5, 5, 5], [5]),  # what is known of it ends
+        ([5, 5, 5, 5], [5, 5, 5, 5]),  # what repeats itself goes on so
+        ([7, 1, 2, 1, 2, 1], [2, 1, 2, 1]),
         ([5], []),
     ],
 )
@@ -350,37 +351,70 @@ def test_guesses_are_what_stood_behind_the_longest_match(
 
 
 def test_the_answer_is_part_of_the_text_and_its_last_token_is_drawn() -> None:
-    made = speculator([1, 2, 3], most=9, room=5)
-    for token in (4, 1, 2):
+    made = speculator([1, 2, 3, 4], most=9, room=6)
+    for token in (5, 1, 2, 3):
         made.note(token)
-    assert made.propose(99) == [3]  # two tokens are still to come
-    made.note(3)
+    assert made.propose(99) == [4]  # two tokens are still to come
+    made.note(4)
     assert made.propose(99) == []
 
 
 def test_guesses_grow_where_they_are_right_and_pause_where_they_are_wrong() -> None:
-    made = speculator([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1, 2], most=None, room=999)
+    made = speculator([1, 2, 3, *range(4, 40), 1, 2, 3], most=None, room=999)
     widths = []
     for _ in range(4):
         widths.append(len(made.propose(99)))
         made.checked(widths[-1], widths[-1])
-    assert widths == [2, 4, 8, MOST]
-    made.checked(8, 3)
-    assert len(made.propose(99)) == 4
+    assert widths == [4, 8, 16, MOST]
+    made.checked(16, 5)
+    assert len(made.propose(99)) == 6
     pauses = []
     for _ in range(8):
         made.checked(2, 0)
         silent = 0
         while not made.propose(99):
-            made.note(1 if silent % 2 else 2)  # 1, 2 stood there before
-            made.note(2 if silent % 2 else 1)
-            made._count -= 2
-            silent += 2
+            made.note(3)
+            made._count -= 1
+            silent += 1
         pauses.append(silent)
     assert pauses == [0, 8, 16, 32, 64, 128, 256, 256]
     made.checked(2, 1)
     made.checked(2, 0)
     assert made.propose(99)
+
+
+def test_nothing_is_guessed_while_many_answers_grow() -> None:
+    """But where somebody said how many."""
+    text = [1, 2, 3, 4, 5, 1, 2, 3]
+    assert speculator(text, most=None).propose(99, together=MOST_TOGETHER) == [4, 5, 1, 2]
+    assert speculator(text, most=None).propose(99, together=MOST_TOGETHER + 1) == []
+    assert speculator(text, most=4).propose(99, together=MOST_TOGETHER + 1) == [4, 5, 1, 2]
+
+
+@pytest.mark.parametrize(("requests", "guesses"), [(MOST_TOGETHER, True), (9, False)])
+def test_a_full_step_has_no_guesses(model: Any, requests: int, guesses: bool) -> None:
+    """As many answers begin together, they end together."""
+    asked = [EngineRequest(repeating(n), max_new_tokens=20) for n in range(requests)]
+    with engine_for(model, chunk_budget=1024) as engine:
+        run(engine, *asked)
+        counts = engine.stats().counts
+        assert (counts.accepted_tokens + counts.rejected_tokens > 0) == guesses
+
+
+def test_guesses_keep_to_the_rows_of_logits_that_are_planned(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stepper, "step_rows", lambda running: running + 10)
+    with engine_for(model, speculate="30", chunk_budget=1024, max_running=5) as engine:
+        forward, wanted = engine._runner.forward, []
+
+        def counted(*arguments: Any) -> Any:
+            wanted.append(len(arguments[2]))
+            return forward(*arguments)
+
+        engine._runner.forward = counted  # type: ignore[method-assign]
+        run(engine, *(EngineRequest(repeating(n), max_new_tokens=30) for n in range(5)))
+        assert 5 + 5 < max(wanted) <= 5 + 10
 
 
 @pytest.mark.parametrize("said", ["0", "-1", "on", "", "1.5"])

@@ -144,8 +144,8 @@ def test_contexts_and_longest_are_what_is_left() -> None:
     member = qwen2.find("Qwen2-7B")
     assert member is not None
     measured = model(config_of(member), 32 * 1024)
-    alone = options_for(measured, Gpus(2, 24))[0]
-    left = Gpus(1, 24).usable_bytes - measured.weight_bytes - measured.step_bytes
+    alone = options_for(measured, Gpus(2, 25))[0]
+    left = Gpus(1, 25).usable_bytes - measured.weight_bytes - measured.step_bytes
     assert alone.contexts == 2 * (left // measured.kv_bytes) == 8
     assert alone.longest == left // measured.kv_bytes_per_token
 

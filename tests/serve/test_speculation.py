@@ -24,11 +24,13 @@ def asked(**options: Any) -> tuple[dict[str, Any], dict[str, str]]:
     return answer, dict(rows)
 
 
-def test_guesses_are_told_and_change_no_text() -> None:
+@pytest.mark.parametrize("said", [{"speculate": "4"}, {}], ids=["4", "default"])
+def test_guesses_are_told_and_change_no_text(said: dict[str, str]) -> None:
+    """They are made unless somebody says otherwise."""
     plain, _ = asked(speculate="off")
     details = plain["usage"]["completion_tokens_details"]
     assert details == {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
-    answer, figures = asked(speculate="4")
+    answer, figures = asked(**said)
     assert answer["choices"][0]["text"] == plain["choices"][0]["text"]
     told = answer["usage"]["completion_tokens_details"]
     assert told["accepted_prediction_tokens"] > 0
@@ -46,3 +48,4 @@ def test_what_may_be_said(said: str) -> None:
 def test_vllm_guesses_by_its_own_arguments() -> None:
     with pytest.raises(UserError, match="--speculate 4: not with --engine vllm"):
         ServeSettings(speculate="4", engine="vllm")
+    assert ServeSettings(speculate="off", engine="vllm").speculate == "off"
