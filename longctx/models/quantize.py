@@ -10,7 +10,7 @@ Weights that are no linear layers (experts fused into one tensor) stay as they a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,13 +21,16 @@ from longctx.attention import cpu
 from longctx.engine.allocator import give_back
 from longctx.errors import UserError
 from longctx.eval.format import show_bytes
-from longctx.models.int8 import Int8Linear, Rounding
+from longctx.models.int8 import Int8Linear, side_by_side, size_of
 from longctx.models.parameters import on_meta
 from longctx.models.source import Source, load_model
 from longctx.options.shared import PLAIN
 
 # Rounding in what chooses experts would send tokens elsewhere.
 _ROUTERS = ("gate", "router", "shared_expert_gate")
+# Layers that transformers' decoders give the same tensor, in this order. Another tensor, or another
+# order, would cost time and change nothing.
+_SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 # Numbers in linear layers from which bytes are offered: below, small operations take the time.
 _PAYS_FROM = 50_000_000
 _TRIM_EVERY = 64 << 20
@@ -121,10 +124,12 @@ def load(
 
 def round_linears(model: nn.Module) -> None:
     """Bytes in place of the model's linear layers; each float weight goes with its layer."""
-    rounding, freed = Rounding(), 0
-    for parent, name, layer in list(_chosen(model)):
-        setattr(parent, name, Int8Linear(layer, rounding))
-        freed += layer.weight.nbytes
+    freed = 0
+    for parent, names in _groups(list(_chosen(model))):
+        layers = [getattr(parent, name) for name in names]
+        for name, made in zip(names, side_by_side(layers), strict=True):
+            setattr(parent, name, made)
+        freed += sum(layer.weight.nbytes for layer in layers)
         if freed >= _TRIM_EVERY:
             freed = 0
             give_back()
@@ -136,7 +141,7 @@ def sizes_of(model: nn.Module) -> LinearSizes:
     numbers = size = shared = 0
     for _, _, layer in _chosen(model):
         numbers += sum(weight.numel() for weight in layer.parameters())
-        size += Int8Linear.size(layer)
+        size += _size(layer)
         shared += layer.weight.numel() if id(layer.weight) in tied else 0
     return LinearSizes(numbers, size, shared)
 
@@ -155,7 +160,7 @@ def planned_bytes(name: str, config: PretrainedConfig, itemsize: int, quantize: 
 def weight_bytes(model: nn.Module) -> int:
     """What the weights take, tied ones once, rounded ones as bytes."""
     floats = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    return floats + sum(Int8Linear.size(layer) for layer in _rounded(model))
+    return floats + sum(layer.nbytes for layer in _rounded(model))
 
 
 def notes(model: nn.Module, quantize: str, dtype: torch.dtype, device: str) -> list[str]:
@@ -225,10 +230,31 @@ def _chosen(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
                 found.append((parent, name, layer))
     own = [each for each in found if id(each[2].weight) not in tied]
     yield from own
-    room = sum(2 * layer.weight.numel() - Int8Linear.size(layer) for _, _, layer in own)
+    room = sum(2 * layer.weight.numel() - _size(layer) for _, _, layer in own)
     for parent, name, layer in found:
-        if id(layer.weight) in tied and Int8Linear.size(layer) < room:
+        if id(layer.weight) in tied and _size(layer) < room:
             yield parent, name, layer
+
+
+def _size(layer: nn.Linear) -> int:
+    return size_of(layer.in_features, layer.out_features, len(list(layer.parameters())) > 1)
+
+
+def _groups(
+    chosen: Sequence[tuple[nn.Module, str, nn.Linear]],
+) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+    """Parents, and names of layers of theirs that read the same tensor."""
+    names: dict[int, list[str]] = {}
+    for parent, name, _ in chosen:
+        names.setdefault(id(parent), []).append(name)
+    done: set[tuple[int, str]] = set()
+    for parent, name, _ in chosen:
+        if (id(parent), name) in done:
+            continue
+        mine = names[id(parent)]
+        group = next((g for g in _SAME_INPUT if name in g and set(g) <= set(mine)), (name,))
+        done.update((id(parent), each) for each in group)
+        yield parent, group
 
 
 def _tied(model: nn.Module) -> set[int]:

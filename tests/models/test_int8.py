@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from longctx.attention import cpu
-from longctx.models.int8 import Int8Linear, Rounding, filled_up, round_rows, round_weights
+from longctx.models.int8 import (
+    Int8Linear,
+    filled_up,
+    round_rows,
+    round_weights,
+    side_by_side,
+)
 
 IN, OUT = 253, 263
 
@@ -48,7 +54,7 @@ def by_hand(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 def test_it_is_the_rounded_layer(rows: int, bias: bool) -> None:
     plain, x = layer(bias=bias), rows_of(rows)
     with torch.inference_mode():
-        found = Int8Linear(plain, Rounding())(x)
+        found = Int8Linear(plain)(x)
     want = by_hand(plain, x)
     assert found.dtype == torch.float32 and found.shape == (1, rows, OUT)
     # A number just between two whole ones may go either way in float32.
@@ -63,12 +69,12 @@ def test_one_large_number_does_not_drown_the_others() -> None:
     x[0, 0, 7] = 2000 * float(x.abs().max())
     plain.weight[:, 7] = 0.0
     with torch.inference_mode():
-        found = Int8Linear(plain, Rounding())(x)
+        found = Int8Linear(plain)(x)
     assert float((found - plain(x)).norm() / plain(x).norm()) < 0.06
 
 
 def test_a_row_is_the_same_alone_and_among_any_others() -> None:
-    made, x = Int8Linear(layer(), Rounding()), rows_of(333)
+    made, x = Int8Linear(layer()), rows_of(333)
     with torch.inference_mode():
         together = made(x)
         for first, stop in ((0, 1), (5, 6), (5, 13), (100, 333), (332, 333), (0, 64), (17, 81)):
@@ -81,26 +87,34 @@ def test_a_row_is_the_same_alone_and_among_any_others() -> None:
 def test_other_dtypes_come_out_as_they_went_in(dtype: torch.dtype) -> None:
     plain, x = layer(), rows_of(9).to(dtype)
     with torch.inference_mode():
-        found = Int8Linear(plain, Rounding())(x)
-        want = Int8Linear(plain, Rounding())(x.float())
+        found = Int8Linear(plain)(x)
+        want = Int8Linear(plain)(x.float())
     assert found.dtype == dtype
     assert torch.equal(found, want.to(dtype))
 
 
-def test_layers_share_what_was_rounded_of_one_tensor_and_of_no_other() -> None:
-    rounding = Rounding()
-    one, two = Int8Linear(layer(), rounding), Int8Linear(layer(bias=False), rounding)
-    x, other = rows_of(5), rows_of(5, seed=3)
+def test_layers_side_by_side_compute_what_each_does_alone() -> None:
+    plain = [layer(bias=bias) for bias in (True, False, True)]
+    plain[1] = nn.Linear(IN, 7, bias=False).requires_grad_(False)
+    made, alone = side_by_side(plain), [Int8Linear(each) for each in plain]
+    assert [each.nbytes for each in made] == [each.nbytes for each in alone]
     with torch.inference_mode():
-        made = rounding(x)
-        one(x), two(x)
-        assert rounding(x) is made
-        assert torch.equal(two(other), Int8Linear(layer(bias=False), Rounding())(other))
-        assert rounding(x) is not made
+        for x in (rows_of(5), rows_of(70, seed=3), rows_of(1)):
+            for each, other in zip(made, alone, strict=True):
+                assert torch.equal(each(x), other(x))
+        assert made[0]._weights._last is None  # nothing outlives the last of them
+        one, other = rows_of(4), rows_of(4, seed=5)
+        for at, x in ((2, one), (0, one), (0, other), (1, one)):  # in any order
+            assert torch.equal(made[at](x), alone[at](x))
+
+
+def test_no_rows_give_none() -> None:
+    with torch.inference_mode():
+        assert Int8Linear(layer())(torch.empty(1, 0, IN)).shape == (1, 0, OUT)
 
 
 def test_zeros_stay_zeros_and_what_is_no_number_spoils_its_row_alone() -> None:
-    made, x = Int8Linear(layer(bias=False), Rounding()), rows_of(4)
+    made, x = Int8Linear(layer(bias=False)), rows_of(4)
     x[0, 1], x[0, 2, 3], x[0, 3, 5] = 0.0, torch.nan, torch.inf
     with torch.inference_mode():
         found = made(x)[0]
@@ -142,12 +156,12 @@ _SATURATES = """
 import torch
 from torch import nn
 from longctx.attention import cpu
-from longctx.models.int8 import Int8Linear, Rounding
+from longctx.models.int8 import Int8Linear
 layer = nn.Linear(512, 32, bias=False)
 layer.weight.data.fill_(1.0)
 x = torch.ones(3, 512)
 with torch.inference_mode():
-    print(cpu.largest_int8_weight(), float((Int8Linear(layer, Rounding())(x) - 512).abs().max()))
+    print(cpu.largest_int8_weight(), float((Int8Linear(layer)(x) - 512).abs().max()))
 """
 
 

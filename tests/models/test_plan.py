@@ -269,6 +269,19 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
     assert "no config.json" in refused("plan", str(tmp_path))
 
 
+def test_a_cpu_holds_linear_layers_as_bytes_too() -> None:
+    config = config_of(qwen2.find("Qwen2-7B"))
+    plain, int8 = model(config), model(config, weights="int8")
+    linear = 28 * (3584 * (2 * 3584 + 2 * 512) + 3 * 3584 * 18944) + 152064 * 3584
+    outputs = 28 * (2 * 3584 + 2 * 512 + 2 * 18944 + 3584) + 152064
+    biases = 28 * (3584 + 2 * 512)
+    for itemsize in (2, 4):
+        saved = (itemsize - 1) * linear - 4 * outputs + (itemsize - 4) * biases
+        assert plain.bytes_on_cpu(itemsize) == itemsize * plain.parameters
+        assert plain.bytes_on_cpu(itemsize) - int8.bytes_on_cpu(itemsize) == saved
+    assert on_cpu(int8).weight_bytes in (int8.bytes_on_cpu(2), int8.bytes_on_cpu(4))
+
+
 def test_the_table_says_what_does_not_fit() -> None:
     result = CliRunner().invoke(cli.app, ["plan", "Qwen2-7B", "--context", "1M", "--gpus", "24GB"])
     assert "at 1M tokens, beyond the 128K it is made for" in result.stdout
