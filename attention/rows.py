@@ -67,3 +67,8 @@ def slots_of(row: StepRow, keys: slice) -> list[Slots]:
             offset = run.at - run.start
             found.append(Slots(run.stack, start + offset, stop + offset))
     return found
+
+
+def column_of(row: StepRow) -> int:
+    """Where in q a row's first query stands."""
+    return (row.columns.start or 0) if isinstance(row.columns, slice) else row.columns[0]

@@ -7,9 +7,10 @@ rows here, once a step and from host numbers alone; every layer then follows the
     for each layer:  out_BLHD = attend_step(plan, q_BHLD, keys, values, kernel, scale)
 
 Where a kernel takes packed sequences (`PackingKernel` of kernels/base.py), all rows and parts are
-one or two calls (packed.py). Elsewhere calls are shared where that saves: rows of one token each
-are turned together, those that read the same run of keys go through it in one call, and all are
-merged at once (tokens.py); a block of a prompt goes chunk by chunk, over keys read in place. Keys
+one or two calls (packed.py). Where it decodes (`DecodingKernel`), all rows of one query and their
+parts are one. Elsewhere calls are shared where that saves: rows of one token each are turned
+together, those that read the same run of keys go through it in one call, and all are merged at once
+(tokens.py); a block of a prompt goes chunk by chunk, over keys read in place. Keys
 come rotated at p mod S and unscaled; a row's temperature multiplies its queries' logits.
 
 Knows no models, caches or masks. Shape legend: B batch, H query heads, K key/value heads, L query
@@ -20,21 +21,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 
 from longctx.attention import packed
 from longctx.attention.chunks import ChunkQueries, Turns, describe_block, split_block
-from longctx.attention.kernels.base import Kernel, Partial
+from longctx.attention.kernels.base import DecodingKernel, Kernel, Partial
 from longctx.attention.merge import merge
 from longctx.attention.rope import rotate
-from longctx.attention.rows import Run, StepRow, paged, slots_of
+from longctx.attention.rows import Run, StepRow, column_of, paged, slots_of
 from longctx.attention.tokens import (
     Token,
     Tokens,
     attend_tokens,
-    column_of,
     plan_tokens,
     read,
     token_index,
@@ -46,7 +47,7 @@ __all__ = ["Run", "StepPlan", "StepRow", "attend_step", "paged", "plan_step"]
 
 @dataclass(frozen=True)
 class Block:
-    """A row of more queries, chunk by chunk."""
+    """A row of more queries, or of several sequences, chunk by chunk."""
 
     row: StepRow
     steps: tuple[ChunkQueries, ...]
@@ -59,8 +60,19 @@ class StepPlan:
     rows: tuple[StepRow, ...]
     turns: Turns | None
     blocks: tuple[Block, ...]
-    tokens: Tokens | None
+    single: tuple[tuple[StepRow, ChunkQueries], ...]  # all rows of one query
     kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def tokens(self) -> Tokens | None:
+        """Rows of one query of one sequence each, for kernels that know no rows."""
+        lone = [
+            (Token(row.batch.start, column_of(row)), row, step)
+            for row, step in self.single
+            if _alone(row)
+        ]
+        lone.sort(key=lambda each: each[0])
+        return plan_tokens(lone, self.turns) if lone else None
 
     def __str__(self) -> str:
         chunk_map = self.turns.chunk_map if self.turns else None
@@ -82,17 +94,20 @@ def plan_step(rows: Sequence[StepRow], turns: Turns | None = None) -> StepPlan:
     """
     chunk_map = turns.chunk_map if turns else None
     blocks: list[Block] = []
-    single: list[tuple[Token, StepRow, ChunkQueries]] = []
+    single: list[tuple[StepRow, ChunkQueries]] = []
     for at, row in enumerate(rows):
         _check(at, row)
         steps = split_block(chunk_map, row.start, row.length)
-        if row.length == 1 and row.batch.stop == row.batch.start + 1:
-            single.append((Token(row.batch.start, column_of(row)), row, steps[0]))
-        else:
+        if row.length == 1:
+            single.append((row, steps[0]))
+        if row.length > 1 or not _alone(row):
             blocks.append(Block(row, steps))
-    single.sort(key=lambda each: each[0])
-    tokens = plan_tokens(single, turns) if single else None
-    return StepPlan(tuple(rows), turns, tuple(blocks), tokens)
+    return StepPlan(tuple(rows), turns, tuple(blocks), tuple(single))
+
+
+def _alone(row: StepRow) -> bool:
+    """Of one sequence."""
+    return row.batch.stop is not None and row.batch.stop == row.batch.start + 1
 
 
 def _check(at: int, row: StepRow) -> None:
@@ -125,6 +140,13 @@ def attend_step(
         scale: head_dim^-0.5.
     """
     batch, heads, columns, dim = q_BHLD.shape
+    if plan.single and (decoding := _decoding(kernel, q_BHLD, keys, values)):
+        given = (q_BHLD, keys, values)
+        out_BLHD = decoding.decode(plan.single, plan.turns, plan.kept, *given, scale)
+        for block in plan.blocks:
+            if block.row.length > 1:
+                _attend_block(plan, block, *given, kernel, scale, out_BLHD)
+        return out_BLHD
     packs = packed.takes(kernel, q_BHLD, keys)
     if len(plan.blocks) == 1 and plan.tokens is None and not plan.blocks[0].steps[0].bands:
         block = plan.blocks[0]
@@ -153,6 +175,17 @@ def attend_step(
         batch_R, column_R = token_index(tokens, plan.kept, q_BHLD.device)
         out_BLHD[batch_R, column_R] = out_1HRD[0].transpose(0, 1).to(q_BHLD.dtype)
     return out_BLHD
+
+
+def _decoding(
+    kernel: Kernel,
+    q_BHLD: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+) -> DecodingKernel | None:
+    """The kernel, where it decodes and reads these tensors."""
+    decodes = getattr(kernel, "decodes", None)
+    return cast(DecodingKernel, kernel) if decodes and decodes(q_BHLD, keys, values) else None
 
 
 def _layout(plan: StepPlan, q_BHLD: torch.Tensor, k_BKMD: torch.Tensor) -> packed.PackedStep | None:

@@ -57,10 +57,6 @@ class Tokens:
     parts_RA: tuple[tuple[int, ...], ...]
 
 
-def column_of(row: StepRow) -> int:
-    return row.columns.start if isinstance(row.columns, slice) else row.columns[0]
-
-
 def plan_tokens(
     single: Sequence[tuple[Token, StepRow, ChunkQueries]], turns: Turns | None
 ) -> Tokens:

@@ -73,6 +73,7 @@ def attention_arms(
     from longctx.attention import ChunkMap, kernels
     from longctx.attention.dca import attend, plan_block
     from longctx.attention.rope import base_inv_freq
+    from longctx.attention.step import Run, StepRow, attend_step, plan_step
 
     heads, kv_heads, dim = shape
     dtype = getattr(torch, options.dtype)
@@ -88,6 +89,14 @@ def attention_arms(
     chunk_map = ChunkMap(options.chunk_size, options.local_size)
     inv_freq_F = base_inv_freq(1e6, dim).to(device)
     plan = plan_block(chunk_map, length - queries, queries, inv_freq_F)
+    # A kernel that decodes is asked by steps: what knows no chunks is one of them, and plain.
+    row = StepRow(length - 1, 1, (Run(0, 0, length, 0),), batch=slice(0, None))
+    plain = plan_step([row]) if phase == "decode" and hasattr(kernel, "decodes") else None
+
+    def plainly() -> torch.Tensor:
+        if plain is not None:
+            return attend_step(plain, q, (k,), (v,), kernel, dim**-0.5)
+        return kernel(q, k, v, causal=True, scale=dim**-0.5).out_BHLD
 
     def finish(out: torch.Tensor) -> torch.Tensor:
         if out.is_cuda:
@@ -95,7 +104,7 @@ def attention_arms(
         return out
 
     arms = {
-        "plain": lambda: finish(kernel(q, k, v, causal=True, scale=dim**-0.5).out_BHLD),
+        "plain": lambda: finish(plainly()),
         "dca": lambda: finish(attend(q, k, v, plan, kernel, dim**-0.5)),
     }
     pairs_seen = length * (length + 1) / 2 if phase == "prefill" else length

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from longctx.attention import kernels
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPT, SHARING = SCRIPTS / "attention.py", SCRIPTS / "prefix_sharing.py"
@@ -276,3 +279,23 @@ def test_documents_under_load_are_answered_as_on_a_quiet_server(tmp_path: Path) 
     assert (report["errors"], report["wrong_answers"]) == (0, 0)
     assert report["counts"]["add"] > 3 and report["counts"]["ask"] > 3
     assert report["files_left_when_all_are_deleted"] == [".lock", "weights.json"]
+
+
+def test_decode_benchmark_reports_kernels_and_ceiling(tmp_path: Path) -> None:
+    reason = kernels.get("native").unavailable(torch.device("cpu"), torch.float32)
+    arguments = ["--lengths", "1K", "--rows", "1,2", "--rounds", "1", "--chunk-size", "256"]
+    arguments += ["--local-size", "64", "--json"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "decode.py"), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    if reason is not None:
+        assert done.returncode == 1 and reason in done.stderr
+        return
+    report = json.loads(done.stdout)
+    seen = [(row["dtype"], row["rows"]) for row in report["results"]]
+    assert seen == [("float32", 1), ("float32", 2), ("bfloat16", 1), ("bfloat16", 2)]
+    for row in report["results"]:
+        assert set(row["gb_s"]) == set(row["times"]) == {"memory", "native", "torch_cpu"}

@@ -12,6 +12,7 @@ import torch
 from longctx.attention.kernels.base import BROKEN, Kernel, Partial
 from longctx.attention.kernels.flash_attn import FlashAttnKernel
 from longctx.attention.kernels.flash_attn_4 import FlashAttn4Kernel
+from longctx.attention.kernels.native import NativeKernel
 from longctx.attention.kernels.reference import ReferenceKernel
 from longctx.attention.kernels.torch_cpu import TorchCpuKernel
 from longctx.attention.kernels.torch_cuda import TorchCudaKernel
@@ -19,7 +20,12 @@ from longctx.attention.kernels.torch_cuda import TorchCudaKernel
 __all__ = ["Kernel", "Partial", "auto", "get", "names", "resolve"]
 
 # In the order in which `auto` prefers them.
-_FAST: tuple[Kernel, ...] = (FlashAttnKernel(), TorchCudaKernel(), TorchCpuKernel())
+_FAST: tuple[Kernel, ...] = (
+    FlashAttnKernel(),
+    TorchCudaKernel(),
+    NativeKernel(),
+    TorchCpuKernel(),
+)
 # Run where they are asked for by name: `auto` never picks them.
 _BY_NAME: tuple[Kernel, ...] = (FlashAttn4Kernel(), ReferenceKernel())
 _KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (*_FAST, *_BY_NAME)}

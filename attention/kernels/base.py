@@ -6,9 +6,13 @@ M key tokens, D head dimension.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
+
+from longctx.attention.chunks import ChunkQueries, Turns
+from longctx.attention.rows import StepRow
 
 BROKEN = "is installed but cannot be imported"  # `auto` warns where a reason says so
 
@@ -103,6 +107,36 @@ class PackingKernel(Kernel, Protocol):
 
         `causal` is aligned bottom-right in each sequence. One without keys has out 0; its lse is
         whatever the backend says, and the caller does not read it.
+        """
+        ...
+
+
+class DecodingKernel(Kernel, Protocol):
+    """A kernel that takes a step's rows of one query over all their keys in one call."""
+
+    def decodes(
+        self, q_BHLD: torch.Tensor, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]
+    ) -> bool:
+        """Whether it reads these tensors where they lie."""
+        ...
+
+    def decode(
+        self,
+        single: Sequence[tuple[StepRow, ChunkQueries]],
+        turns: Turns | None,
+        kept: dict[Any, Any],
+        q_BHLD: torch.Tensor,
+        keys: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor],
+        scale: float,
+    ) -> torch.Tensor:
+        """[B, L, H, D] in q's dtype, 0 where no row has its query.
+
+        Args:
+            single: rows of one query, and the chunks that it meets; a row may stand for several
+                of the batch.
+            kept: the step's; tables made by its first layer are found there by the others.
+            keys, values: the stacks that the runs name, [B, K, M, D] each.
         """
         ...
 

@@ -212,9 +212,13 @@ def _features() -> list[Feature]:
     import torch
 
     from longctx.attention import cpu
+    from longctx.attention.native import library
 
     native = cpu.native_bf16()
     features = [Feature("cpu", "native bf16", "bfloat16", native.available, native.reason)]
+    loaded = library.load()
+    there = not isinstance(loaded, str)
+    features.append(Feature("cpu", "native kernel", None, there, str(loaded)))
     for name in DTYPES:
         packs = cpu.packs_linear(getattr(torch, name))
         features.append(Feature("cpu", "packed linear", name, packs.available, packs.reason))

@@ -161,6 +161,9 @@ class InKeysDtype:
     def __init__(self, kernel: Kernel) -> None:
         self.name = kernel.name
         self._kernel = kernel
+        # One that decodes widens keys itself, and takes queries as they are.
+        self.decodes = getattr(kernel, "decodes", None)
+        self.decode = getattr(kernel, "decode", None)
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         return self._kernel.unavailable(device, dtype)

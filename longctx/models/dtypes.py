@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from longctx.attention import cpu
+from longctx.attention import cpu, kernels
+from longctx.attention.native import library
 from longctx.engine.memory import free_host_bytes
 from longctx.errors import UserError
 from longctx.models.plan import WEIGHTS_SHARE
@@ -102,6 +103,22 @@ def linear_words(dtype: torch.dtype, device: str) -> str | None:
         return None
     ability = cpu.packs_linear(dtype)
     return f"linear layers {'packed by' if ability else 'plain:'} {ability.reason}"
+
+
+def kernel_words(kernel: str, dtype: torch.dtype, device: str) -> str | None:
+    """How a CPU's decoded tokens attend, or why not by the library; None where nobody would ask.
+
+    Args:
+        kernel: what runs.
+        dtype: of keys and values.
+    """
+    native = kernels.get("native")
+    if device != "cpu" or kernel not in (native.name, "torch_cpu"):
+        return None
+    reason = native.unavailable(torch.device(device), dtype)
+    if kernel == native.name:
+        return str(library.load())
+    return None if reason is None else f"{native.name} {reason}"
 
 
 def checkpoint_dtype(source: Source, config: PretrainedConfig) -> torch.dtype:

@@ -219,14 +219,17 @@ def banner(prepared: PreparedServer, loaded: Loaded, url: str) -> list[str]:
     if settings.model == tiny.EMBEDDED:
         what += ", the model that comes with the package: name another to serve it"
     stats = engine.stats()
-    linear = None
+    how: list[str | None] = []
     if settings.engine == "longctx":
-        linear = dtypes.linear_words(prepared.chosen.dtype, engine.device.type)
+        device = engine.device.type
+        how.append(dtypes.kernel_words(engine.kernel_name, engine.kv_dtype, device))
+        how.append(dtypes.linear_words(prepared.chosen.dtype, device))
+    told = ", ".join([f"{engine.kernel_name} on {engine.device}", *filter(None, how)])
     lines = [
         f"longctx serves {what}",
         f"  {str(scheme).replace(' ', '   ', 1)}",
         *([f"  dtype    {prepared.chosen.note}"] if prepared.chosen.note else []),
-        f"  kernel   {engine.kernel_name} on {engine.device}{f', {linear}' if linear else ''}",
+        f"  kernel   {told}",
         f"  context  {show_length(engine.max_context)} tokens of prompt and answer",
         f"  memory   {stats.kv_budget_bytes / 2**30:.2f} GiB of keys and values in "
         f"{dtypes.name_of(engine.kv_dtype)}: "

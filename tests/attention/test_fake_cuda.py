@@ -78,7 +78,7 @@ def answers(model: Any, method: str, device: str, kernel: str = "auto") -> Answe
     ids, left, holes, many = (x.to(device) for x in (IDS, LEFT, HOLES, MANY))
     with extend(model, method, kernel=kernel, **ARGUMENTS[method]) as handle, torch.no_grad():
         if method in DCA_METHODS and kernel == "auto":
-            assert handle.kernel_name == ("torch_cpu" if device == "cpu" else "torch_cuda")
+            assert (handle.kernel_name == "torch_cuda") is (device != "cpu")
         with handle.request(IDS.shape[1]):
             yield from _forwards(
                 model, ids, {"left padding": left, "holes": holes, "many holes": many}

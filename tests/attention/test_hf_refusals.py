@@ -336,7 +336,8 @@ def test_saving_while_extended_leaves_no_trace_in_the_files(model_qwen2, tmp_pat
 def test_kernel_is_settled_when_extending(model_qwen2, monkeypatch) -> None:
     from longctx.attention import kernels
 
-    monkeypatch.setattr(type(kernels.get("torch_cpu")), "unavailable", lambda *_: "is away")
+    for name in ("native", "torch_cpu"):
+        monkeypatch.setattr(type(kernels.get(name)), "unavailable", lambda *_: "is away")
     with pytest.raises(ValueError, match=r"no fast kernel for torch\.float32 on cpu"):
         extend(model_qwen2, "dca", **DCA)
     assert active(model_qwen2) is None

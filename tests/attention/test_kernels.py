@@ -11,6 +11,7 @@ import torch
 from longctx.attention import kernels
 from longctx.attention.kernels.base import Partial, broken
 from longctx.attention.merge import merge
+from longctx.attention.native import library
 
 CPU = kernels.get("torch_cpu")
 REFERENCE = kernels.get("reference")
@@ -258,8 +259,10 @@ def test_merge_is_fp32_for_bf16_parts() -> None:
 
 def test_kernels_are_chosen_and_refused_aloud() -> None:
     cpu = torch.device("cpu")
-    assert kernels.auto(cpu, torch.bfloat16).name == "torch_cpu"
-    assert kernels.resolve("auto", cpu, torch.float32).name == "torch_cpu"
+    fast = "native" if isinstance(library.load(), library.Library) else "torch_cpu"
+    assert kernels.auto(cpu, torch.bfloat16).name == fast
+    assert kernels.resolve("auto", cpu, torch.float32).name == fast
+    assert kernels.auto(cpu, torch.float16).name == "torch_cpu"
     assert kernels.resolve("reference", cpu, torch.float32).name == "reference"
     choice = f"choose auto or one of {', '.join(kernels.names())}"
     with pytest.raises(ValueError, match=f"kernel='fa9' is unknown: {choice}"):
@@ -292,4 +295,4 @@ def test_auto_warns_before_it_passes_over_a_broken_package(monkeypatch) -> None:
     reason = broken(ImportError("undefined symbol"))
     monkeypatch.setattr(type(kernels.get("flash_attn")), "unavailable", lambda *_: reason)
     with pytest.warns(RuntimeWarning, match="flash_attn is installed but cannot be imported"):
-        assert kernels.auto(torch.device("cpu"), torch.float32).name == "torch_cpu"
+        assert kernels.auto(torch.device("cpu"), torch.float64).name == "torch_cpu"

@@ -20,7 +20,11 @@ from longctx.attention.step import Run, StepRow, attend_step, paged, plan_step
 
 CHUNK, LOCAL, DIM, HEADS, KV_HEADS = 32, 8, 16, 6, 2
 METHODS = ("none", "dca", "yarn+dca", "yarn-freqs+dca")
-FORMS = {"grouped": kernels.get("torch_cpu"), "packed": PackingReference()}
+FORMS = {
+    "grouped": kernels.get("torch_cpu"),
+    "packed": PackingReference(),
+    "native": kernels.get("native"),
+}
 
 
 def seeds(quick: int, all_of_them: int) -> list:
@@ -154,6 +158,9 @@ def padded_case(method: str, cap: str, seed: int) -> Case:
 
 
 def check(case: Case, method: str, cap: str, form: str) -> None:
+    reason = FORMS[form].unavailable(torch.device("cpu"), torch.float32)
+    if reason is not None:
+        pytest.skip(f"{form} {reason}")
     turns = None
     if method != "none":
         turns = Turns(ChunkMap(CHUNK, LOCAL, cap), frequencies(method))

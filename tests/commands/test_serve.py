@@ -98,7 +98,7 @@ def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones() -> None:
     ):
         told = "\n".join(process.lines)
         assert process.lines[0] == f"loading embedded, for {url}"
-        for fact in ("embedded", "yarn+dca", "chunk_size 512", "torch_cpu on cpu", "16K tokens",
+        for fact in ("embedded", "yarn+dca", "chunk_size 512", " on cpu", "16K tokens",
                      "0.25 GiB"):  # fmt: skip
             assert fact in told
         foreign = urllib.request.Request(f"{url}/ready", headers={"Host": "evil.example"})

@@ -144,7 +144,13 @@ def test_all_is_well_here(limits: dict[str, str], monkeypatch: pytest.MonkeyPatc
     assert told["verdict"] == "ok" and told["versions"]["torch"]
     on_cpu = {(r["what"], r["dtype"]): r for r in told["rows"] if r["device"] == "cpu"}
     for dtype in info.DTYPES:
-        for what in ("torch_cpu", "reference", "dca, torch_cpu", "dca, reference", "linear"):
+        offered = [
+            name
+            for name in ("native", "torch_cpu", "reference")
+            if on_cpu[name, dtype]["verdict"] != "not offered"
+        ]
+        assert offered[-2:] == ["torch_cpu", "reference"]
+        for what in (*offered, *(f"dca, {name}" for name in offered), "linear"):
             assert on_cpu[what, dtype]["verdict"] == "ok"
         packs = next(
             f for f in told["features"] if (f["name"], f["dtype"]) == ("packed linear", dtype)

@@ -20,10 +20,11 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
 ]
 
+ON_CPU = ("native", "torch_cpu", "reference")
 DTYPES = [torch.float16, torch.bfloat16]
 
 
-@pytest.fixture(params=[name for name in kernels.names() if name not in ("torch_cpu", "reference")])
+@pytest.fixture(params=[name for name in kernels.names() if name not in ON_CPU])
 def kernel(request: pytest.FixtureRequest) -> Kernel:
     candidate = kernels.get(request.param)
     reason = candidate.unavailable(torch.device("cuda"), torch.bfloat16)

@@ -20,12 +20,13 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
 ]
 
+ON_CPU = ("native", "torch_cpu", "reference")
 CUDA = torch.device("cuda")
 BF16 = torch.bfloat16
 KEYS = 131_072
 
 
-@pytest.fixture(params=[name for name in kernels.names() if name not in ("torch_cpu", "reference")])
+@pytest.fixture(params=[name for name in kernels.names() if name not in ON_CPU])
 def kernel(request: pytest.FixtureRequest) -> Kernel:
     candidate = kernels.get(request.param)
     reason = candidate.unavailable(CUDA, BF16)

@@ -212,7 +212,10 @@ def test_how_linear_layers_are_computed_is_told(
     loaded = prepared.load()
     with loaded.engine:
         banner = "\n".join(loading.banner(prepared, loaded, "http://x"))
-    assert f"kernel   torch_cpu on cpu, {told}" in banner
+    (line,) = [line for line in banner.splitlines() if line.startswith("  kernel ")]
+    kernel = loaded.engine.kernel_name
+    words = dtypes.kernel_words(kernel, torch.bfloat16, "cpu")
+    assert line == f"  kernel   {kernel} on cpu, {words}, {told}"
     notes = prepare(needle(bf16_model)).model.notes()
     assert (told in notes) is not available  # of a run, only what slows it down
     assert dtypes.linear_words(torch.bfloat16, "cuda") is None

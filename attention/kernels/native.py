@@ -1,0 +1,96 @@
+"""The library of attention/native for rows of one query, torch's own CPU op for blocks.
+
+A decoded token is bound by memory: one call reads all keys of all rows once, whatever their parts.
+A block of a prompt is bound by arithmetic, and torch's op (torch_cpu.py) does that well.
+Shape legend in base.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+
+from longctx.attention.chunks import ChunkQueries, Turns
+from longctx.attention.kernels.base import Partial
+from longctx.attention.kernels.torch_cpu import TorchCpuKernel
+from longctx.attention.native import library, rows
+from longctx.attention.rows import StepRow
+
+
+class NativeKernel:
+    """float32 and bfloat16 on a CPU; keys and values may be of the other type than queries."""
+
+    name = "native"
+
+    def __init__(self) -> None:
+        self._blocks = TorchCpuKernel()
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        if device.type != "cpu":
+            return f"runs on cpu, not on {device.type}"
+        if dtype not in rows.TYPES:
+            return "computes in float32 and bfloat16 alone"
+        loaded = library.load()
+        return loaded if isinstance(loaded, str) else None
+
+    def __call__(
+        self,
+        q_BHLD: torch.Tensor,
+        k_BKMD: torch.Tensor,
+        v_BKMD: torch.Tensor,
+        *,
+        causal: bool,
+        scale: float,
+    ) -> Partial:
+        return self._blocks(q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale)
+
+    def decodes(
+        self, q_BHLD: torch.Tensor, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]
+    ) -> bool:
+        return rows.takes(q_BHLD, keys, values)
+
+    def decode(
+        self,
+        single: Sequence[tuple[StepRow, ChunkQueries]],
+        turns: Turns | None,
+        kept: dict[Any, Any],
+        q_BHLD: torch.Tensor,
+        keys: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor],
+        scale: float,
+    ) -> torch.Tensor:
+        loaded = library.load()
+        if isinstance(loaded, str):
+            raise RuntimeError(f"kernel='native' {loaded}")
+        if q_BHLD.stride(3) != 1:
+            q_BHLD = q_BHLD.contiguous()
+        step = self._step(loaded, single, turns, kept, q_BHLD, keys, values)
+        batch, heads, columns, dim = q_BHLD.shape
+        made = torch.empty if step.covers else torch.zeros
+        out_BLHD = made((batch, columns, heads, dim), dtype=q_BHLD.dtype)
+        rows.attend(loaded, step, q_BHLD, keys, values, out_BLHD, scale)
+        return out_BLHD
+
+    @staticmethod
+    def _step(
+        loaded: library.Library,
+        single: Sequence[tuple[StepRow, ChunkQueries]],
+        turns: Turns | None,
+        kept: dict[Any, Any],
+        q_BHLD: torch.Tensor,
+        keys: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor],
+    ) -> rows.NativeStep:
+        """Made once a step: layers differ in their addresses alone."""
+        laid: Hashable = (
+            "native",
+            (q_BHLD.shape, q_BHLD.stride(), q_BHLD.dtype, keys[0].dtype, values[0].dtype),
+            *[(x.shape, x.stride()) for x in (*keys, *values)],
+        )
+        step: rows.NativeStep | None = kept.get(laid)
+        if step is None:
+            step = rows.lay_out(single, turns, loaded.split, q_BHLD, keys, values)
+            kept[laid] = step
+        return step

@@ -1,0 +1,89 @@
+"""The library of decode.c: found beside it and loaded once, or the reason why there is none.
+
+Its threads are those of torch: `GOMP_parallel` of the OpenMP that torch has loaded is handed in. A
+second OpenMP in the process would have threads of its own, which fight with torch's for the cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from longctx.attention.native.build import LEAVE_OUT, LIBRARY, SOURCE, source_hash
+
+LEVELS = ("plain C", "AVX2", "AVX-512")
+# What torch's own kernels are held to by this variable, so are these.
+_HELD = {"default": 0, "avx2": 1}
+_MAPS = Path("/proc/self/maps")
+
+
+@dataclass(frozen=True)
+class Library:
+    """Attributes:
+    level: which of LEVELS this processor is given.
+    parallel: address of GOMP_parallel; None: everything runs in one thread.
+    """
+
+    functions: ctypes.CDLL
+    level: int
+    parallel: int | None
+    split: int
+
+    def __str__(self) -> str:
+        threads = "threads of torch" if self.parallel else "one thread: torch has no GNU OpenMP"
+        return f"{LEVELS[self.level]}, {threads}"
+
+
+@cache
+def load() -> Library | str:
+    """The library, or why there is none, as a clause."""
+    path = SOURCE.with_name(LIBRARY)
+    if os.environ.get(LEAVE_OUT, "0") not in ("", "0"):
+        return f"{LEAVE_OUT} is set"
+    if not path.exists():
+        return (
+            "is not built: a C compiler was missing when longctx was installed, "
+            f"or {LEAVE_OUT} was set"
+        )
+    try:
+        functions = ctypes.CDLL(str(path))
+        functions.longctx_source.restype = ctypes.c_char_p
+        made_of = functions.longctx_source().decode()
+    except (OSError, AttributeError) as error:
+        return f"cannot be loaded ({error})"
+    if made_of != source_hash():
+        return f"was built from another {SOURCE.name}: install longctx again"
+    pointer = ctypes.c_void_p
+    functions.longctx_decode.argtypes = (
+        *(pointer, pointer, pointer, pointer),
+        *(ctypes.c_float, ctypes.c_int, pointer, ctypes.c_int),
+    )
+    level = min(functions.longctx_level(), _HELD.get(os.environ.get("ATEN_CPU_CAPABILITY", ""), 2))
+    return Library(functions, level, _gomp_parallel(), functions.longctx_split())
+
+
+def _gomp_parallel() -> int | None:
+    """Of the OpenMP that torch uses: the one beside it, where others are loaded too."""
+    try:
+        lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    loaded = dict.fromkeys(line.split(maxsplit=5)[5] for line in lines if "omp" in line)
+    home = Path(torch.__file__).parent
+    homes = (home, home.with_name("torch.libs"))
+    own = [path for path in loaded if any(Path(path).is_relative_to(each) for each in homes)]
+    for path in own or loaded:
+        name = Path(path).name
+        if not name.startswith(("libgomp", "libomp", "libiomp")):
+            continue
+        try:
+            function = ctypes.CDLL(path).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        return ctypes.cast(function, ctypes.c_void_p).value
+    return None
