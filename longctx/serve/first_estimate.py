@@ -7,14 +7,13 @@ than small ones, and attention is slower than its multiplications say.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from longctx.engine import Engine, EngineRequest
 from longctx.models.source import shape_of
 
-# Tokens of a step: the first one warms up; where the second is fast, a larger one says more.
+# Tokens of a step; where that is fast, a larger one says more.
 _SMALL, _LARGE = 32, 512
 _FAST_S = 0.1
 _PATIENCE_S = 120.0
@@ -55,33 +54,30 @@ class FirstEstimate:
         return (self._work(tokens) - self._work(reused)) / self._speed
 
     def _measured(self) -> float | None:
-        if self._seconds_of(_SMALL) is None or (seconds := self._seconds_of(_SMALL)) is None:
-            return None
-        tokens = _SMALL
-        if (
-            seconds < _FAST_S
-            and self._engine.fitting_tokens > 2 * _LARGE < self._engine.max_context
-        ):
-            more = self._seconds_of(_LARGE)
-            tokens, seconds = (tokens, seconds) if more is None else (_LARGE, more)
-        return self._work(tokens) / max(seconds, 1e-6)
+        seconds, tokens = self._seconds_of(_SMALL), _SMALL
+        most = min(self._engine.fitting_tokens, self._engine.max_context)
+        if seconds is not None and seconds < _FAST_S and most > 2 * _LARGE:
+            seconds, tokens = self._seconds_of(_LARGE), _LARGE
+        return None if seconds is None else self._work(tokens) / max(seconds, 1e-6)
 
     def _seconds_of(self, tokens: int) -> float | None:
-        """Of one step; None where others ask at the same time, who would be measured too."""
-        stats = self._engine.stats()
-        if stats.running or stats.waiting:
-            return None
-        vocabulary = self._engine.vocabulary
-        ids = [(7 * at + 11) % min(vocabulary, 256) for at in range(tokens)]
-        began = time.perf_counter()
-        try:
-            handle = self._engine.submit(EngineRequest(ids, max_new_tokens=1, share_prefix=False))
-            if self._run is not None:
-                self._run()
-            handle.result(_PATIENCE_S)
-        except Exception:  # whatever it is, a prompt will tell
-            return None
-        return time.perf_counter() - began
+        """Of one step: the faster of two, as the first one warms up; None where others ask at the
+        same time, who would be measured too."""
+        found = []
+        ids = [(7 * at + 11) % min(self._engine.vocabulary, 256) for at in range(tokens)]
+        for _ in range(2):
+            stats = self._engine.stats()
+            if stats.running or stats.waiting:
+                return None
+            try:
+                request = EngineRequest(ids, max_new_tokens=1, share_prefix=False)
+                handle = self._engine.submit(request)
+                if self._run is not None:
+                    self._run()
+                found.append(handle.result(_PATIENCE_S).usage.compute_s)
+            except Exception:  # whatever it is, a prompt will tell
+                return None
+        return min(found)
 
     def _work(self, tokens: int) -> float:
         """Multiplications of a prompt: the layers' matrices, and attention to what is before."""
