@@ -47,6 +47,7 @@ class DocumentsOptions:
         EMBEDDED
     )
     dtype: shared.Dtype = shared.AUTO
+    quantize: shared.Quantize = shared.PLAIN
     kv_budget: Annotated[
         int | None, Option("Memory for keys and values, as 4G.", _ADD, parse_bytes)
     ] = None
@@ -239,6 +240,7 @@ def _loaded(options: DocumentsOptions) -> Iterator[Documents]:
             method=options.method,
             context=options.context,
             dtype=options.dtype,
+            quantize=options.quantize,
             kv_budget=options.kv_budget,
         )
         loaded = prepare(settings).load()
