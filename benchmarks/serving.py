@@ -3,10 +3,12 @@
     python benchmarks/serving.py --lengths 2K,8K
     python benchmarks/serving.py --model random --lengths 512 --json
     python benchmarks/serving.py --dtype bfloat16 --threads 2 --methods none,yarn+dca --gguf M.gguf
+    python benchmarks/serving.py --quantize int8 --requests 1 --rounds 5
 
 Arms, for every length: generate with sdpa, the engine under each method; both with one request and
 with --requests at once (generate gets them as one batch of equal lengths, its best case); and the
-engine with as many questions about one document. Where they are installed and asked for, llama.cpp
+engine with as many questions about one document. With --quantize int8 the engine under each method
+once more, on weights of bytes. Where they are installed and asked for, llama.cpp
 (--gguf) and vLLM (--vllm). Prompts are random tokens.
 
 Prefill is prompt tokens over the time until all have their first token, by the best round; decode
@@ -14,6 +16,9 @@ is tokens of all requests per second, by the fastest step, which neighbours on t
 least; p50 and p99 are over all steps of all rounds, and over all requests' first tokens. Time is
 CPU time of the process on a CPU with one thread, and wall clock otherwise. Arms are interleaved.
 Memory is the peak of the process above what it held before (of the device, on CUDA).
+
+On a CPU the machine's ceilings are measured first (serving_ceilings.py), and each row says what
+share of its floor it reaches: the time that its work would take at these, over the time it took.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import json
 import platform
 import sys
 import time
+from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,9 +37,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from an uninstalled clone
 
 import serving_arms
+import serving_ceilings
 from serving_arms import TAIL, Peak, Run
 
-PLAIN = "generate"
+PLAIN, INT8 = "generate", " int8"
 
 
 def parse_length(text: str) -> int:
@@ -42,22 +49,28 @@ def parse_length(text: str) -> int:
     return int(text[:-1]) * 1024 if text.endswith("K") else int(text)
 
 
-def load(options: argparse.Namespace) -> Any:
+def load(options: argparse.Namespace, quantize: str = "none") -> Any:
     import torch
+
+    from longctx.models import quantize as quantizing
 
     dtype = getattr(torch, options.dtype)
     if options.model != "random":
-        from longctx.models.source import load_config, load_model, locate
+        from longctx.models.source import load_config, locate
 
         source = locate(options.model)
-        return load_model(source, load_config(source), dtype, options.device)
+        config, device = load_config(source), options.device
+        return quantizing.load(source, config, dtype, device, quantize, device)
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     config = Qwen2Config(vocab_size=1024, max_position_embeddings=32768, **sizes, **heads)
     torch.manual_seed(0)
-    return Qwen2ForCausalLM(config).to(options.device, dtype).eval()
+    model = Qwen2ForCausalLM(config).to(options.device, dtype).eval()
+    if quantize != "none":
+        quantizing.round_linears(model)
+    return model
 
 
 def clock_of(options: argparse.Namespace) -> serving_arms.Clock:
@@ -75,8 +88,12 @@ def prompts_of(count: int, length: int, vocabulary: int, *, document: bool) -> l
     return rows.tolist()
 
 
-def arms_of(model: Any, length: int, options: argparse.Namespace) -> dict[tuple[str, int], Any]:
-    """What is compared at one length: (arm, requests) -> (what opens it, prompts)."""
+def arms_of(
+    model: Any, int8: Any, length: int, options: argparse.Namespace
+) -> dict[tuple[str, int], Any]:
+    """What is compared at one length: (arm, requests) -> (what opens it, prompts).
+
+    `int8` is the model in bytes, or None."""
     many, vocabulary = options.requests, model.config.vocab_size
     one = prompts_of(1, length, vocabulary, document=False)
     several = prompts_of(many, length, vocabulary, document=False)
@@ -84,14 +101,19 @@ def arms_of(model: Any, length: int, options: argparse.Namespace) -> dict[tuple[
     clock, tokens, context = clock_of(options), options.tokens, length + options.tokens
     plain = partial(serving_arms.generate, model, clock, tokens)
 
-    def engine(method: str) -> Any:
+    def engine(method: str, of: Any = model) -> Any:
         return partial(
-            serving_arms.engine, model, clock, tokens, method, options.chunk_budget, context
+            serving_arms.engine, of, clock, tokens, method, options.chunk_budget, context
         )
 
+    def engines(prompts: list[list[int]]) -> dict[tuple[str, int], Any]:
+        made = [(f"engine {method}", engine(method)) for method in options.methods]
+        if int8 is not None:
+            made += [(f"engine {each}{INT8}", engine(each, int8)) for each in options.methods]
+        return {(name, len(prompts)): (opened, prompts) for name, opened in made}
+
     arms: dict[tuple[str, int], Any] = {(PLAIN, 1): (plain, one)}
-    for method in options.methods:
-        arms[f"engine {method}", 1] = (engine(method), one)
+    arms.update(engines(one))
     if options.gguf:
         made = partial(
             serving_arms.llama_cpp, options.gguf, clock, tokens, options.threads, context
@@ -102,8 +124,7 @@ def arms_of(model: Any, length: int, options: argparse.Namespace) -> dict[tuple[
         arms["vllm", 1] = (made, one)
     if many > 1:
         arms[PLAIN, many] = (plain, several)
-        for method in options.methods:
-            arms[f"engine {method}", many] = (engine(method), several)
+        arms.update(engines(several))
         first = options.methods[0]
         arms[f"engine {first}, one document", many] = (engine(first), questions)
         if options.vllm:
@@ -111,8 +132,10 @@ def arms_of(model: Any, length: int, options: argparse.Namespace) -> dict[tuple[
     return arms
 
 
-def run_length(model: Any, length: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    arms = arms_of(model, length, options)
+def run_length(
+    model: Any, int8: Any, length: int, options: argparse.Namespace, ceilings: Any
+) -> list[dict[str, Any]]:
+    arms = arms_of(model, int8, length, options)
     runs: dict[tuple[str, int], list[Run]] = {name: [] for name in arms}
     peaks: dict[tuple[str, int], list[float]] = {name: [] for name in arms}
     for _ in range(options.rounds):
@@ -129,6 +152,14 @@ def run_length(model: Any, length: int, options: argparse.Namespace) -> list[dic
         firsts = [second for run in found for second in run.first]
         steps = [second for run in found for second in run.steps]
         seconds = [run.second for run in found if run.second is not None]
+        ours = PLAIN in arm or "engine" in arm
+        floors = (None, None)
+        if ceilings is not None and ours and "document" not in arm:
+            of = int8 if arm.endswith(INT8) else model
+            floors = (
+                count * serving_ceilings.prefill_floor(of, length, ceilings, int8=of is int8),
+                serving_ceilings.step_floor(of, length, count, ceilings),
+            )
         same = arm == "engine none" and found[-1].answers == runs[plain][-1].answers
         rows.append(
             {
@@ -143,6 +174,8 @@ def run_length(model: Any, length: int, options: argparse.Namespace) -> list[dic
                 "decode_tok_s": round(count / step[name], 2),
                 "step_p50_ms": round(1e3 * quantile(steps, 0.5), 2),
                 "step_p99_ms": round(1e3 * quantile(steps, 0.99), 2),
+                "prefill_floor": None if floors[0] is None else round(floors[0] / best[name], 3),
+                "decode_floor": None if floors[1] is None else round(floors[1] / step[name], 3),
                 "peak_mib": min(peaks[name], default=None),
                 "prefill_ratio": round(best[plain] / best[name], 3),
                 "decode_ratio": round(step[plain] / step[name], 3),
@@ -169,7 +202,13 @@ def print_row(row: dict[str, Any]) -> None:
         f"decode {row['decode_tok_s']:.2f} tok/s ({row['decode_ratio']:.2f}x; "
         f"{row['decode_ratio_one']:.2f}x one generate), "
         f"step p50 {row['step_p50_ms']:.1f} p99 {row['step_p99_ms']:.1f} ms; "
-        f"peak {row['peak_mib']} MiB",
+        f"peak {row['peak_mib']} MiB"
+        + (
+            f"; of the floor {row['prefill_floor']:.2f} in prefill, {row['decode_floor']:.2f} in "
+            "decode"
+            if row["prefill_floor"] is not None
+            else ""
+        ),
         flush=True,
     )
 
@@ -177,6 +216,7 @@ def print_row(row: dict[str, Any]) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     from longctx.attention import METHODS
     from longctx.options.engine import EngineSettings
+    from longctx.options.shared import QUANTIZE
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="models/smollm2-135m", help="directory, or `random`")
@@ -190,6 +230,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gguf", type=Path, help="the same model as a file for llama.cpp")
+    parser.add_argument("--quantize", default="none", choices=QUANTIZE, help="int8: its arms too")
     parser.add_argument("--vllm", action="store_true", help="vLLM on the same directory")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
@@ -216,9 +257,16 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     model = load(options)
+    int8 = None if options.quantize == "none" else load(options, options.quantize)
+    ceilings = None
+    if options.device == "cpu":
+        clock, dtype = clock_of(options), getattr(torch, options.dtype)
+        ceilings = serving_ceilings.measure(model.config, dtype, clock)
+        if not options.json:
+            print(f"ceilings: {ceilings}", flush=True)
     results: list[dict[str, Any]] = []
     for length in options.lengths:
-        rows = run_length(model, length, options)
+        rows = run_length(model, int8, length, options, ceilings)
         results.extend(rows)
         if not options.json:
             for row in rows:
@@ -234,6 +282,8 @@ def main() -> None:
             "device": options.device,
             "clock": clock_of(options).__name__,
             "rounds": options.rounds,
+            "quantize": options.quantize,
+            "ceilings": None if ceilings is None else asdict(ceilings),
         }
         print(json.dumps({"about": about, "results": results}))
 

@@ -13,9 +13,12 @@ import torch
 
 from longctx.attention import kernels
 
+from longctx.attention import cpu
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPT, SHARING = SCRIPTS / "attention.py", SCRIPTS / "prefix_sharing.py"
 SERVING = SCRIPTS / "serving.py"
+INT8 = bool(cpu.multiplies_int8())
 PERPLEXITY_MEMORY = SCRIPTS / "perplexity_memory.py"
 COMPILE = SCRIPTS / "compile.py"
 PLAN_MEMORY, DOCUMENTS_LOAD = SCRIPTS / "plan_memory.py", SCRIPTS / "documents_load.py"
@@ -106,7 +109,7 @@ def test_unknown_methods_are_refused() -> None:
 
 def test_serving_benchmark_reports_every_arm(tmp_path: Path) -> None:
     arguments = ["--model", "random", "--lengths", "96", "--requests", "3", "--tokens", "5"]
-    arguments += ["--methods", "none,dca"]
+    arguments += ["--methods", "none,dca", *(["--quantize", "int8"] if INT8 else [])]
     done = subprocess.run(
         [sys.executable, str(SERVING), *arguments, "--rounds", "1", "--json"],
         cwd=tmp_path,
@@ -117,7 +120,9 @@ def test_serving_benchmark_reports_every_arm(tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert report["about"]["threads"] == 1
     arms = [(row["arm"], row["requests"]) for row in report["results"]]
-    kinds = ("generate", "engine none", "engine dca")
+    kinds = ["generate", "engine none", "engine dca"]
+    kinds += ["engine none int8", "engine dca int8"] if INT8 else []
+    assert all(report["about"]["ceilings"][name] > 0 for name in ("matmul", "attention", "memory"))
     assert arms[:-1] == [(arm, requests) for requests in (1, 3) for arm in kinds]
     assert arms[-1] == ("engine none, one document", 3)
     for row in report["results"]:
@@ -126,6 +131,8 @@ def test_serving_benchmark_reports_every_arm(tmp_path: Path) -> None:
         assert row["step_p50_ms"] <= row["step_p99_ms"]
         assert (row["second_question_s"] is None) == (row["arm"] == "generate")
         assert row["decode_ratio"] > 0 and row["length"] == 96
+        floors = (row["prefill_floor"], row["decode_floor"])
+        assert all(floor is not None for floor in floors) is ("document" not in row["arm"])
 
 
 def test_a_serving_benchmark_without_a_step_to_time_is_refused() -> None:

@@ -46,6 +46,7 @@ class DocumentsOptions:
         EMBEDDED
     )
     dtype: shared.Dtype = shared.AUTO
+    quantize: shared.Quantize = shared.PLAIN
     kv_budget: Annotated[
         int | None, Option("Memory for keys and values, as 4G.", _ADD, parse_bytes)
     ] = None
@@ -270,6 +271,7 @@ def _loaded(options: DocumentsOptions) -> Iterator[Documents]:
             method=options.method,
             context=options.context,
             dtype=options.dtype,
+            quantize=options.quantize,
             kv_budget=options.kv_budget,
         )
         loaded = prepare(settings).load()

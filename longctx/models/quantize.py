@@ -125,7 +125,8 @@ def load(
 def round_linears(model: nn.Module) -> None:
     """Bytes in place of the model's linear layers; each float weight goes with its layer."""
     freed = 0
-    for parent, names in _groups(list(_chosen(model))):
+    groups = list(_groups(list(_chosen(model))))  # names alone: layers would be held to the end
+    for parent, names in groups:
         layers = [getattr(parent, name) for name in names]
         for name, made in zip(names, side_by_side(layers), strict=True):
             setattr(parent, name, made)
@@ -200,7 +201,7 @@ def _offer(model: nn.Module, dtype: torch.dtype) -> str | None:
     less = now - sizes.saved(dtype.itemsize)
     return (
         f"--quantize int8 would take {show_bytes(less)} of weights instead of {show_bytes(now)}, "
-        "and less time; answers are a little different"
+        "and less time for a token of the answer; answers are a little different"
     )
 
 

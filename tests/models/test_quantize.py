@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,26 @@ done = True
 thread.join()
 print(most - before, quantize.weight_bytes(model) >> 20)
 """
+
+
+@needs_int8
+def test_each_float_weight_goes_before_the_next_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models.build()
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear)]
+    left, alive = [weakref.ref(each.weight) for each in layers], []
+    del layers
+    rounds = quantize.side_by_side
+
+    def counted(layers: Any) -> Any:
+        alive.append(sum(weight() is not None for weight in left))
+        return rounds(layers)
+
+    monkeypatch.setattr(quantize, "side_by_side", counted)
+    quantize.round_linears(model)
+    # Queries with keys and values, outputs, gates with what they open, back: of two layers.
+    assert len(alive) == 2 * 4 + 1 and alive[0] == 2 * 7 + 1
+    assert all(later < sooner for sooner, later in itertools.pairwise(alive[1:]))
+    assert alive[-1] <= 1 + 1
 
 
 @needs_int8
