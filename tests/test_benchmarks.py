@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from longctx.attention import kernels
-
-from longctx.attention import cpu
+from longctx.attention import cpu, kernels
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPT, SHARING = SCRIPTS / "attention.py", SCRIPTS / "prefix_sharing.py"
