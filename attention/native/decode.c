@@ -218,6 +218,10 @@ EXPORT int longctx_decode(const Step *step, const void *query, void *out, const 
 typedef float NAME(Floats) __attribute__((vector_size(4 * LANES)));
 typedef float NAME(FloatsAt) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t NAME(Ints) __attribute__((vector_size(4 * LANES)));
+#if LANES == 4
+typedef uint16_t HalvesAt __attribute__((vector_size(8), aligned(2), may_alias));
+typedef uint32_t Words __attribute__((vector_size(16)));
+#endif
 #define Floats NAME(Floats)
 #define FloatsAt NAME(FloatsAt)
 #define Ints NAME(Ints)
@@ -237,9 +241,7 @@ TARGET ALWAYS Floats NAME(widened)(const char *from, int64_t at, int type) {
     return (Floats)_mm256_slli_epi32(
         _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)halves)), 16);
 #else
-    Floats out;
-    for (int lane = 0; lane < LANES; lane++) out[lane] = half_to_float(halves + lane);
-    return out;
+    return (Floats)(__builtin_convertvector(*(const HalvesAt *)halves, Words) << 16);
 #endif
 }
 
