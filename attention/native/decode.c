@@ -121,11 +121,6 @@ static void turn_queries(const Job *job, const Row *row, int64_t kv_head, int64_
     }
 }
 
-/* Asks the second cache for a row of a tensor; an address that is none does no harm. */
-ALWAYS void fetch(const char *row, int64_t bytes) {
-    for (int64_t at = 0; at < bytes; at += LINE) __builtin_prefetch(row + at, 0, 2);
-}
-
 static int64_t first_segment(const Segment *segments, int64_t count, int64_t position) {
     int64_t low = 0, high = count;
     while (low < high) {
@@ -218,6 +213,10 @@ EXPORT int longctx_decode(const Step *step, const void *query, void *out, const 
 typedef float NAME(Floats) __attribute__((vector_size(4 * LANES)));
 typedef float NAME(FloatsAt) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t NAME(Ints) __attribute__((vector_size(4 * LANES)));
+#if LANES == 4
+typedef uint16_t HalvesAt __attribute__((vector_size(8), aligned(2), may_alias));
+typedef uint32_t Words __attribute__((vector_size(16)));
+#endif
 #define Floats NAME(Floats)
 #define FloatsAt NAME(FloatsAt)
 #define Ints NAME(Ints)
@@ -237,9 +236,7 @@ TARGET ALWAYS Floats NAME(widened)(const char *from, int64_t at, int type) {
     return (Floats)_mm256_slli_epi32(
         _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)halves)), 16);
 #else
-    Floats out;
-    for (int lane = 0; lane < LANES; lane++) out[lane] = half_to_float(halves + lane);
-    return out;
+    return (Floats)(__builtin_convertvector(*(const HalvesAt *)halves, Words) << 16);
 #endif
 }
 
@@ -328,9 +325,11 @@ TARGET ALWAYS Floats NAME(power)(Floats x) {
 
 TARGET ALWAYS float NAME(power_of)(float x) { return NAME(power)(NAME(all)(x))[0]; }
 
-/* Logits of four keys for `heads` queries. */
-TARGET ALWAYS void NAME(score_heads)(const char *const *key, int type, const float *query,
-                                     int64_t dim, int heads, float *into) {
+/* Logits of four keys for `heads` queries. `ahead`: their values, which come next, in numbers of
+   `ahead_size` bytes, or null: asked for little by little, or the loads of keys would wait. */
+TARGET ALWAYS void NAME(score_heads)(const char *const *key, int type, const char *const *ahead,
+                                     int64_t ahead_size, const float *query, int64_t dim,
+                                     int heads, float *into) {
     int64_t space = padded(dim);
     Floats sum[4][HEADS];
     for (int i = 0; i < 4; i++)
@@ -338,6 +337,8 @@ TARGET ALWAYS void NAME(score_heads)(const char *const *key, int type, const flo
     for (int64_t d = 0; d < dim; d += LANES) {
         Floats k[4];
         for (int i = 0; i < 4; i++) k[i] = NAME(numbers)(key[i], d, dim, type);
+        if (ahead)
+            for (int i = 0; i < 4; i++) __builtin_prefetch(ahead[i] + d * ahead_size, 0, 2);
         for (int h = 0; h < heads; h++) {
             Floats q = NAME(floats)(query + h * space + d);
             for (int i = 0; i < 4; i++) sum[i][h] += k[i] * q;
@@ -347,19 +348,23 @@ TARGET ALWAYS void NAME(score_heads)(const char *const *key, int type, const flo
         NAME(sums)(sum[0][h], sum[1][h], sum[2][h], sum[3][h], into + h * PITCH);
 }
 
-/* Adds `wide` vectors of `count` values from `d` on, weighted, to `heads` sums. `ahead`: what is
-   read next, of the same shape, or null. */
+/* Adds `wide` vectors of `count` values from `d` on, weighted, to `heads` sums. `ahead`: the keys
+   that are read next, of the same shape; of them one in `every` from `due` on is asked for. */
 TARGET ALWAYS void NAME(add_heads)(const char *values, int64_t pitch, int64_t count, int type,
-                                   const char *ahead, const float *weights, int64_t d,
-                                   int64_t dim, int heads, int wide, float *sums) {
+                                   const char *ahead, int64_t due, int64_t every,
+                                   const float *weights, int64_t d, int64_t dim, int heads,
+                                   int wide, float *sums) {
     int64_t space = padded(dim);
     Floats sum[HEADS][4];
     for (int h = 0; h < heads; h++)
         for (int x = 0; x < wide; x++) sum[h][x] = NAME(floats)(sums + h * space + d + x * LANES);
     for (int64_t j = 0; j < count; j++, values += pitch) {
-        if (ahead) {
-            fetch(ahead, wide * LANES * (type == F32 ? 4 : 2));
-            ahead += pitch;
+        if (j == due) {
+            int64_t size = type == F32 ? 4 : 2;
+            const char *row = ahead + j * pitch + d * size;
+            for (int64_t at = 0; at < wide * LANES * size; at += LINE)
+                __builtin_prefetch(row + at, 0, 2);
+            due += every;
         }
         Floats v[4];
         for (int x = 0; x < wide; x++)
@@ -390,21 +395,22 @@ TARGET ALWAYS void NAME(add_heads)(const char *values, int64_t pitch, int64_t co
 #endif
 
 #define SCORE(type, heads) \
-    NAME(score_heads)(key, type, query + h * space, dim, heads, into + h * PITCH + j)
+    NAME(score_heads)(key, type, h ? 0 : next, ahead_size, query + h * space, dim, heads, \
+                      into + h * PITCH + j)
 #define SCORE_F32(heads) SCORE(F32, heads)
 #define SCORE_BF16(heads) SCORE(BF16, heads)
 /* Logits of `count` keys, four at a time: the last ones repeat a key, so that no key's number
    depends on where its segment ends. `ahead`: their values, which come next. */
 TARGET static void NAME(score)(const char *keys, int64_t pitch, int64_t count, int64_t type,
-                               const char *ahead, int64_t ahead_pitch, int64_t ahead_bytes,
+                               const char *ahead, int64_t ahead_pitch, int64_t ahead_size,
                                const float *query, int64_t dim, int64_t group, float *into) {
     int64_t space = padded(dim);
     for (int64_t j = 0; j < count; j += 4) {
-        const char *key[4];
+        const char *key[4], *next[4];
         for (int i = 0; i < 4; i++) {
             int64_t at = FEW(j + i, count - 1);
             key[i] = keys + at * pitch;
-            fetch(ahead + at * ahead_pitch, ahead_bytes);
+            next[i] = ahead + at * ahead_pitch;
         }
         for (int64_t h = 0; h < group; h += HEADS) {
             if (type == F32) {
@@ -417,9 +423,8 @@ TARGET static void NAME(score)(const char *keys, int64_t pitch, int64_t count, i
 }
 
 #define ADD(type, heads, wide) \
-    NAME(add_heads)(values, pitch, count, type, \
-                    ahead && h == 0 ? ahead + d * (type == F32 ? 4 : 2) : 0, weights + h * PITCH, \
-                    d, dim, heads, wide, sums + h * space)
+    NAME(add_heads)(values, pitch, count, type, ahead, ahead ? h / HEADS : count, every, \
+                    weights + h * PITCH, d, dim, heads, wide, sums + h * space)
 #define ADD_F32(heads) ADD(F32, heads, 4)
 #define ADD_BF16(heads) ADD(BF16, heads, 4)
 #define ADD_ONE_F32(heads) ADD(F32, heads, 1)
@@ -427,7 +432,7 @@ TARGET static void NAME(score)(const char *keys, int64_t pitch, int64_t count, i
 TARGET static void NAME(add)(const char *values, int64_t pitch, int64_t count, int64_t type,
                              const char *ahead, const float *weights, int64_t dim, int64_t group,
                              float *sums) {
-    int64_t space = padded(dim), d = 0;
+    int64_t space = padded(dim), every = (group + HEADS - 1) / HEADS, d = 0;
     for (; d + 4 * LANES <= dim; d += 4 * LANES)
         for (int64_t h = 0; h < group; h += HEADS) {
             if (type == F32) {
@@ -544,7 +549,7 @@ TARGET static void NAME(attend)(const Job *job, const Row *row, int64_t kv_head,
                         turn_queries(job, row, kv_head, turned, scale, space.query);
                     }
                     NAME(score)(keys, key_pitch, high - low, step->key_type, values, value_pitch,
-                                dim * value_bytes, space.query, dim, group, weights);
+                                value_bytes, space.query, dim, group, weights);
                 } else {
                     int alike = key_pitch == value_pitch && segment->stop > high;
                     NAME(add)(values, value_pitch, high - low, step->value_type,

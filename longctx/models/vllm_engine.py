@@ -54,6 +54,8 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3600",
 }
+# On a CPU it wants a NUMA node for each worker, to bind its threads to, and most machines have one.
+_SEVERAL = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 _END_SECONDS = 5.0  # for vLLM's processes to end by themselves
 
 
@@ -83,7 +85,9 @@ class VllmEngine:
     ) -> None:
         self.version = check_installed()
         check_plugin()
-        for name, value in _ENVIRONMENT.items():  # read when vLLM is imported, below
+        workers = options.tensor_parallel * options.pipeline_parallel
+        environment = _ENVIRONMENT | (_SEVERAL if workers > 1 else {})
+        for name, value in environment.items():  # read when vLLM is imported, below
             os.environ.setdefault(name, value)
         self.scheme, self.tokenizer, self.max_context = scheme, tokenizer, options.context
         self.vocabulary: int = config.get_text_config().vocab_size

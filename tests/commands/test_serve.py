@@ -247,6 +247,7 @@ def test_a_wrong_file_is_one_line(
         (["--chunk-budget", "0"], "--chunk-budget 0: must be at least 1"),
         (["--port", "70000"], "--port 70000: must be 0 to 65535"),
         (["--log-format", "xml"], "--log-format xml: use text or json"),
+        (["--engine", "vllm", "--", "--seed", "1"], "MODEL --seed: .* and MODEL comes before it"),
         (["--api-key", " "], "--api-key is empty"),
         (["--api-key", "secret\n"], "--api-key begins or ends with white space"),
         (["--api-key", "schlüssel"], "--api-key .* that a header cannot carry"),

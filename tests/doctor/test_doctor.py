@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from longctx import cli
 from longctx.attention import kernels
+from longctx.attention.native import library
 from longctx.doctor import checks as doctor
 from longctx.doctor import child as doctor_child
 from longctx.doctor import info
@@ -167,7 +168,7 @@ def test_all_is_well_here(limits: dict[str, str], monkeypatch: pytest.MonkeyPatc
 def test_the_first_question_says_what_info_says() -> None:
     told = doctor_child.facts({"planted": "doctor_plants:Right"}, processor=True)
     names = [feature["name"] for feature in told["info"]["features"]]
-    assert names == ["native bf16", *["packed linear"] * 3, "int8 linear"]
+    assert names == ["native bf16", "native kernel", *["packed linear"] * 3, "int8 linear"]
     planted = [status for status in told["info"]["kernels"] if status["kernel"] == "planted"]
     assert {status["dtype"] for status in planted} == set(info.DTYPES)
     assert told["auto_dtype"] in info.DTYPES
@@ -246,8 +247,12 @@ def test_info_tells_features_with_reasons() -> None:
     told = json.loads(CliRunner().invoke(cli.app, ["info", "--json"]).stdout)["features"]
     assert [list(feature) for feature in told] == [
         ["device", "name", "dtype", "available", "reason"]
-    ] * 5
+    ] * 6
     assert all(feature["reason"] for feature in told)
+    (native,) = [feature for feature in told if feature["name"] == "native kernel"]
+    loaded = library.load()
+    assert native["available"] is isinstance(loaded, library.Library)
+    assert native["reason"] == str(loaded)
     shown_info = CliRunner().invoke(cli.app, ["info"], env={"COLUMNS": "120"}).stdout
     assert "native bf16" in shown_info and "packed linear" in shown_info
     assert "int8 linear" in shown_info
