@@ -253,8 +253,8 @@ class ServeSettings:
     def _check_engine(self) -> None:
         if self.model.startswith("-"):
             raise UserError(
-                f"MODEL {self.model}: what stands behind `--` is vLLM's own, and MODEL comes before "
-                f"it: longctx serve embedded --engine vllm -- {self.model}"
+                f"MODEL {self.model}: what stands behind `--` is vLLM's own, and MODEL comes "
+                f"before it: longctx serve embedded --engine vllm -- {self.model}"
             )
         shared.check_engine(self.engine)
         shared.check_quantize(self.quantize, self.engine)
