@@ -44,7 +44,7 @@ def with_template(load: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def tooled() -> Iterator[Served]:
-    with served(with_template) as server:
+    with served(with_template, speculate="off") as server:  # `write` answers a token a step
         assert server.service.loaded.wait(60)
         yield server
 
@@ -84,7 +84,7 @@ def test_a_streamed_call_is_the_same_call(tooled: Served) -> None:
 
 
 def write(server: Served, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the model write this text and end its answer."""
+    """Let the model write this text and end its answer, a token a step."""
     engine = server.service.engine
     ids = [*server.service.tokenizer(text)["input_ids"], server.service.tokenizer.eos_token_id]
     forward, script = engine._runner.forward, iter(ids)
