@@ -306,7 +306,7 @@ TARGET ALWAYS void NAME(sums)(Floats a, Floats b, Floats c, Floats d, float *int
 #endif
 }
 
-/* 2^x for x <= 0, 2^-125 below that; NaN stays NaN. Taylor's series of 2^f, |f| <= 1/2: the first
+/* 2^x for x <= 0, and 0 below -125; NaN stays NaN. Taylor's series of 2^f, |f| <= 1/2: the first
    term that is left out is below 2^-27. */
 TARGET ALWAYS Floats NAME(power)(Floats x) {
     Ints below = (Ints)(x < -125.0f);
@@ -320,7 +320,7 @@ TARGET ALWAYS Floats NAME(power)(Floats x) {
     y = y * f + 2.4022651e-1f;
     y = y * f + 6.9314718e-1f;
     y = y * f + 1.0f;
-    return (Floats)((Ints)y + ((Ints)shifted << 23));
+    return (Floats)(~below & ((Ints)y + ((Ints)shifted << 23)));
 }
 
 TARGET ALWAYS float NAME(power_of)(float x) { return NAME(power)(NAME(all)(x))[0]; }
@@ -462,14 +462,16 @@ TARGET static void NAME(soften)(float *weights, int64_t count, float *most, floa
     float now = NAME(largest)(top);
     now = now > *most ? now : *most;
     if (now > *most) {
-        float factor = NAME(power_of)(*most - now); /* -inf before the first tile: sums are 0 */
+        float factor = NAME(power_of)(*most - now); /* 0 before the first key that counts */
         *total *= factor;
         for (int64_t d = 0; d < space; d++) sum[d] *= factor;
         *most = now;
     }
+    /* Where no key counts so far, all weigh 0: -inf less -inf would be no number. */
+    float base = now == -__builtin_inff() ? 0 : now;
     Floats added = {0};
     for (int64_t j = 0; j < whole; j += LANES) {
-        Floats w = NAME(power)(NAME(floats)(weights + j) - now);
+        Floats w = NAME(power)(NAME(floats)(weights + j) - base);
         if (j + LANES > count)
             for (int lane = 0; lane < LANES; lane++)
                 if (j + lane >= count) w[lane] = 0;

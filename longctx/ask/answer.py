@@ -27,6 +27,9 @@ class AskTimings:
     total_s: float
 
 
+_AT_ONCE_S = 0.1  # of an answer: less tells how pieces were sent, and no speed
+
+
 @dataclass(frozen=True)
 class AskedAnswer:
     """`finish_reason` is `stop` or `length`; counts are None where a server does not tell.
@@ -66,8 +69,9 @@ class AskedAnswer:
 
     @property
     def answer_speed(self) -> float | None:
+        """None also where all came at once, as short answers of a server do."""
         seconds = self.timings.total_s - self.timings.read_s
-        if self.completion_tokens is None or self.completion_tokens < 2 or seconds <= 0:
+        if self.completion_tokens is None or self.completion_tokens < 2 or seconds < _AT_ONCE_S:
             return None
         return (self.completion_tokens - 1) / seconds
 

@@ -15,6 +15,7 @@ from longctx.ask.answer import Answering
 from longctx.ask.server import (
     DEFAULT,
     PROBE_S,
+    KeyWantedError,
     NotThereError,
     ServedModel,
     ServerAnswering,
@@ -76,9 +77,8 @@ def _named(options: AskOptions, asked: str | None, address: str, flag: str) -> C
     try:
         models = models_at(base, key)
     except NotThereError as error:
-        raise UserError(
-            f"{flag} {address}: {error}: is the server up? --local asks a model here"
-        ) from error
+        is_up = "" if isinstance(error, KeyWantedError) else ": is the server up?"
+        raise UserError(f"{flag} {address}: {error}{is_up}; --local asks a model here") from error
     if asked is None:
         served = models[0]
     else:
@@ -109,7 +109,7 @@ def _probed(
     try:
         models = [each for each in models_at(base, None, PROBE_S) if each.by_longctx]
     except NotThereError as error:
-        if "API key" not in str(error) or key is None:
+        if not isinstance(error, KeyWantedError) or key is None:
             return None
         try:
             models = [each for each in models_at(base, key, PROBE_S) if each.by_longctx]

@@ -133,6 +133,7 @@ class LocalAnswering:
             "model": prepared.settings.model,
             "method": prepared.scheme.method,
             "dtype": prepared.chosen.name,
+            "quantize": self._options.quantize,
             "context": self._context,
             "answered_by": "this process",
         }

@@ -99,11 +99,11 @@ def split_words(options: AskOptions) -> _Asked:
         if len(words) > 1 and not _is_there(last) and _reads_as_question(last):
             return _Asked(words[:-1], last)
         return _Asked(words, None)
+    if not last.strip():
+        raise UserError(f"QUESTION: is empty: {_USAGE}")
     if len(words) == 1 or last == "-" or _is_there(last):
         what = f"{last} is a file" if _is_there(last) or last == "-" else "no file is named"
         raise UserError(f"QUESTION: {what}: {_USAGE}, or --interactive")
-    if not last.strip():
-        raise UserError(f"QUESTION: is empty: {_USAGE}")
     if words.count("-") > 1:
         raise UserError("FILE -: standard input can be read once: name it once")
     return _Asked(words[:-1], last)

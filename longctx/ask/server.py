@@ -23,6 +23,7 @@ from longctx.ask.answer import AskedAnswer, AskTimings, Listener, PromptProgress
 from longctx.ask.handed import Handed, NotTakenError
 from longctx.errors import UserError
 from longctx.options.ask import AskOptions
+from longctx.options.shared import PLAIN
 from longctx.reading import ReadDocument
 
 DEFAULT = "http://127.0.0.1:8000"
@@ -49,6 +50,10 @@ class ServedModel(NamedTuple):
 
 class NotThereError(Exception):
     """No server answers there as one would; the message says how."""
+
+
+class KeyWantedError(NotThereError):
+    """One does, and wants another key, or one at all."""
 
 
 def base_of(address: str, flag: str) -> str:
@@ -89,7 +94,7 @@ def models_at(base: str, key: str | None, seconds: float | None = None) -> list[
     except httpx.HTTPError as error:
         raise NotThereError(f"no answer ({str(error) or type(error).__name__})") from error
     if answer.status_code in (401, 403):
-        raise NotThereError("it wants an API key (LONGCTX_API_KEY)")
+        raise KeyWantedError("it wants an API key: set LONGCTX_API_KEY")
     try:
         listed = answer.json()["data"] if answer.status_code == 200 else None
         found = [
@@ -142,13 +147,15 @@ class ServerAnswering:
             "model": self._served.id,
             "method": about.get("method"),
             "dtype": about.get("dtype"),
+            "quantize": about.get("quantize"),
             "context": about.get("max_model_len"),
             "answered_by": self._base,
         }
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return ()
+        form = self._served.about.get("quantize", PLAIN)
+        return () if form in (PLAIN, self._options.quantize) else (f"its weights are {form}",)
 
     @property
     def loaded(self) -> bool:

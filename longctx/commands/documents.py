@@ -108,7 +108,8 @@ def print_documents(
         print(f"{id}  damaged: {why}")
     if store is not None:
         size = f"{store.used_bytes:,} of {store.budget:,} bytes"
-        print(f"{len(found)} documents in {store.directory}, {size}", file=sys.stderr)
+        what = "1 document" if len(found) == 1 else f"{len(found)} documents"
+        print(f"{what} in {store.directory}, {size}", file=sys.stderr)
 
 
 def _add(options: DocumentsOptions) -> None:

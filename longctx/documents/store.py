@@ -12,6 +12,7 @@ stay until somebody deletes them. Safe from any thread. Knows no model.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -87,6 +88,8 @@ class DocumentStore:
         self._lock: filelock.BaseFileLock | None = None
         if not reads_only:
             self._take()
+        elif directory.exists() and not directory.is_dir():
+            raise _unusable(directory, NotADirectoryError(errno.ENOTDIR, "no directory"))
         try:
             self._load(clean=not reads_only)
         except OSError as error:

@@ -105,6 +105,7 @@ def test_json_is_the_last_line(book: Path, server: Served) -> None:
         told = json.loads(result.stdout)
         assert NUMBER in told["answer"]
         assert (told["model"], told["method"]) == ("embedded", "yarn+dca")
+        assert (told["dtype"], told["quantize"]) == ("float32", "none")
         assert told["prompt_tokens"] > 1000 and told["cached_tokens"] == 0
         assert told["timings"]["total_s"] >= told["timings"]["read_s"] > 0
         assert NUMBER in told["sources"][0]["words"]
@@ -216,6 +217,7 @@ def test_words_that_are_missing(book: Path, tmp_path: Path) -> None:
     refused(r"QUESTION: .*book\.txt is a file: longctx ask", str(book))
     refused(r"QUESTION: .*book\.txt is a file", str(book), str(book))
     refused("QUESTION: is empty", str(book), " ")
+    refused("QUESTION: is empty", str(book), "")
     refused("standard input can be read once", "-", "-", "What?")
     refused("--interactive with -: questions come from standard input", "-", "--interactive")
     refused("FILE .*x.txt: no such file or folder", str(tmp_path / "x.txt"), "What?")
@@ -364,7 +366,8 @@ def test_no_document_and_no_key_goes_to_a_stranger(monkeypatch: pytest.MonkeyPat
 
 def test_a_server_with_a_key(monkeypatch: pytest.MonkeyPatch, book: Path) -> None:
     with served(api_key="open-sesame") as locked:
-        refused("wants an API key", str(book), "?!", "--server", locked.url)
+        wanted = "it wants an API key: set LONGCTX_API_KEY; --local asks a model here"
+        refused(wanted, str(book), "?!", "--server", locked.url)
         found = choose.choose(AskOptions(), {"LONGCTX_API_KEY": "open-sesame"}, locked.url)
         assert isinstance(found.answering, ServerAnswering)
         found.answering.close()

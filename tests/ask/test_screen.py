@@ -75,3 +75,11 @@ def test_figures_in_words() -> None:
     err, told = console()
     screen.say_figures(err, AskedAnswer("x", "stop", None, None, None, AskTimings(2, 2)), 11)
     assert told.getvalue() == "in 2.0 s\n"
+
+
+def test_what_comes_at_once_has_no_speed() -> None:
+    """Of a server's short answer all pieces may be read together."""
+    at_once = AskedAnswer("x", "stop", 50, 0, 8, AskTimings(2.0, 2.0004))
+    assert at_once.answer_speed is None
+    later = AskedAnswer("x", "stop", 50, 0, 8, AskTimings(2.0, 2.35))
+    assert later.answer_speed == pytest.approx(20)

@@ -212,6 +212,29 @@ def test_large_logits_do_not_overflow() -> None:
         assert relative_error(decoded(case, level), case.exact()) < 1e-4
 
 
+@pytest.mark.parametrize("count", [64, 512], ids=["a tile", "a split"])
+@pytest.mark.parametrize("key", [-torch.inf, -3e38], ids=["minus infinity", "below float32"])
+def test_keys_that_count_for_nothing_may_come_first(key, count) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = 10 * (torch.rand(1, 4, 1, 16, generator=generator) + 0.5)
+    k, v = torch.randn(2, 1, 2, 700, 16, generator=generator)
+    k[:, :, :count] = key
+    case = Case([StepRow(699, 1, (Run(0, 0, 700, 0),))], q, [k], [v], None)
+    left = Case([StepRow(699 - count, 1, (Run(0, 0, 700 - count, count),))], q, [k], [v], None)
+    for level in levels():
+        assert relative_error(decoded(case, level), left.exact()) < 1e-5
+
+
+def test_what_is_far_off_weighs_nothing_however_large() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.rand(1, 4, 1, 16, generator=generator) + 0.5
+    k, v = torch.randn(2, 1, 2, 700, 16, generator=generator)
+    k[:, :, 3], v[:, :, 3] = -1e4, 3e38
+    case = Case([StepRow(699, 1, (Run(0, 0, 700, 0),))], q, [k], [v], None)
+    for level in levels():
+        assert relative_error(decoded(case, level), case.exact()) < 1e-5
+
+
 def test_a_step_is_laid_out_once_for_all_layers(monkeypatch) -> None:
     made, lay_out = [], rows.lay_out
 

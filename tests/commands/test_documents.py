@@ -77,7 +77,7 @@ def test_a_document_is_added_listed_verified_and_removed(store: Path, file: Path
     shown = invoke("list", *there)
     assert shown.stdout.split()[:2] == [added["id"], "report.md"]
     assert f"{added['tokens']:,} tokens stored" in shown.stdout
-    assert f"1 documents in {store}" in shown.stderr
+    assert f"1 document in {store}" in shown.stderr
     assert told("verify", *there)["documents"] == {added["id"]: []}
     assert invoke("verify", added["id"], *there).stdout == f"{added['id']}  as it was written\n"
     assert invoke("remove", added["id"], *there).stdout == f"removed {added['id']}\n"
@@ -215,6 +215,7 @@ def test_a_store_that_cannot_be_used(
     (tmp_path / "file").write_text("")
     words = ("add", file, "--text-only", "--document-store")
     refused("--document-store .*: cannot be used ", *words, tmp_path / "file" / "x")
+    refused("--document-store .*: cannot be used ", "list", "--document-store", tmp_path / "file")
     refused("--document-budget 10: .* do not fit", *words, store, "--document-budget", "10")
     with DocumentStore(store) as taken:
         assert taken.records() == []
