@@ -129,6 +129,7 @@ def step(length: int, rows: int, dtype_name: str, options: argparse.Namespace) -
 
             asked = {"max_new_tokens": options.tokens, "ignore_eos": True}
             settings = {"kernel": name, "max_context": length + 64, "prompts_first": True}
+            settings["speculate"] = "off"  # a token a step
             with Engine(model, tokenizer, scheme, **settings) as engine:
                 for at, ids in enumerate(prompts):
                     engine.submit(EngineRequest(ids, **asked), partial(heard, at=at))

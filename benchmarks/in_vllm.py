@@ -128,6 +128,7 @@ def embedded(options: argparse.Namespace) -> Any:
         resolve(config, "dca"),
         max_context=options.longest,
         chunk_budget=options.chunk_budget,
+        speculate="off",
     )
 
     def generate(ids: list[int], new: int) -> None:

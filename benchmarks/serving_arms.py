@@ -116,10 +116,11 @@ def generate(model: Any, clock: Clock, tokens: int) -> Iterator[Callable[[Prompt
 def engine(
     model: Any, clock: Clock, tokens: int, method: str, chunk_budget: int, max_context: int
 ) -> Iterator[Callable[[Prompts], Run]]:
-    """longctx's engine, stepped from here."""
+    """longctx's engine, stepped from here: a token a step, as the others take it."""
     from longctx.engine import Delta, Engine, EngineRequest
 
-    with Engine(model, None, method, chunk_budget=chunk_budget, max_context=max_context) as made:
+    settings: dict[str, Any] = {"chunk_budget": chunk_budget, "speculate": "off"}
+    with Engine(model, None, method, max_context=max_context, **settings) as made:
 
         def ask(prompts: Prompts, count: int, listener: Any = None) -> list[Any]:
             requests = [EngineRequest(p, max_new_tokens=count, ignore_eos=True) for p in prompts]
