@@ -24,7 +24,7 @@ FOLDERS = {
 # links (Windows) has a small text file there, and needs neither.
 LINKS = [ROOT / "longctx" / folder for folder in ("attention", "eval", "plots")]
 # What setup.py compiles, and git does not know.
-LIBRARY = "decode.so"
+LIBRARY = "decode.lib"
 HEAVY = {"torch", "transformers", "accelerate", "numpy", "matplotlib", "flash_attn"}
 
 

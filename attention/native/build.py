@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("decode.c")
-LIBRARY = "decode.so"
+LIBRARY = "decode.lib"  # with .so at its end it would be a module to Python
 LEAVE_OUT = "LONGCTX_NO_NATIVE"
 COMPILERS = ("cc", "gcc", "clang")
 # No flags of this machine's processor: what is better than the common ground is chosen at run time.
