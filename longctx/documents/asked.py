@@ -52,10 +52,6 @@ class AskedDocument:
             except (OSError, UserError) as error:
                 self._failed(error)
 
-    @property
-    def complete(self) -> bool:
-        return self.stored_tokens == len(self._prefix_N)
-
     def offer(self) -> None:
         """Let the engine take what is stored. Before every question."""
         had = 0 if self._offered is None else len(self._offered.tokens_N)
