@@ -174,6 +174,7 @@ class DocumentStore:
             known = self._records.pop(id, None) is not None or id in self.damaged
             if known:
                 self.damaged.pop(id, None)
+                self._used.pop(id, None)
                 for kind in (_MANIFEST, _KEYS, _TEXT):
                     disk.remove(self._path(id, kind))
             return known
@@ -181,7 +182,10 @@ class DocumentStore:
     def touch(self, id: str) -> None:
         """It was used now: others make way before it, also after a restart."""
         now = time.time_ns()
-        self._used[id] = now
+        with self._guard:
+            if id not in self._records:
+                return
+            self._used[id] = now
         try:
             os.utime(self._path(id, _MANIFEST), ns=(now, now))
         except OSError as error:
@@ -231,9 +235,11 @@ class DocumentStore:
 
         Raises:
             StoreFullError: there is no room, whatever is given up.
-            OSError: it could not be written.
+            OSError: it could not be written, or the document was removed meanwhile.
         """
         with self._guard:
+            if id not in self._records:
+                raise OSError(0, "the document was removed meanwhile")
             self.drop_keys(id)
             given_up = self._make_room(layout.size, spared=id)
             try:

@@ -157,6 +157,17 @@ def test_keys_of_the_longest_unused_make_way_and_texts_stay(directory: Path) -> 
         store_keys(store, ids[0], 0)
 
 
+def test_keys_that_come_after_the_document_went_leave_nothing(directory: Path) -> None:
+    with DocumentStore(directory) as store:
+        id = store.add("a.txt", "text").id
+        store.remove(id)
+        with pytest.raises(OSError, match="removed meanwhile"):
+            store_keys(store, id, 1)
+        store.touch(id)  # by a question that was answered meanwhile
+        assert store.records() == [] and store.used_bytes == 0
+        assert [path.name for path in directory.iterdir()] == [".lock"]
+
+
 def test_one_process_has_it(directory: Path) -> None:
     with DocumentStore(directory) as store:
         id = store.add("a.txt", "text").id
