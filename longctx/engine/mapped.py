@@ -15,7 +15,7 @@ import torch
 
 _PAGE = mmap.PAGESIZE
 # Smaller runs come from the allocator: the system has a limit of some ten thousand mappings.
-_SMALL = 4 << 20
+_SMALL = 1 << 20
 
 
 class MappedRun:
@@ -43,10 +43,7 @@ class MappedRun:
 
     def _view(self, at: int, heads: int, dim: int) -> torch.Tensor:
         count = heads * self._tokens * dim
-        if isinstance(self._memory, torch.Tensor):
-            flat = self._memory[at : at + count * self._dtype.itemsize].view(self._dtype)
-        else:
-            flat = torch.frombuffer(self._memory, dtype=self._dtype, count=count, offset=at)
+        flat = torch.frombuffer(self._memory, dtype=self._dtype, count=count, offset=at)
         return flat.view(heads, self._tokens, dim)
 
     def give_back(self, first: int, last: int) -> None:
@@ -67,14 +64,14 @@ class MappedRun:
                     at += self._tokens * dim * itemsize
 
 
-def _taken(size: int) -> mmap.mmap | torch.Tensor:
+def _taken(size: int) -> mmap.mmap | bytearray:
     """Private memory of this process, which costs nothing before it is written.
 
     Raises:
         MemoryError: the system refuses so many addresses.
     """
     if size < _SMALL:
-        return torch.empty(size, dtype=torch.uint8)
+        return bytearray(size)
     try:
         if hasattr(mmap, "MAP_PRIVATE"):
             return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
