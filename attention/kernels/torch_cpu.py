@@ -8,12 +8,14 @@ word, and what is done about it here:
 - last-dim stride other than 1 gives wrong numbers       -> made contiguous
 - heads that do not divide read out of bounds            -> check_shapes
 - causal is aligned top-left                             -> past and diagonal are two calls, merged
+- causal takes tiles of 64 queries a head below 768      -> blocks of queries, heads packed, masked
 - lse carries no gradient                                -> the caller forbids backward
 Shape legend in base.py; G = H / K query heads share a key head.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -24,6 +26,10 @@ from longctx.attention.merge import merge
 # The op gives a thread whole heads: three key heads leave one of two threads idle for a third of
 # the time. From so many keys on, evening that out pays for the merge.
 SPLIT_FROM = 4096
+# A diagonal of so many queries is computed in blocks of BLOCK: each block's query heads of a group
+# are one run of rows against all keys that any of them sees, under a mask. 1.1 to 1.6 times as
+# fast; above, the op's own tiles are as good.
+BLOCK, BLOCKS_FROM, BLOCKS_UP_TO = 64, 256, 1024
 
 
 class TorchCpuKernel:
@@ -55,11 +61,11 @@ class TorchCpuKernel:
         if not causal or queries == 1:
             return _full(q_BHLD, k_BKMD, v_BKMD, scale)
         if past == 0:
-            return _op(q_BHLD, k_BKMD, v_BKMD, True, scale)
+            return _diagonal(q_BHLD, k_BKMD, v_BKMD, scale)
         return merge(
             (
                 _full(q_BHLD, k_BKMD[:, :, :past], v_BKMD[:, :, :past], scale),
-                _op(q_BHLD, k_BKMD[:, :, past:], v_BKMD[:, :, past:], True, scale),
+                _diagonal(q_BHLD, k_BKMD[:, :, past:], v_BKMD[:, :, past:], scale),
             )
         )
 
@@ -83,6 +89,45 @@ def _full(
         packed.out_BHLD.reshape(batch, heads, queries, dim),
         packed.lse_BHL.reshape(batch, heads, queries),
     )
+
+
+def _diagonal(
+    q_BHLD: torch.Tensor, k_BKLD: torch.Tensor, v_BKLD: torch.Tensor, scale: float
+) -> Partial:
+    """As many keys as queries, each of which sees those up to its own."""
+    batch, heads, queries, _ = q_BHLD.shape
+    compiling = torch.compiler.is_compiling()  # a graph would be made anew for every length
+    if compiling or not BLOCKS_FROM <= queries <= BLOCKS_UP_TO:
+        return _op(q_BHLD, k_BKLD, v_BKLD, True, scale)
+    kv_heads, dim = k_BKLD.shape[1], v_BKLD.shape[3]
+    group = heads // kv_heads
+    mask_11RM = _mask(group, q_BHLD.dtype)
+    out_BLHD = q_BHLD.new_empty(batch, queries, heads, dim)
+    lse = []
+    start = 0
+    for stop in range(queries % BLOCK or BLOCK, queries + 1, BLOCK):
+        length = stop - start
+        q_BKRD = q_BHLD[:, :, start:stop].reshape(batch, kv_heads, group * length, -1)
+        keys = k_BKLD[:, :, :stop], v_BKLD[:, :, :stop]
+        if length < BLOCK:  # the first, where the blocks behind it are whole ones
+            part = _op(q_BHLD[:, :, :stop], *keys, True, scale)
+        else:
+            part = _op(q_BKRD, *keys, False, scale, mask_11RM[..., BLOCKS_UP_TO - stop :])
+        out_BLHD[:, start:stop].unflatten(2, (kv_heads, group)).copy_(
+            part.out_BHLD.reshape(batch, kv_heads, group, length, dim).permute(0, 3, 1, 2, 4)
+        )
+        lse.append(part.lse_BHL.reshape(batch, heads, length))
+        start = stop
+    return Partial(out_BLHD.transpose(1, 2), torch.cat(lse, dim=2))
+
+
+@functools.cache
+def _mask(group: int, dtype: torch.dtype) -> torch.Tensor:
+    """[1, 1, group * BLOCK, BLOCKS_UP_TO], to be cut from the left: the last BLOCK columns are a
+    block's own keys, those before it are seen by all."""
+    with torch.inference_mode(False):
+        future = torch.full((BLOCK, BLOCKS_UP_TO), float("-inf"), dtype=dtype)
+        return future.triu(BLOCKS_UP_TO - BLOCK + 1).repeat(group, 1)[None, None]
 
 
 def _split(
@@ -110,9 +155,15 @@ def _split(
 
 
 def _op(
-    q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor, causal: bool, scale: float
+    q_BHLD: torch.Tensor,
+    k_BKMD: torch.Tensor,
+    v_BKMD: torch.Tensor,
+    causal: bool,
+    scale: float,
+    mask_11LM: torch.Tensor | None = None,
 ) -> Partial:
     q_BHLD, k_BKMD, v_BKMD = (
         x if x.stride(-1) == 1 else x.contiguous() for x in (q_BHLD, k_BKMD, v_BKMD)
     )
-    return Partial(*_flash(q_BHLD, k_BKMD, v_BKMD, 0.0, causal, scale=scale))
+    found = _flash(q_BHLD, k_BKMD, v_BKMD, 0.0, causal, attn_mask=mask_11LM, scale=scale)
+    return Partial(*found)

@@ -200,6 +200,57 @@ def test_query_heads_are_packed_so_that_keys_are_read_once(monkeypatch, queries)
     assert_close(packed, Partial(*op(q, k, v, False, 0.125)), 1e-6)
 
 
+@pytest.mark.parametrize("group", HEADS)
+@pytest.mark.parametrize(
+    ("queries", "past"), [(255, 0), (256, 0), (257, 70), (512, 0), (600, 3), (1024, 0), (1025, 0)]
+)
+def test_a_diagonal_in_blocks_equals_the_reference(group, queries, past) -> None:
+    q, k, v = qkv(*HEADS[group], queries, queries + past, 64, batch=1)
+    got = CPU(q, k, v, causal=True, scale=0.125)
+    assert_close(got, REFERENCE(q.double(), k, v, causal=True, scale=0.125), 1e-5)
+    assert got.out_BHLD.transpose(1, 2).is_contiguous() or past or queries in (255, 1025)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_diagonal_in_blocks_in_other_dtypes_is_as_exact_as_the_op(dtype) -> None:
+    from longctx.attention.kernels import torch_cpu
+
+    q, k, v = qkv(14, 2, 300, 300, 64, dtype)
+    expected = REFERENCE(q.double(), k, v, causal=True, scale=0.125)
+    bare = torch_cpu._op(q, k, v, True, 0.125)
+    got = CPU(q, k, v, causal=True, scale=0.125)
+    assert got.out_BHLD.dtype == bare.out_BHLD.dtype and got.lse_BHL.dtype == bare.lse_BHL.dtype
+    error, of_bare = (
+        (part.out_BHLD.double() - expected.out_BHLD.double()).norm() for part in (got, bare)
+    )
+    assert error <= 1.05 * of_bare
+
+
+def test_blocks_of_a_diagonal_see_no_key_that_none_of_them_may(monkeypatch) -> None:
+    """Blocks of 64, heads of a group packed, keys up to the block's last; made in inference mode,
+    the mask serves a forward that somebody differentiates."""
+    from longctx.attention.kernels import torch_cpu
+
+    calls, op = [], torch_cpu._op
+
+    def spy(q, k, v, causal, scale, mask=None):
+        calls.append((q.shape[2], k.shape[2], causal, None if mask is None else mask.shape[-2:]))
+        return op(q, k, v, causal, scale, mask)
+
+    monkeypatch.setattr(torch_cpu, "_op", spy)
+    torch_cpu._mask.cache_clear()
+    q, k, v = qkv(14, 2, 264, 264, 64)
+    with torch.inference_mode():
+        CPU(q, k, v, causal=True, scale=0.125)
+    rows = 7 * 64
+    assert calls == [
+        (8, 8, True, None),
+        *((rows, keys, False, (rows, keys)) for keys in (72, 136, 200, 264)),
+    ]
+    CPU(q, k, v.requires_grad_(), causal=True, scale=0.125).out_BHLD.sum().backward()
+    assert v.grad is not None and torch.isfinite(v.grad).all()
+
+
 @pytest.mark.parametrize(("threads", "runs"), [(1, 1), (2, 2), (3, 1), (4, 4)])
 def test_long_decode_keeps_every_thread_busy(monkeypatch, threads, runs) -> None:
     """Three key heads on two threads: runs of keys go side by side, all are counted once."""
