@@ -166,7 +166,7 @@ def test_random_arrivals_cancellations_preemptions_and_failures(
             for each in requests
         ]
     block = rng.choice([1, 4, 16])
-    monkeypatch.setattr(kv, "block_tokens", lambda _: block)
+    monkeypatch.setattr(kv, "block_tokens", lambda *_: block)
     budget = rng.choice([10, 13, 20]) * 16 * BYTES
     with engine_for(
         model,
