@@ -1,7 +1,7 @@
-"""Keys that lie apart in one tensor, read by a kernel's table of pages: FlashAttention 2, 3, torch's.
+"""Keys that lie apart in one tensor, read by a table of pages: flash-attn 2, 3 and torch's own.
 
-Random batches whose blocks lie anywhere, against a dense float64 oracle, through stand-ins that hold
-the packages' functions to their contracts (tests/support/paging_kernels.py).
+Random batches whose blocks lie anywhere, against a dense float64 oracle, through stand-ins that
+hold the packages' functions to their contracts (tests/support/paging_kernels.py).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def test_requests_may_read_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> Non
         assert relative_error(half, batch.want_THD) < 1e-5
 
 
-# -- what pages cannot have --------------------------------------------------------------------------
+# -- what pages cannot have -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["decode", "mixed"])
@@ -188,7 +188,7 @@ def test_a_first_chunk_that_lies_apart_is_not_brought_together(
     assert varlen.calls == [(1, True)]
 
 
-# -- kernels that read runs too ----------------------------------------------------------------------
+# -- kernels that read runs too -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["decode", "mixed"])
@@ -287,7 +287,7 @@ class TestTorch:
         assert out_NHD.shape == q_NHD.shape and lse_HN.shape == (6, 7)
 
 
-# -- tables ------------------------------------------------------------------------------------------
+# -- tables ---------------------------------------------------------------------------------------
 
 
 def test_runs_are_joined_where_whole_pages_lie_before() -> None:
