@@ -7,13 +7,14 @@ reads out of bounds.
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable
 from typing import Any
 
+import packing_kernel
 import pytest
 import torch
+from counted_operations import Counted
 from fake_cuda import at as on
 from fake_cuda import real
 from fake_cuda_ops import check_flash
@@ -36,50 +37,15 @@ def by_pages(
     keys_E: torch.Tensor,
     pages_EP: torch.Tensor,
     most_q: int,
-    *,
-    causal: bool,
-    scale: float,
-    multiple: int,
+    **how: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """out [N, H, D] and lse [H, N]; a sequence without keys has out 0 and lse +inf."""
-    tables = (ends_q, keys_E, pages_EP)
-    assert all(x.dtype == torch.int32 and x.is_contiguous() for x in tables)
-    assert {x.device for x in (k_PMKD, v_PMKD, *tables)} == {q_NHD.device}
-    device = q_NHD.device
-    q_NHD, k_PMKD, v_PMKD, ends_q, keys_E, pages_EP = map(
-        real, (q_NHD, k_PMKD, v_PMKD, ends_q, keys_E, pages_EP)
-    )
-    assert q_NHD.ndim == 3 and k_PMKD.ndim == 4 and k_PMKD.shape == v_PMKD.shape
-    assert all(x.stride(-1) == 1 for x in (q_NHD, k_PMKD, v_PMKD))
-    pages, page, kv_heads, dim = k_PMKD.shape
-    assert page % multiple == 0, f"pages of {page}, not of a multiple of {multiple}"
-    assert q_NHD.shape[1] % kv_heads == 0 and q_NHD.shape[2] == dim
+    """As `packing_kernel.by_pages`, on one device of any kind; half precision as it is loaded."""
+    given = (q_NHD, k_PMKD, v_PMKD, ends_q, keys_E, pages_EP)
+    assert {x.device for x in given} == {q_NHD.device}
     if q_NHD.dtype != torch.float32:
-        check_flash(q_NHD, k_PMKD, v_PMKD)
-    count = len(keys_E)
-    assert ends_q.shape == (count + 1,) and pages_EP.shape[0] == count > 0
-    assert int(keys_E.min()) >= 0 and int(pages_EP.min()) >= 0 and int(pages_EP.max()) < pages
-    assert int(keys_E.max()) <= pages_EP.shape[1] * page
-    ends = ends_q.tolist()
-    lengths = [b - a for a, b in itertools.pairwise(ends)]
-    assert ends[0] == 0 and ends[-1] == len(q_NHD) and min(lengths) > 0
-    assert max(lengths) == most_q
-    out = torch.zeros_like(q_NHD)
-    lse = q_NHD.new_full(q_NHD.shape[1::-1], torch.inf, dtype=torch.float32)
-    for number, (first, stop) in enumerate(itertools.pairwise(ends)):
-        keys = int(keys_E[number])
-        if keys == 0:
-            continue
-        mine = pages_EP[number, : -(-keys // page)].long()
-        q, k, v = (
-            x.transpose(0, 1)[None]
-            for x in (q_NHD[first:stop], *(x[mine].flatten(0, 1)[:keys] for x in (k_PMKD, v_PMKD)))
-        )
-        assert not causal or stop - first <= keys
-        part = _EXACT(q, k, v, causal=causal, scale=scale)
-        out[first:stop] = part.out_BHLD[0].transpose(0, 1)
-        lse[:, first:stop] = part.lse_BHL[0]
-    return on(out, device), on(lse, device)
+        check_flash(*map(real, given[:3]))
+    out_NHD, lse_HN = packing_kernel.by_pages(*map(real, given), most_q, **how)
+    return on(out_NHD, q_NHD.device), on(lse_HN, q_NHD.device)
 
 
 class Version2:
@@ -112,15 +78,17 @@ class Version2:
         assert return_attn_probs and block_table is not None and softmax_scale is not None
         assert (dropout_p, window_size, softcap, alibi_slopes) == (0.0, (-1, -1), 0.0, None)
         assert cu_seqlens_k.dtype == torch.int32 and cu_seqlens_k.is_contiguous()
-        ends_k = real(cu_seqlens_k)
-        keys_E = ends_k.diff()
-        assert int(ends_k[0]) == 0 and int(keys_E.max()) == max_seqlen_k
-        out, lse = by_pages(
-            *(q, k, v, cu_seqlens_q, on(keys_E, q.device), block_table, max_seqlen_q),
-            causal=causal,
-            scale=softmax_scale,
-            multiple=self.page,
-        )
+        assert cu_seqlens_k.device == q.device
+        with Counted.as_one("flash_attention_2"):
+            ends_k = real(cu_seqlens_k)
+            keys_E = ends_k.diff()
+            assert int(ends_k[0]) == 0 and int(keys_E.max()) == max_seqlen_k
+            out, lse = by_pages(
+                *(q, k, v, cu_seqlens_q, on(keys_E, q.device), block_table, max_seqlen_q),
+                causal=causal,
+                scale=softmax_scale,
+                multiple=self.page,
+            )
         self.calls.append((len(keys_E), causal))
         return out, lse, None
 
@@ -199,9 +167,10 @@ class FlashAttnAnywhere(FlashAttnKernel):
         scale: float,
     ) -> Partial:
         self.dense += 1
-        q, k, v = map(real, (q_BHLD, k_BKMD, v_BKMD))
-        out_BHLD, lse_BHL = _EXACT(q, k, v, causal=causal, scale=scale)
-        return Partial(on(out_BHLD, q_BHLD.device), on(lse_BHL, q_BHLD.device))
+        with Counted.as_one("flash_attention"):
+            q, k, v = map(real, (q_BHLD, k_BKMD, v_BKMD))
+            out_BHLD, lse_BHL = _EXACT(q, k, v, causal=causal, scale=scale)
+            return Partial(on(out_BHLD, q_BHLD.device), on(lse_BHL, q_BHLD.device))
 
 
 def install(
