@@ -38,7 +38,7 @@ class PartSequence(NamedTuple):
         return ((self.at, self.keys - sum(keys for _, keys in self.behind)), *self.behind)
 
 
-class Stretch(NamedTuple):
+class KeyStretch(NamedTuple):
     """Keys that one sequence may read: one run, or several that pages cover."""
 
     at: int
@@ -46,20 +46,20 @@ class Stretch(NamedTuple):
     behind: tuple[tuple[int, int], ...] = ()
 
 
-def stretches(slots: Sequence[Slots], page: int) -> list[Stretch]:
+def stretches(slots: Sequence[Slots], page: int) -> list[KeyStretch]:
     """Runs of keys in order, joined where what lies before is whole pages.
 
     Args:
         page: keys of a page; 0: nothing is joined.
     """
-    found: list[Stretch] = []
+    found: list[KeyStretch] = []
     for _, start, stop in slots:
         keys = stop - start
         if page and found and found[-1].keys % page == 0:
             at, before, behind = found[-1]
-            found[-1] = Stretch(at, before + keys, (*behind, (start, keys)))
+            found[-1] = KeyStretch(at, before + keys, (*behind, (start, keys)))
         else:
-            found.append(Stretch(start, keys))
+            found.append(KeyStretch(start, keys))
     return found
 
 
@@ -124,7 +124,7 @@ def _runs(row: StepRow, offset: int) -> list[tuple[int, int, int]]:
 
 
 def _own_chunk(
-    held: Sequence[Stretch], keys: slice, position: int, span: tuple[int, int]
+    held: Sequence[KeyStretch], keys: slice, position: int, span: tuple[int, int]
 ) -> list[PartSequence]:
     """The own chunk: causal where queries and keys meet (first in the list), whole before that."""
     meeting: list[PartSequence] = []

@@ -21,7 +21,7 @@ from longctx.attention.chunks import Turns
 from longctx.attention.kernels import flash_attn, torch_cuda
 from longctx.attention.kernels.base import Pages, paged_view
 from longctx.attention.kernels.torch_cuda import TorchCudaKernel
-from longctx.attention.packed_parts import PartSequence, Stretch, stretches
+from longctx.attention.packed_parts import KeyStretch, PartSequence, stretches
 from longctx.attention.packed_tables import covered, tables
 from longctx.attention.rows import Run, Slots, StepRow
 from longctx.attention.step import attend_step, paged, plan_step
@@ -292,11 +292,11 @@ class TestTorch:
 
 def test_runs_are_joined_where_whole_pages_lie_before() -> None:
     slots = [Slots(0, *span) for span in ((5, 25), (100, 164), (200, 232), (40, 49), (300, 301))]
-    assert stretches(slots, 0) == [Stretch(s.start, s.stop - s.start) for s in slots]
+    assert stretches(slots, 0) == [KeyStretch(s.start, s.stop - s.start) for s in slots]
     assert stretches(slots, 32) == [
-        Stretch(5, 20),
-        Stretch(100, 64 + 32 + 9, ((200, 32), (40, 9))),
-        Stretch(300, 1),
+        KeyStretch(5, 20),
+        KeyStretch(100, 64 + 32 + 9, ((200, 32), (40, 9))),
+        KeyStretch(300, 1),
     ]
 
 
