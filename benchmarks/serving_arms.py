@@ -77,6 +77,12 @@ class Peak:
             trim(0)
 
 
+def warm(prompts: Prompts, compute: Callable[[list[int]], Any]) -> None:
+    """Compute a prompt backwards, and forget it: what is paid once after a start, memory that the
+    system gives page by page above all, is no part of a figure."""
+    compute(prompts[0][::-1])
+
+
 @contextmanager
 def generate(model: Any, clock: Clock, tokens: int) -> Iterator[Callable[[Prompts], Run]]:
     """transformers' own generate; several prompts are one batch."""
@@ -84,6 +90,10 @@ def generate(model: Any, clock: Clock, tokens: int) -> Iterator[Callable[[Prompt
     from transformers.generation.stopping_criteria import StoppingCriteria
 
     model.set_attn_implementation("sdpa")
+
+    @torch.inference_mode()
+    def plain(ids: list[int]) -> None:
+        model(torch.tensor([ids], device=model.device), logits_to_keep=1)
 
     def run(prompts: Prompts) -> Run:
         times: list[float] = []
@@ -95,6 +105,7 @@ def generate(model: Any, clock: Clock, tokens: int) -> Iterator[Callable[[Prompt
                 return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
         ids = torch.tensor(prompts, device=model.device)
+        warm(prompts, plain)
         began = clock()
         out = model.generate(
             ids,
@@ -138,7 +149,12 @@ def engine(
             made.run_until_idle()
             return times
 
+        def forgotten(ids: list[int]) -> None:
+            made.submit(EngineRequest(ids, max_new_tokens=1, share_prefix=False))
+            made.run_until_idle()
+
         def run(prompts: Prompts) -> Run:
+            warm(prompts, forgotten)
             first = first_tokens(prompts)
             # Asked again, all is cached: the requests decode side by side from their second step.
             handles, steps = ask(prompts, tokens), []

@@ -16,9 +16,12 @@ from torch import nn
 from longctx.attention import cpu
 from longctx.engine.allocator import give_back
 
-# Numbers of a float32 weight. Below, one row costs up to three times the plain product, and many
-# cost the same, while every new number of rows keeps half a megabyte of code in the library.
+# Numbers of a float32 weight. Below, one row costs up to three times the plain product, and every
+# new number of rows keeps half a megabyte of code in the library.
 SMALLEST_FLOAT32 = 1 << 16
+# So a small one stays, and has a packed copy for the rows of a prompt, which cost a fifteenth less
+# so: those of a whole chunk, as most are, in multiples of this.
+WHOLE_ROWS = 256
 # Freed weights of a few megabytes stay with the allocator, in holes too small for packed ones.
 _TRIM_EVERY = 64 << 20
 
@@ -27,11 +30,13 @@ class PackedLinears:
     """Packs what can be packed of a model: nothing on a GPU, nor what `cpu.packs_linear` refuses.
 
     Left as they are: layers that are not exactly nn.Linear (adapters, quantised ones), tied or
-    offloaded weights, those with hooks, and small ones of float32. A plain layer computes the same.
+    offloaded weights, and those with hooks. A plain layer computes the same. Small ones of float32
+    keep the plain weight beside the packed one. Its length is the number of those that do not.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
         self._layers: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
+        self._beside: list[nn.Linear] = []
         self._freed = 0
         if model is None:
             return
@@ -44,7 +49,11 @@ class PackedLinears:
             for module in model.modules():
                 if not isinstance(module, nn.Linear) or not _fits(module):
                     continue
-                if owners[module.weight.data_ptr()] == 1:
+                if owners[module.weight.data_ptr()] != 1:
+                    continue
+                if _is_small(module.weight):
+                    self._pack_beside(module)
+                else:
                     self._pack(module)
         except BaseException:
             self.unpack()
@@ -67,8 +76,25 @@ class PackedLinears:
         self._free(parameter)
         layer.__dict__["forward"] = forward  # found before the class's, as accelerate does it
 
+    def _pack_beside(self, layer: nn.Linear) -> None:
+        with torch.inference_mode():
+            packed = torch.ops.mkldnn._reorder_linear_weight.default(layer.weight.detach())
+        compute, bias, features = _linear(), layer.bias, layer.in_features
+        weight, plain = layer.weight, nn.functional.linear
+
+        def forward(x: torch.Tensor) -> Any:
+            rows = x.numel() // features
+            if rows and rows % WHOLE_ROWS == 0:
+                return compute(x, packed, bias, "none", [], "")
+            return plain(x, weight, bias)
+
+        self._beside.append(layer)
+        layer.__dict__["forward"] = forward
+
     def unpack(self) -> None:
         """The layers as they were, bit for bit, the same parameters included."""
+        while self._beside:
+            del self._beside.pop().__dict__["forward"]
         while self._layers:
             layer, parameter, packed = self._layers.pop()
             del layer.__dict__["forward"]
@@ -91,9 +117,11 @@ def _fits(module: nn.Linear) -> bool:
     weight = module.weight
     if weight.device.type != "cpu" or not weight.is_contiguous():
         return False
-    if weight.dtype == torch.float32 and weight.numel() < SMALLEST_FLOAT32:
-        return False
     return bool(cpu.packs_linear(weight.dtype))
+
+
+def _is_small(weight: torch.Tensor) -> bool:
+    return weight.dtype == torch.float32 and weight.numel() < SMALLEST_FLOAT32
 
 
 def _linear() -> Any:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from longctx.attention import cpu
+from longctx.engine import packed as packed_linears
 from longctx.engine.packed import SMALLEST_FLOAT32, PackedLinears
 
 IN, OUT = 253, 263  # odd, and large enough to be packed
@@ -39,7 +40,7 @@ def test_a_packed_layer_computes_the_same(dtype: torch.dtype, tokens: int) -> No
             torch.testing.assert_close(layer(x), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_a_small_weight_of_float32_stays_plain() -> None:
+def test_a_small_weight_of_float32_stays() -> None:
     """A row of it costs less by itself, and every number of rows would keep code of its own."""
     for features, dtype, expected in (
         (SMALLEST_FLOAT32 // 64 - 1, torch.float32, 0),
@@ -48,6 +49,38 @@ def test_a_small_weight_of_float32_stays_plain() -> None:
     ):
         model = nn.ModuleList([nn.Linear(64, features)]).to(dtype)
         assert len(PackedLinears(model)) == (expected if cpu.packs_linear(dtype) else 0)
+
+
+def test_whole_chunks_read_a_packed_copy_of_a_small_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not cpu.packs_linear(torch.float32):
+        pytest.skip("the processor's library packs no float32 weight")
+    computed: list[int] = []
+
+    def counted() -> Any:
+        compute = torch.ops.mkldnn._linear_pointwise.default
+
+        def call(x: torch.Tensor, *rest: Any) -> Any:
+            computed.append(x.shape[1])
+            return compute(x, *rest)
+
+        return call
+
+    monkeypatch.setattr(packed_linears, "_linear", counted)
+    torch.manual_seed(0)
+    layer = nn.Linear(48, 40)
+    model, weight = nn.ModuleList([layer]), layer.weight
+    packed = PackedLinears(model)
+    for rows in (1, 255, 256, 300, 512, 0):
+        x_1TD = torch.randn(1, rows, 48)
+        with torch.inference_mode():
+            want = torch.nn.functional.linear(x_1TD, weight, layer.bias)
+            torch.testing.assert_close(layer(x_1TD), want, rtol=1e-5, atol=1e-5)
+    assert computed == [256, 512]
+    assert layer.weight is weight
+    packed.unpack()
+    assert "forward" not in vars(layer)
 
 
 GROWTH = """
