@@ -147,6 +147,8 @@ def lay_out(
         page: keys of a page, where they are read by pages; 0: by runs.
         slots: of the tensor of keys; None is returned too where a page would end behind them.
     """
+    if not page and any(len(row.runs) > MOST_PARTS for row in rows):
+        return None  # a row's last query has a part for each
     scales = {row.logit_scale for row in rows}
     common = scales.pop() if len(scales) == 1 and m_T is None else None
     total = batch * columns

@@ -52,15 +52,17 @@ def stretches(slots: Sequence[Slots], page: int) -> list[KeyStretch]:
     Args:
         page: keys of a page; 0: nothing is joined.
     """
-    found: list[KeyStretch] = []
+    found: list[list[tuple[int, int]]] = []
+    before = 0
     for _, start, stop in slots:
-        keys = stop - start
-        if page and found and found[-1].keys % page == 0:
-            at, before, behind = found[-1]
-            found[-1] = KeyStretch(at, before + keys, (*behind, (start, keys)))
-        else:
-            found.append(KeyStretch(start, keys))
-    return found
+        if not (page and found) or before % page:
+            found.append([])
+            before = 0
+        found[-1].append((start, stop - start))
+        before += stop - start
+    return [
+        KeyStretch(runs[0][0], sum(keys for _, keys in runs), tuple(runs[1:])) for runs in found
+    ]
 
 
 def sequences_of(
@@ -156,7 +158,9 @@ def _place(
 ) -> None:
     """Give each sequence the first part that its queries have free."""
     for each in found:
-        behind = tuple((at + offset, keys) for at, keys in each.behind)
+        behind = each.behind
+        if offset:
+            behind = tuple((at + offset, keys) for at, keys in behind)
         each = each._replace(at=each.at + offset, r=r + each.first - first, m=m, behind=behind)
         for part in parts:
             if not part or part[-1].stop <= each.first:

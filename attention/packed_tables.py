@@ -68,7 +68,6 @@ def _pages(sequences: Sequence[PartSequence], page: int) -> torch.Tensor:
     pages_EP = torch.where(first_P < keys_E1, starts_E1 + first_P, 0)
     for number, each in enumerate(sequences):
         if each.behind:
-            mine = [torch.arange(at, at + keys, page) for at, keys in each.runs]
-            mine_P = torch.cat(mine)
-            pages_EP[number, : len(mine_P)] = mine_P
+            mine = [slot for at, keys in each.runs for slot in range(at, at + keys, page)]
+            pages_EP[number, : len(mine)] = torch.tensor(mine)
     return pages_EP.to(torch.int32)
