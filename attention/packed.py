@@ -14,6 +14,10 @@ merged in fp32. Long prompts go slab by slab, so that the turned copies stay sma
 tokens is bound by launches, so it takes the fewest operations, a layer's ten at most; one of many
 by memory, so it writes less in between, in an operation more.
 
+Keys of a row that lie apart are a part more for each run. A kernel of pages (`PagingKernel`) takes
+them as one sequence, where what lies before a run's end is whole pages: that is asked of it where
+runs would be too many, or of a kernel that reads nothing else.
+
 Shape legend: B batch, H query heads, K key/value heads, L query columns, T tokens of a slab, A
 parts of a token, M key slots, D head dimension, F = D / 2 frequencies, E packed sequences.
 """
@@ -27,14 +31,19 @@ from typing import Any
 import torch
 
 from longctx.attention.chunks import Turns
-from longctx.attention.kernels.base import Kernel, Packed
+from longctx.attention.kernels.base import Kernel, Packed, Pages
 from longctx.attention.packed_parts import PartSequence, cover, sequences_of
+from longctx.attention.packed_tables import covered, tables
 from longctx.attention.rows import StepRow
 from longctx.attention.upload import upload
 
 SLAB = 8192  # tokens whose turned copies are held at once
 FEW = 4096  # tokens whose turned copies may be held twice
 MOST_PARTS = 6  # keys in more pieces go another way
+# Queries of a prompt that is alone in its step, from which on a kernel that reads pages alone is
+# called part by part: FlashAttention-2 reads pages by its kernel for split keys, whose tiles have
+# half the queries of its plain one (flash_fwd_launch_template.h). Not measured.
+LONG = 1024
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,28 @@ def _flat(x_BKMD: torch.Tensor) -> torch.Tensor:
     return x_BKMD.as_strided((total, heads, dim), (x_BKMD.stride(2), x_BKMD.stride(1), 1))
 
 
+def layout_for(
+    kernel: Kernel,
+    rows: Sequence[StepRow],
+    turns: Turns | None,
+    q_BHLD: torch.Tensor,
+    k_BKMD: torch.Tensor,
+) -> PackedStep | None:
+    """Tables of a step for a kernel that `takes` it; None where part by part is better, or all
+    there is: keys in too many pieces, or pages that would end behind the tensor."""
+    asked = getattr(kernel, "pages", None)
+    pages: Pages | None = asked() if asked else None
+    given = (rows, turns, q_BHLD.shape[0], q_BHLD.shape[2], pitch(k_BKMD), q_BHLD.device)
+    if pages is None or pages.runs:
+        layout = lay_out(*given)
+        if layout is not None or pages is None:
+            return layout
+    elif len(rows) == len(rows[0].runs) == 1 and rows[0].length >= LONG:
+        return None
+    slots = (k_BKMD.shape[0] - 1) * pitch(k_BKMD) + k_BKMD.shape[2]
+    return lay_out(*given, page=pages.tokens, slots=slots)
+
+
 def lay_out(
     rows: Sequence[StepRow],
     turns: Turns | None,
@@ -104,24 +135,31 @@ def lay_out(
     pitch: int,
     device: torch.device,
     m_T: torch.Tensor | None = None,
+    *,
+    page: int = 0,
+    slots: int = 0,
 ) -> PackedStep | None:
     """Tables of a step on a device; None where keys lie in too many pieces.
 
     Args:
         m_T: m^2 of every token, on the device, where the host does not know it: the rows' own are
             not read then.
+        page: keys of a page, where they are read by pages; 0: by runs.
+        slots: of the tensor of keys; None is returned too where a page would end behind them.
     """
+    if not page and any(len(row.runs) > MOST_PARTS for row in rows):
+        return None  # a row's last query has a part for each
     scales = {row.logit_scale for row in rows}
     common = scales.pop() if len(scales) == 1 and m_T is None else None
     total = batch * columns
     slabs = []
     for first in range(0, total, SLAB):
         stop = min(first + SLAB, total)
-        parts = sequences_of(rows, turns, batch, columns, pitch, first, stop)
-        if len(parts) > MOST_PARTS:
+        parts = sequences_of(rows, turns, batch, columns, pitch, first, stop, page)
+        if len(parts) > MOST_PARTS or (page and not covered(parts, page, slots)):
             return None
         mine_T = None if m_T is None else m_T[first:stop]
-        slabs.append(_slab(parts, turns, first, stop, common is None, device, mine_T))
+        slabs.append(_slab(parts, turns, first, stop, common is None, device, mine_T, page))
     return PackedStep(tuple(slabs), 1.0 if common is None else common)
 
 
@@ -133,6 +171,7 @@ def _slab(
     scaled: bool,
     device: torch.device,
     m_T: torch.Tensor | None,
+    page: int,
 ) -> Slab:
     count = stop - first
     single = all(each.stop - each.first == 1 for part in parts for each in part)
@@ -162,7 +201,7 @@ def _slab(
         fill = torch.full((len(filled), count), -torch.inf)
         fill[0, ~present.any(0)] = 0.0  # a token of no row: its parts are 0, and so is it
         present_AT, fill_AT = upload(present, device), upload(fill, device)
-    made = tuple((_pack(sequences, count, device), causal) for sequences, causal in calls)
+    made = tuple((tables(sequences, count, device, page), causal) for sequences, causal in calls)
     return Slab(
         *(first, stop, len(filled), made, turned_from, turn_AT14F, present_AT, fill_AT, m_T11)
     )
@@ -195,24 +234,6 @@ def _scales(parts: list[list[PartSequence]], device: torch.device) -> torch.Tens
     """m^2 of every token of every part."""
     m_N = [each.m for part in parts for each in part for _ in range(each.first, each.stop)]
     return upload(torch.tensor(m_N), device)
-
-
-def _pack(parts: list[list[PartSequence]], count: int, device: torch.device) -> Packed:
-    sequences = [each for part in parts for each in part]
-    ends, at = [0], 0
-    for each in sequences:
-        at += each.stop - each.first
-        ends.append(at)
-    starts = [each.at for each in sequences]
-    table = torch.tensor([ends, [*starts, starts[-1]], [*(s.keys for s in sequences), 0]])
-    table = upload(table.to(torch.int32), device)
-    return Packed(
-        table[0],
-        table[1],
-        table[2, :-1],
-        max(each.stop - each.first for each in sequences),
-        max(each.keys for each in sequences),
-    )
 
 
 def attend_packed(

@@ -151,14 +151,15 @@ def attend_step(
     if len(plan.blocks) == 1 and plan.tokens is None and not plan.blocks[0].steps[0].bands:
         block = plan.blocks[0]
         alone = len(block.steps) == 1 and _covers(block.row, q_BHLD)
-        if alone and (block.row.start == 0 or not packs):
+        whole = len(block.row.runs) == 1
+        if alone and ((block.row.start == 0 and whole) or not packs):
             # Within the first chunk this is plain causal attention: one call, bit-equal to it.
             out_BHLD = _intra(block.row, block.steps[0], q_BHLD, keys, values, kernel, scale)
             return out_BHLD.out_BHLD.transpose(1, 2).to(q_BHLD.dtype).contiguous()
     tokens = plan.tokens
     lone = not plan.blocks and tokens is not None and len(tokens.calls) == 1
     if packs and not lone:
-        layout = _layout(plan, q_BHLD, keys[0])
+        layout = _layout(plan, q_BHLD, keys[0], kernel)
         if layout is not None:
             return packed.attend_packed(layout, q_BHLD, keys[0], values[0], kernel, scale)
     if tokens is not None and len(tokens.tokens) == batch * columns:
@@ -188,13 +189,14 @@ def _decoding(
     return cast(DecodingKernel, kernel) if decodes and decodes(q_BHLD, keys, values) else None
 
 
-def _layout(plan: StepPlan, q_BHLD: torch.Tensor, k_BKMD: torch.Tensor) -> packed.PackedStep | None:
+def _layout(
+    plan: StepPlan, q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, kernel: Kernel
+) -> packed.PackedStep | None:
     """How a kernel of packed sequences gets this step; made once a step and device."""
-    pitch = packed.pitch(k_BKMD)
-    key = ("packed", q_BHLD.device, pitch, q_BHLD.shape[::2])
+    slots = k_BKMD.shape[2]
+    key = ("packed", kernel.name, q_BHLD.device, packed.pitch(k_BKMD), slots, q_BHLD.shape[::2])
     if key not in plan.kept:
-        batch, _, columns, _ = q_BHLD.shape
-        plan.kept[key] = packed.lay_out(plan.rows, plan.turns, batch, columns, pitch, q_BHLD.device)
+        plan.kept[key] = packed.layout_for(kernel, plan.rows, plan.turns, q_BHLD, k_BKMD)
     layout: packed.PackedStep | None = plan.kept[key]
     return layout
 

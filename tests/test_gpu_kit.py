@@ -13,6 +13,7 @@ from typing import Any
 import gpu_checks
 import gpu_step_checks
 import oracle
+import paging_kernels
 import pytest
 import torch
 from gpu_checks import Check, Shape
@@ -206,6 +207,24 @@ def test_packed_sequences_are_held_to_the_oracle(defect: str) -> None:
     found = gpu_checks.packing_checks("x", Wrong(defect), SHAPE, 100, FLOAT32, CPU)
     assert len(found) == 12 and all(check.ok for check in found) == (not defect)
     far = gpu_checks.far_checks(Wrong(defect), SHAPE, 1 << 10, FLOAT32, CPU)
+    assert all(check.ok for check in far) == (not defect)
+
+
+@pytest.mark.parametrize("defect", ["", "order", "length"])
+def test_pages_are_held_to_the_oracle(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Varlen(paging_kernels.Version2):
+        def __call__(self, q: Any, k: Any, v: Any, ends_q: Any, ends_k: Any, *m: Any, **n: Any):
+            if defect == "order":
+                n["block_table"] = n["block_table"].sort(1)[0]
+            if defect == "length":
+                ends_k, m = ends_k * 0, (m[0], 0)
+            return super().__call__(q, k, v, ends_q, ends_k, *m, **n)
+
+    kernel = paging_kernels.install(monkeypatch, Varlen(16))
+    assert gpu_checks.ways_of(kernel, SHAPE.dim) == [16]
+    found = gpu_checks.packing_checks("x", kernel, SHAPE, 100, FLOAT32, CPU)
+    assert len(found) == 12 and all(check.ok for check in found) == (not defect)
+    far = gpu_checks.far_checks(kernel, SHAPE, 1 << 10, FLOAT32, CPU)
     assert all(check.ok for check in far) == (not defect)
 
 

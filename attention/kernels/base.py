@@ -76,7 +76,14 @@ class Packed(NamedTuple):
     """Sequences that lie one behind the other in q, each with its own run of keys.
 
     Sequence e has the queries ends_q[e] .. ends_q[e + 1] - 1, and the keys of `keys_E[e]` slots
-    from `starts_k[e]` on; runs may overlap, and have no order. E sequences; int32, on the device.
+    from `starts_k[e]` on; runs may overlap, and have no order. E sequences, P pages of the longest;
+    int32, on the device.
+
+    Attributes:
+        pages_EP: the first slot of each page of keys, in order, where keys are read by pages: a
+            sequence's may lie apart at every page's end then. 0 behind its last one. None: the keys
+            of each sequence are one run.
+        ends_k: [E + 1], the first 0: sums of `keys_E`; with `pages_EP` alone.
     """
 
     ends_q: torch.Tensor  # [E + 1], the first 0
@@ -84,6 +91,20 @@ class Packed(NamedTuple):
     keys_E: torch.Tensor
     most_q: int
     most_k: int
+    pages_EP: torch.Tensor | None = None
+    ends_k: torch.Tensor | None = None
+
+
+class Pages(NamedTuple):
+    """How a kernel of packed sequences reads keys by pages.
+
+    Attributes:
+        tokens: of a page.
+        runs: whether it reads runs without a table of pages too, which costs it less.
+    """
+
+    tokens: int
+    runs: bool
 
 
 class PackingKernel(Kernel, Protocol):
@@ -108,6 +129,14 @@ class PackingKernel(Kernel, Protocol):
         `causal` is aligned bottom-right in each sequence. One without keys has out 0; its lse is
         whatever the backend says, and the caller does not read it.
         """
+        ...
+
+
+class PagingKernel(PackingKernel, Protocol):
+    """One whose packed call finds keys by a table of pages (`Packed.pages_EP`)."""
+
+    def pages(self) -> Pages | None:
+        """None: what is installed here has no such call."""
         ...
 
 
@@ -139,6 +168,17 @@ class DecodingKernel(Kernel, Protocol):
             keys, values: the stacks that the runs name, [B, K, M, D] each.
         """
         ...
+
+
+def paged_view(x_MKD: torch.Tensor, page: int) -> torch.Tensor:
+    """[M - page + 1, page, K, D]: a page from every slot on, a view.
+
+    Backends look up pages by their number and take the distance of two pages from the tensor's
+    stride, so pages may overlap: page p begins with slot p, wherever a run of keys does.
+    """
+    slots, heads, dim = x_MKD.shape
+    slot, head, _ = x_MKD.stride()
+    return x_MKD.as_strided((slots - page + 1, page, heads, dim), (slot, slot, head, 1))
 
 
 def broken(error: Exception) -> str:

@@ -7,9 +7,11 @@ keys has another lse in every backend (+inf, 0), so such calls are answered befo
 FlashAttention-3 is called by its documented interface and has no test without a Hopper GPU.
 
 Packed sequences: version 3's public function takes `seqused_k`, so runs of keys may overlap, have
-gaps and no order. Version 2's takes cumulative lengths alone, that is runs side by side in order,
-or pages of 256 tokens; the parts of a prompt read the same keys more than once, and rows share
-beginnings of any length. So version 2 is called part by part; torch's own build of it packs.
+gaps and no order; where they are too many, its function for caches takes pages of any size. Version
+2's takes cumulative lengths alone, that is runs side by side in order, or a table of pages of a
+multiple of 256 keys (flash_api.cpp, mha_varlen_fwd), with the lengths' sums beside it. It finds a
+page by its number times the stride of the tensor's pages, so these may overlap: with one from every
+slot on, a run may begin anywhere. From 2.6 on its lse is (H, N); before, calls are part by part.
 
 The package is imported at the first question, not at import. Does not know gradients: lse
 carries none, the caller forbids backward. Shape legend in base.py.
@@ -19,16 +21,42 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 
-from longctx.attention.kernels.base import Packed, Partial, broken, check_shapes, empty_partial
+from longctx.attention.kernels.base import (
+    Packed,
+    Pages,
+    Partial,
+    broken,
+    check_shapes,
+    empty_partial,
+    paged_view,
+)
 from longctx.attention.kernels.torch_cuda import flash_ready, no_flash
+
+PAGE_2, PAGE_3 = 256, 64
+_FIRST_WITH_LSE = (2, 6)  # of version 2: the release whose packed lse is (H, N)
 
 # (q_BLHD, k_BMKD, v_BMKD, *, softmax_scale, causal) -> out_BLHD, lse_BHL and what else there is
 _Attend = Callable[..., tuple[torch.Tensor, ...]]
+
+
+class _Packing(NamedTuple):
+    """What the installed package has for packed sequences; of runs or pages at least one.
+
+    Attributes:
+        runs: version 3's, with `seqused_k`.
+        paged_2, paged_3: with a table of pages, as that version is called.
+    """
+
+    runs: _Attend | None = None
+    paged_2: _Attend | None = None
+    paged_3: _Attend | None = None
 
 
 class FlashAttnKernel:
@@ -80,6 +108,12 @@ class FlashAttnKernel:
     def packs(self, head_dim: int) -> bool:
         return head_dim % 8 == 0 and head_dim <= 256 and _load_packing(_hopper_first()) is not None
 
+    def pages(self) -> Pages | None:
+        found = _load_packing(_hopper_first())
+        if found is None or not (found.paged_2 or found.paged_3):
+            return None
+        return Pages(PAGE_2 if found.paged_2 else PAGE_3, runs=found.runs is not None)
+
     def packed(
         self,
         q_NHD: torch.Tensor,
@@ -90,15 +124,26 @@ class FlashAttnKernel:
         causal: bool,
         scale: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        attend = _load_packing(_hopper_first())
-        assert attend is not None, "asked without packs()"
-        out_NHD, lse_HN, *_ = attend(
-            *(flash_ready(x) for x in (q_NHD, k_MKD, v_MKD)),
-            *(sequences.ends_q, sequences.starts_k, sequences.most_q, sequences.most_k),
-            seqused_k=sequences.keys_E,
-            softmax_scale=scale,
-            causal=causal,
-        )
+        found = _load_packing(_hopper_first())
+        assert found is not None, "asked without packs()"
+        q_NHD, keys, values = (flash_ready(x) for x in (q_NHD, k_MKD, v_MKD))
+        how = {"softmax_scale": scale, "causal": causal}
+        ends_q, starts_k, keys_E, most_q, most_k, pages_EP, ends_k = sequences
+        if pages_EP is None:
+            assert found.runs is not None, "asked for runs, without pages().runs"
+            held = {"seqused_k": keys_E, **how}
+            out = found.runs(q_NHD, keys, values, ends_q, starts_k, most_q, most_k, **held)
+        elif found.paged_2 is not None:
+            pages = (paged_view(x, PAGE_2) for x in (keys, values))
+            held = {"block_table": pages_EP, **how}
+            out = found.paged_2(q_NHD, *pages, ends_q, ends_k, most_q, most_k, **held)
+        else:
+            assert found.paged_3 is not None, "asked for pages, without pages()"
+            pages = (paged_view(x, PAGE_3) for x in (keys, values))
+            queries = {"cu_seqlens_q": ends_q, "max_seqlen_q": most_q}
+            held = {"cache_seqlens": keys_E, "page_table": pages_EP, **how}
+            out = found.paged_3(q_NHD, *pages, **queries, **held)
+        out_NHD, lse_HN, *_ = out
         return out_NHD, lse_HN
 
 
@@ -112,20 +157,44 @@ def _hopper_first() -> bool:
 
 
 @cache
-def _load_packing(hopper: bool) -> _Attend | None:
-    """Version 3's function of packed sequences; None where it gives no lse, or reads no runs."""
+def _load_packing(hopper: bool) -> _Packing | None:
+    """What there is for packed sequences, of the version that `_load` takes; None: nothing."""
     try:
-        attend = _public("flash_attn_interface", "flash_attn_varlen_func") if hopper else None
+        if hopper and (cached := _public("flash_attn_interface", "flash_attn_with_kvcache")):
+            return _packing_3(cached)
+        version_2 = _public("flash_attn", "flash_attn_varlen_func")
     except Exception:  # `unavailable` says of a broken package what is wrong
         return None
-    if attend is None:
+    if version_2 is None or torch.version.hip is not None:  # there it is another kernel
         return None
-    if not {"seqused_k", "return_attn_probs", "num_splits"} <= {
-        *inspect.signature(attend).parameters
-    }:
+    if _release("flash_attn") < _FIRST_WITH_LSE or not _takes(
+        version_2, "block_table", "return_attn_probs"
+    ):
+        return None
+    return _Packing(paged_2=partial(version_2, return_attn_probs=True))
+
+
+def _packing_3(cached: _Attend) -> _Packing | None:
+    """Of version 3: runs where it gives their lse, and pages beside them."""
+    attend = _public("flash_attn_interface", "flash_attn_varlen_func")
+    if attend is None or not _takes(attend, "seqused_k", "return_attn_probs", "num_splits"):
         return None
     # 0: it splits long runs of keys itself, as it does in flash_attn_with_kvcache.
-    return partial(attend, return_attn_probs=True, num_splits=0)
+    runs = partial(attend, return_attn_probs=True, num_splits=0)
+    needed = ("cache_seqlens", "page_table", "cu_seqlens_q", "max_seqlen_q", "return_softmax_lse")
+    if not _takes(cached, *needed):
+        return _Packing(runs)
+    return _Packing(runs, paged_3=partial(cached, return_softmax_lse=True))
+
+
+def _takes(attend: _Attend, *names: str) -> bool:
+    return {*names} <= {*inspect.signature(attend).parameters}
+
+
+def _release(package: str) -> tuple[int, ...]:
+    """Major and minor number; () where the package does not say."""
+    said = getattr(importlib.import_module(package), "__version__", "")
+    return tuple(int(each) for each in re.findall(r"\d+", said)[:2])
 
 
 @cache

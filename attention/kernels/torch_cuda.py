@@ -16,6 +16,12 @@ cum_seq_k[e] .. cum_seq_k[e] + seqused_k[e] - 1, whatever stands in cum_seq_k[e 
 overlap and have no order; causal is aligned bottom-right in each; one without keys has out 0 and
 lse +inf; lse is (H, N) float32.
 
+With `block_table` too, key and value are [pages, page, K, D] of a multiple of 256 keys, read by
+their strides, and `seqused_k` says how many are there (cum_seq_k is not read). A call of pages runs
+the kernel for split keys, whose results are joined right only where each sequence has one query and
+heads are grouped: elsewhere `num_splits` is 1, for the op would else choose. It is used where keys
+lie in more runs than a packed step takes; it has not run on a GPU.
+
 Not relied on: how `is_causal` is aligned for L < M. torch.nn.attention.bias takes it for
 bottom-right, the op documents nothing, and a backend registered through torch.nn.attention may
 replace it; a square is unambiguous, so past and diagonal are two calls, merged.
@@ -24,10 +30,21 @@ Shape legend in base.py.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
-from longctx.attention.kernels.base import Packed, Partial, check_shapes, empty_partial
+from longctx.attention.kernels.base import (
+    Packed,
+    Pages,
+    Partial,
+    check_shapes,
+    empty_partial,
+    paged_view,
+)
 from longctx.attention.merge import merge
+
+PAGE = 256
 
 _DTYPES = (torch.float16, torch.bfloat16)
 
@@ -74,6 +91,9 @@ class TorchCudaKernel:
     def packs(self, head_dim: int) -> bool:
         return head_dim % 8 == 0 and head_dim <= 256
 
+    def pages(self) -> Pages | None:
+        return Pages(PAGE, runs=True) if _op_reads_pages() else None
+
     def packed(
         self,
         q_NHD: torch.Tensor,
@@ -84,14 +104,28 @@ class TorchCudaKernel:
         causal: bool,
         scale: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        q_NHD, keys, values = (flash_ready(x) for x in (q_NHD, k_MKD, v_MKD))
+        paging = {}
+        if sequences.pages_EP is not None:
+            splits = None if sequences.most_q == 1 and q_NHD.shape[1] > keys.shape[1] else 1
+            keys, values = (paged_view(x, PAGE) for x in (keys, values))
+            paging = {"block_table": sequences.pages_EP, "num_splits": splits}
         out_NHD, lse_HN, *_ = torch.ops.aten._flash_attention_forward(
-            *(flash_ready(x) for x in (q_NHD, k_MKD, v_MKD)),
+            *(q_NHD, keys, values),
             *(sequences.ends_q, sequences.starts_k, sequences.most_q, sequences.most_k),
             *(0.0, causal, False),
             scale=scale,
             seqused_k=sequences.keys_E,
+            **paging,
         )
         return out_NHD, lse_HN
+
+
+@cache
+def _op_reads_pages() -> bool:
+    """torch 2.11 may lack it."""
+    schema = torch.ops.aten._flash_attention_forward.default._schema
+    return {"block_table", "num_splits"} <= {argument.name for argument in schema.arguments}
 
 
 def no_flash(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -52,7 +52,7 @@ def check_kernel(kit: Kit, kernel: Any) -> None:
                 gpu_checks.shape_checks, name, kernel, shape, sizes.filled, dtype, device
             )
         }
-        if hasattr(kernel, "packed"):
+        if gpu_checks.ways_of(kernel, shape.dim):
             for slots in (300, sizes.filled):
                 tasks[f"packed, {slots} slots"] = partial(
                     gpu_checks.packing_checks, name, kernel, shape, slots, dtype, device

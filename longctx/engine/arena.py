@@ -18,11 +18,12 @@ class Arena:
     """Args:
     slots: tokens that it holds.
     dtype: what keys and values are kept in; None: as the model gives them.
+    spare: slots behind those, which nobody gets: a page that begins with the last token ends there.
     """
 
-    def __init__(self, slots: int, layers: int, dtype: torch.dtype | None) -> None:
+    def __init__(self, slots: int, layers: int, dtype: torch.dtype | None, spare: int = 0) -> None:
         self._holes: list[tuple[int, int]] = [(0, slots)] if slots else []  # (at, length), sorted
-        self._slots = slots
+        self._slots = slots + spare
         self._dtype = dtype
         self._layers: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * layers
 
@@ -104,7 +105,7 @@ class Arena:
         v_MKD.index_copy_(0, slots_T, v_KTD.transpose(0, 1).to(v_MKD.dtype))
 
     def stack(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views [1, K, M, D] of all slots."""
+        """Views [1, K, M, D] of all slots, the spare ones too."""
         held = self._layers[layer]
         assert held is not None, f"layer {layer} was read before it was written"
         k_MKD, v_MKD = held

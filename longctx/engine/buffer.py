@@ -33,17 +33,25 @@ class Ledger:
         blocks: that there are.
         dtype: what keys and values are kept in; None: as the model gives them.
         in_arena: one tensor a layer for all blocks, made by the first step.
+        spare: slots behind them that an arena has besides.
 
     Attributes:
         used_blocks, idle_blocks: held by anybody; held by kept prefixes alone.
     """
 
     def __init__(
-        self, layers: int, block: int, blocks: int, dtype: torch.dtype | None, *, in_arena: bool
+        self,
+        layers: int,
+        block: int,
+        blocks: int,
+        dtype: torch.dtype | None,
+        *,
+        in_arena: bool,
+        spare: int = 0,
     ) -> None:
         self.layers, self.block, self.blocks, self.dtype = layers, block, blocks, dtype
         self.used_blocks = self.idle_blocks = 0
-        self.arena = Arena(blocks * block, layers, dtype) if in_arena else None
+        self.arena = Arena(blocks * block, layers, dtype, spare) if in_arena else None
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks that so many tokens take, the last one in part."""

@@ -138,6 +138,7 @@ class Engine:
             share_from,
             self._runner.kv_dtype,
             in_arena=self._runner.packs or self._runner.device.type != "cpu",
+            page=self._runner.page,
         )
         self._scheduler = Scheduler(
             pool,

@@ -20,10 +20,14 @@ MAX_SHARED = 2
 MOST_TOKENS, FEWEST_BLOCKS = 64, 128
 
 
-def block_tokens(budget_tokens: int) -> int:
-    """A power of two: what rounding costs of the budget is below one in a hundred."""
-    tokens = 1
-    while tokens < MOST_TOKENS and 2 * tokens * FEWEST_BLOCKS <= budget_tokens:
+def block_tokens(budget_tokens: int, page: int = 0) -> int:
+    """A power of two: what rounding costs of the budget is below one in a hundred.
+
+    Args:
+        page: tokens of a page of the kernel, if it has pages: a block is one where it can.
+    """
+    tokens, most = 1, max(MOST_TOKENS, page)
+    while tokens < most and 2 * tokens * FEWEST_BLOCKS <= budget_tokens:
         tokens *= 2
     return tokens
 
@@ -36,6 +40,8 @@ class KvPool(Ledger):
         dtype: what keys and values are kept in; None: as the model gives them.
         in_arena: one tensor a layer for all that the budget holds, made by the first step.
         block: tokens of a block; by default `block_tokens` of the budget.
+        page: tokens of a page of the kernel that reads the arena; 0: it has none. Keys that lie
+            apart do so at a page's end then, if a block is whole pages.
     """
 
     def __init__(
@@ -48,10 +54,14 @@ class KvPool(Ledger):
         *,
         in_arena: bool = False,
         block: int | None = None,
+        page: int = 0,
     ) -> None:
-        tokens = budget_bytes // bytes_per_token
-        block = block or block_tokens(tokens)
-        super().__init__(layers, block, tokens // block, dtype, in_arena=in_arena)
+        spare = max(0, page - 1)
+        tokens = max(0, budget_bytes // bytes_per_token - spare)
+        block = block or block_tokens(tokens, page)
+        blocks = tokens // block
+        super().__init__(layers, block, blocks, dtype, in_arena=in_arena, spare=spare)
+        self._whole = page if page and block % page == 0 else 1
         self.bytes_per_token = bytes_per_token
         self.budget_bytes = budget_bytes
         self.share_from = share_from
@@ -97,11 +107,15 @@ class KvPool(Ledger):
                 buffer.let_go(start, stop)
 
     def split(self, segments: Sequence[Segment], tokens: int) -> tuple[list[Segment], int]:
-        """Of the first `tokens`: the segments to share in place, and from where on to copy."""
+        """Of the first `tokens`: the segments to share in place, and from where on to copy.
+
+        Under a kernel of pages every segment ends with one. So every buffer begins with one, and
+        the keys before the next one's first block, which are its own too, are read there.
+        """
         held = list(spans(segments, tokens))[:MAX_SHARED]
         while held and held[-1][2] - held[-1][1] < self.share_from:
             held.pop()
-        shared = [Segment(buffer, stop) for buffer, _, stop in held]
+        shared = [Segment(buffer, stop - stop % self._whole) for buffer, _, stop in held]
         return shared, shared[-1].stop if shared else 0
 
 

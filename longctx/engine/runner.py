@@ -154,6 +154,13 @@ class Runner:
         ready = getattr(self._kernel, "packs", None)
         return ready is not None and bool(ready(2 * self._rotary.inv_freq.shape[0]))
 
+    @property
+    def page(self) -> int:
+        """Tokens of a page, where the kernel finds keys by a table of them; else 0."""
+        asked = getattr(self._kernel, "pages", None)
+        pages = asked() if asked and self.packs else None
+        return pages.tokens if pages else 0
+
     def step_bytes(self, tokens: int, logit_rows: int) -> int:
         """About what one step takes beside keys and values."""
         return memory.step_bytes(self._config, self.model.dtype.itemsize, tokens, logit_rows)

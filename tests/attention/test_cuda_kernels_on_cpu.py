@@ -19,11 +19,13 @@ from transformers import DynamicCache
 
 from longctx.attention import extend
 from longctx.attention.kernels import flash_attn, flash_attn_4
-from longctx.attention.kernels.base import Packed
+from longctx.attention.kernels.base import Packed, Pages
 from longctx.attention.kernels.flash_attn import FlashAttnKernel
 from longctx.attention.kernels.flash_attn_4 import FlashAttn4Kernel
 from longctx.attention.kernels.reference import ReferenceKernel
 from longctx.attention.kernels.torch_cuda import TorchCudaKernel, flash_ready
+from longctx.attention.packed_parts import PartSequence
+from longctx.attention.packed_tables import tables
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -137,6 +139,20 @@ class TestFlashAttnImport:
         assert attend.func.__module__ == expected  # type: ignore[attr-defined]
 
 
+# Of 11 queries: some without keys, and some whose keys are two runs.
+APART_64 = [[PartSequence(0, 4, 0, 0), PartSequence(4, 11, 3, 128 + 20, behind=((300, 20),))]]
+CACHED_3 = """
+def flash_attn_with_kvcache(
+    q, k_cache, v_cache, k=None, v=None, cache_seqlens=None, page_table=None, cu_seqlens_q=None,
+    max_seqlen_q=None, softmax_scale=None, causal=False, return_softmax_lse=False,
+):
+    return Version3()(
+        q, k_cache, v_cache, k, v, cache_seqlens, page_table, cu_seqlens_q, max_seqlen_q,
+        softmax_scale, causal, return_softmax_lse=return_softmax_lse,
+    )
+"""
+
+
 class TestFlashAttn3Packs:
     """Packed sequences by version 3, with a stand-in of its function's signature."""
 
@@ -188,14 +204,114 @@ def flash_attn_varlen_func(
         (hopper / "flash_attn_interface.py").write_text(self.SOURCE.replace(lacks, ""))
         assert not FlashAttnKernel().packs(16)
 
-    def test_version_2_and_a_broken_package_are_called_part_by_part(
-        self, hopper: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_broken_package_is_called_part_by_part(self, hopper: Path) -> None:
         (hopper / "flash_attn_interface.py").write_text("raise ImportError('undefined symbol: x')")
         assert not FlashAttnKernel().packs(16)
+
+    def test_its_function_for_caches_takes_pages(self, hopper: Path) -> None:
+        kernel = FlashAttnKernel()
+        assert kernel.packs(16) and kernel.pages() is None  # this release's takes none
+        cached = "def flash_attn_with_kvcache(): ..."
+        assert cached in self.SOURCE
+        source = self.SOURCE.replace(cached, "from paging_kernels import Version3\n\n" + CACHED_3)
+        (hopper / "flash_attn_interface.py").write_text(source)
+        sys.modules.pop("flash_attn_interface")
+        flash_attn._load_packing.cache_clear()
+        assert kernel.packs(16) and kernel.pages() == Pages(64, runs=True)
+        held = tables(APART_64, 11, CPU, 64)
+        q_NHD = heads(11, 6, 16, dtype=torch.float32)
+        k_MKD, v_MKD = (heads(400, 2, 16, seed=n, dtype=torch.float32) for n in (1, 2))
+        got = kernel.packed(q_NHD, k_MKD, v_MKD, held, causal=True, scale=0.3)
+        order = torch.cat([torch.arange(at, at + keys) for at, keys in APART_64[0][1].runs])
+        k, v = (x[order].transpose(0, 1)[None] for x in (k_MKD, v_MKD))
+        q = q_NHD[4:].transpose(0, 1)[None]
+        want = ReferenceKernel()(q, k, v, causal=True, scale=0.3)
+        torch.testing.assert_close(got[0][4:], want.out_BHLD[0].transpose(0, 1))
+        torch.testing.assert_close(got[1][:, 4:], want.lse_BHL[0])
+
+
+class TestFlashAttn2Pages:
+    """Packed sequences by version 2's table of pages, with a stand-in of its function."""
+
+    SOURCE = """
+from paging_kernels import Version2
+
+__version__ = "2.8.3.post1"
+VARLEN = Version2()
+
+def flash_attn_func(): ...
+
+def flash_attn_varlen_func(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0,
+    softmax_scale=None, causal=False, return_attn_probs=False, block_table=None,
+):
+    return VARLEN(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale,
+        causal, return_attn_probs=return_attn_probs, block_table=block_table,
+    )
+"""
+
+    @pytest.fixture
+    def ampere(self, packages: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(torch.version, "hip", None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-        (hopper / "flash_attn.py").write_text("def flash_attn_func(): ...")
+        (packages / "flash_attn.py").write_text(self.SOURCE)
+        return packages
+
+    @pytest.mark.parametrize("causal", [False, True])
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_keys_may_lie_apart_or_not_be_there(
+        self, ampere: Path, causal: bool, dtype: torch.dtype
+    ) -> None:
+        q_NHD = heads(11, 6, 16, dtype=dtype)
+        k_MKD, v_MKD = (heads(1400, 2, 16, seed=n, dtype=dtype) for n in (1, 2))
+        kernel = FlashAttnKernel()
+        assert kernel.pages() == Pages(256, runs=False)
+        assert kernel.packs(16) and not kernel.packs(20) and not kernel.packs(320)
+        apart = PartSequence(4, 11, 3, 256 + 20, behind=((900, 20),))
+        held = tables([[PartSequence(0, 4, 0, 0), apart]], 11, CPU, 256)
+        out_NHD, lse_HN = kernel.packed(q_NHD, k_MKD, v_MKD, held, causal=causal, scale=0.3)
+        assert sys.modules["flash_attn"].VARLEN.calls == [(2, causal)]
+        assert out_NHD.dtype == dtype and out_NHD[:4].eq(0).all()
+        order = torch.cat((torch.arange(3, 259), torch.arange(900, 920)))
+        q, k, v = (x.transpose(0, 1)[None] for x in (q_NHD[4:], k_MKD[order], v_MKD[order]))
+        want = ReferenceKernel()(q, k, v, causal=causal, scale=0.3)
+        torch.testing.assert_close(out_NHD[4:], want.out_BHLD[0].transpose(0, 1))
+        torch.testing.assert_close(lse_HN[:, 4:], want.lse_BHL[0])
+
+    @pytest.mark.parametrize(
+        ("what", "instead"),
+        [
+            ('__version__ = "2.8.3.post1"', '__version__ = "2.5.9"'),
+            ('__version__ = "2.8.3.post1"', ""),
+            (" block_table=None,\n):", "\n):"),
+            ("def flash_attn_varlen_func", "def another_name"),
+        ],
+    )
+    def test_a_release_without_what_is_needed_is_called_part_by_part(
+        self, ampere: Path, what: str, instead: str
+    ) -> None:
+        assert self.SOURCE.count(what) == 1
+        (ampere / "flash_attn.py").write_text(self.SOURCE.replace(what, instead))
+        assert not FlashAttnKernel().packs(16) and FlashAttnKernel().pages() is None
+
+    def test_on_rocm_it_is_another_kernel(
+        self, ampere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.version, "hip", "6.4")
         assert not FlashAttnKernel().packs(16)
+
+    def test_on_hopper_version_3_goes_first(
+        self, ampere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
+        assert FlashAttnKernel().pages() == Pages(256, runs=False)
+        monkeypatch.delitem(sys.modules, "flash_attn_interface")
+        (ampere / "flash_attn_interface.py").write_text(TestFlashAttn3Packs.SOURCE)
+        flash_attn._load_packing.cache_clear()
+        assert FlashAttnKernel().packs(16) and FlashAttnKernel().pages() is None
 
 
 class TestFlashAttn4:

@@ -13,14 +13,16 @@ from contextlib import closing
 from typing import Any
 
 import fake_cuda_models
+import paging_kernels
 import pytest
 import torch
 from counted_operations import Counted
 from engine_helpers import CHUNKS, prompt_of
 from fake_cuda import FakeCuda, real
 
-from longctx.attention import kernels, resolve
-from longctx.engine import Engine, EngineRequest, batch_attention
+from longctx.attention import kernels, packed, resolve
+from longctx.attention.kernels import torch_cuda
+from longctx.engine import Engine, EngineRequest, batch_attention, kv
 from longctx.engine.constraint import JsonConstraints
 from longctx.engine.request import Sampling
 from longctx.eval.protocol import Request
@@ -161,9 +163,32 @@ def test_a_kernel_of_packed_sequences(
 
 
 @pytest.mark.parametrize("rows", [1, 8])
-def test_operations_of_a_layer_with_its_writes(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most twelve, however many rows: prompts, prompts beside answers, answers alone."""
+@pytest.mark.parametrize("keys", ["side by side", "scattered", "scattered, flash-attn 2"])
+def test_operations_of_a_layer_with_its_writes(
+    rows: int, keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most twelve, however many rows, and runs of keys: prompts, prompts beside answers, answers
+    alone."""
     attend, counts = batch_attention.batch_attention, Counter[int]()
+    kernel, paged = "torch_cuda", Counter[bool]()
+    if keys != "side by side":
+        page = 16
+        monkeypatch.setattr(torch_cuda, "PAGE", page)
+        monkeypatch.setattr(kv, "block_tokens", lambda *_: page)
+        paging_kernels.scatter(monkeypatch, page)
+        if keys != "scattered":
+            made = paging_kernels.install(monkeypatch, paging_kernels.Version2(page))
+            monkeypatch.setitem(kernels._KERNELS, made.name, made)
+            kernel = made.name
+    laid_out = packed.layout_for
+
+    def layout_for(*given: Any) -> Any:
+        layout = laid_out(*given)
+        assert layout is not None
+        paged[layout.slabs[0].calls[0][0].pages_EP is not None] += 1
+        return layout
+
+    monkeypatch.setattr(packed, "layout_for", layout_for)
 
     def counted(module: Any, *args: Any, **kwargs: Any) -> Any:
         if module.layer_idx == 0:  # it makes the step's tables
@@ -178,18 +203,22 @@ def test_operations_of_a_layer_with_its_writes(rows: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(batch_attention, "batch_attention", counted)
     with FakeCuda(1) as cuda:
         model = fake_cuda_models.place(fake_cuda_models.build(), cuda.devices)
-        with engine_for(model, "yarn+dca") as engine:
+        with engine_for(model, "yarn+dca", kernel) as engine:
             engine.submit(EngineRequest(prompt_of(9), max_new_tokens=1))
             engine.run_until_idle()  # the first step makes room for keys and values
             counts.clear()
             for n in range(rows):  # of several temperatures
-                asked = EngineRequest(prompt_of(40 + 17 * n, n), max_new_tokens=4 + n)
+                length = 40 + 17 * n if rows > 1 else 140  # in more runs than are read as such
+                asked = EngineRequest(prompt_of(length, n), max_new_tokens=4 + n)
                 handle = engine.submit(asked)
                 engine.step()
             engine.run_until_idle()
             assert len(handle.result(timeout=0).token_ids) == 3 + rows
     # By calls of the kernel: steps of single tokens have one, those with prompts two.
     assert set(counts) == {1, 2} and max(counts.values()) <= 12, counts
+    assert paged[True] > 0 or keys == "side by side"
+    assert keys != "scattered, flash-attn 2" or not paged[False]
+    assert not [wait for wait in cuda.waits if wait.inside]
 
 
 @pytest.mark.parametrize("devices", [1, 2])

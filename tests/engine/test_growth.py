@@ -10,6 +10,7 @@ import pytest
 import tiny_models
 from engine_helpers import engine_for, greedy, prompt_of, run
 from packing_kernel import PackingReference
+from paging_kernels import Version2, install
 
 from longctx.attention import kernels
 from longctx.engine import Engine, EngineRequest, Finished, InsufficientMemoryError, Sampling, kv
@@ -149,7 +150,9 @@ def test_random_arrivals_cancellations_preemptions_and_failures(
     rng = random.Random(seed)
     model, method = tiny_models.build(), ("none", "yarn+dca")[seed % 2]
     packing = PackingReference()
-    monkeypatch.setitem(kernels._KERNELS, packing.name, packing)
+    paging = install(monkeypatch, Version2(16))
+    for kernel in (packing, paging):
+        monkeypatch.setitem(kernels._KERNELS, kernel.name, kernel)
     documents = [prompt_of(n, seed=n) for n in (40, 90)]
 
     def request() -> EngineRequest:
@@ -166,7 +169,7 @@ def test_random_arrivals_cancellations_preemptions_and_failures(
             for each in requests
         ]
     block = rng.choice([1, 4, 16])
-    monkeypatch.setattr(kv, "block_tokens", lambda _: block)
+    monkeypatch.setattr(kv, "block_tokens", lambda *_: block)
     budget = rng.choice([10, 13, 20]) * 16 * BYTES
     with engine_for(
         model,
@@ -174,7 +177,7 @@ def test_random_arrivals_cancellations_preemptions_and_failures(
         chunk_budget=rng.choice([16, 40, 128]),
         kv_budget_bytes=budget,
         share_from=rng.choice([1, 16, 64]),
-        kernel=packing.name if seed % 3 == 2 else "auto",
+        kernel=("auto", paging.name, packing.name)[seed % 3],
     ) as engine:
         forward, pool = engine._runner.forward, engine._scheduler.pool
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from packing_kernel import by_pages
 
-from longctx.attention.kernels.base import Partial
+from longctx.attention.kernels.base import Pages, Partial
 from longctx.attention.kernels.flash_attn import FlashAttnKernel
 from longctx.attention.merge import merge
+from longctx.attention.packed_parts import PartSequence
+from longctx.attention.packed_tables import tables
 
 pytestmark = pytest.mark.usefixtures("flash_attn_on_cpu")
 
@@ -244,3 +247,39 @@ def test_varlen_lse_layout() -> None:
         want = oracle(q_BHLD, k_BKMD, v_BKMD, True, 0.125)
         got = Partial(out_THD[part].transpose(0, 1)[None], lse_TH[part].T[None])
         check(got, want, torch.float16)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_pages_reach_the_extension(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The package's CPU reference reads no pages, and says nothing of it: here the extension's
+    # function alone is another, which does. Its arguments are those of mha_varlen_fwd.
+    from flash_attn import flash_attn_interface as package
+
+    calls = []
+
+    def varlen_fwd(
+        *given: torch.Tensor | float | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        q, k, v, out, ends_q, ends_k, used, leftpad, table, alibi, most_q, most_k, *rest = given
+        dropout, scale, zero, is_causal, left, right, softcap, probs, *_ = rest
+        assert [out, used, leftpad, alibi] == [None] * 4
+        assert (dropout, zero, left, right, softcap, probs) == (0.0, False, -1, -1, 0.0, False)
+        keys_E = ends_k.diff()
+        assert int(keys_E.max()) == most_k and ends_k.dtype == torch.int32
+        calls.append(is_causal)
+        how = {"causal": is_causal, "scale": scale, "multiple": 256}
+        found = by_pages(q, k, v, ends_q, keys_E, table, most_q, **how)
+        return *found, torch.empty(0), torch.empty(2, dtype=torch.int64)
+
+    monkeypatch.setattr(package.flash_attn_gpu, "varlen_fwd", varlen_fwd)
+    assert KERNEL.packs(64) and KERNEL.pages() == Pages(256, runs=False)
+    q_NHD = normal(9, 6, 64)
+    k_MKD, v_MKD = (normal(1400, 2, 64, seed=s) for s in (1, 2))
+    apart = PartSequence(2, 9, 3, 256 + 20, behind=((900, 20),))
+    held = tables([[PartSequence(0, 2, 0, 0), apart]], 9, torch.device("cpu"), 256)
+    out_NHD, lse_HN = KERNEL.packed(q_NHD, k_MKD, v_MKD, held, causal=causal, scale=0.17)
+    assert calls == [causal] and not out_NHD[:2].any()
+    order = torch.cat((torch.arange(3, 259), torch.arange(900, 920)))
+    q, k, v = (x.transpose(0, 1)[None] for x in (q_NHD[2:], k_MKD[order], v_MKD[order]))
+    got = Partial(out_NHD[2:].transpose(0, 1)[None], lse_HN[None, :, 2:])
+    check(got, oracle(q, k, v, causal, 0.17), torch.float16)

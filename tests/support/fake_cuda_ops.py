@@ -11,8 +11,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from packing_kernel import PackingReference
+from packing_kernel import PackingReference, by_pages
 
+from longctx.attention.kernels import torch_cuda
 from longctx.attention.kernels.base import Packed
 from longctx.attention.kernels.reference import ReferenceKernel
 
@@ -96,14 +97,24 @@ def _flash_packed(
     *,
     scale: float,
     seqused_k: torch.Tensor,
+    block_table: torch.Tensor | None = None,
+    num_splits: int | None = None,
 ) -> tuple[Any, ...]:
     check_flash(q_NHD, k_MKD, v_MKD)
     tables = (ends_q, starts_k, seqused_k)
     assert all(x.dtype == torch.int32 and x.is_contiguous() for x in tables)
     assert not dropout_p and not return_debug_mask
+    nothing = torch.empty(0, dtype=torch.long)
+    if block_table is not None:  # keys are [pages, page, K, D]
+        grouped = q_NHD.shape[1] > k_MKD.shape[2]
+        assert num_splits == 1 or (most_q == 1 and grouped), "split keys are joined wrongly"
+        tables = (ends_q, seqused_k, block_table)
+        page = torch_cuda.PAGE
+        given = (q_NHD, k_MKD, v_MKD, *tables, most_q)
+        made = by_pages(*given, causal=is_causal, scale=scale, multiple=page)
+        return (*made, nothing, nothing, nothing)
     held = Packed(*tables, most_q, most_k)
     made = _PACKING.packed(q_NHD, k_MKD, v_MKD, held, causal=is_causal, scale=scale)
-    nothing = torch.empty(0, dtype=torch.long)
     return (*made, nothing, nothing, nothing)
 
 

@@ -155,13 +155,39 @@ def pieces_of(slots: int, causal: bool) -> list[Piece]:
     return blocks if causal else [each._replace(queries=1) for each in blocks]
 
 
-def packed_of(pieces: Sequence[Piece], device: torch.device) -> Packed:
+def ways_of(kernel: Any, dim: int) -> list[int]:
+    """How it is told where packed keys lie: 0 by runs, else by pages of so many keys."""
+    if not (hasattr(kernel, "packed") and kernel.packs(dim)):
+        return []
+    pages = kernel.pages() if hasattr(kernel, "pages") else None
+    return [0] * (pages is None or pages.runs) + ([pages.tokens] if pages else [])
+
+
+def slots_of(piece: Piece, page: int) -> torch.Tensor:
+    """In the order in which they are read: by pages, the last whole page comes first."""
+    slots = torch.arange(piece.start, piece.start + piece.keys)
+    if not page:
+        return slots
+    whole = piece.keys // page * page
+    return torch.cat((slots[:whole].view(-1, page).flip(0).flatten(), slots[whole:]))
+
+
+def packed_of(pieces: Sequence[Piece], device: torch.device, page: int = 0) -> Packed:
     ends = torch.tensor([0, *(each.queries for each in pieces)]).cumsum(0)
-    starts = torch.tensor([*(each.start for each in pieces), 0])
+    read = [slots_of(each, page) for each in pieces]
+    starts = torch.tensor([*(int(slots[0]) if len(slots) else 0 for slots in read), 0])
     keys = torch.tensor([each.keys for each in pieces])
     most_q, most_k = max(each.queries for each in pieces), max(each.keys for each in pieces)
     ends, starts, keys = (x.to(device, torch.int32) for x in (ends, starts, keys))
-    return Packed(ends, starts, keys, most_q, most_k)
+    made = Packed(ends, starts, keys, most_q, most_k)
+    if not page:
+        return made
+    pages = torch.zeros(len(pieces), -(-most_k // page), dtype=torch.int32)
+    for number, slots in enumerate(read):
+        firsts = slots[::page]
+        pages[number, : len(firsts)] = firsts
+    ends_k = torch.cat((keys.new_zeros(1), keys.cumsum(0))).to(torch.int32)
+    return made._replace(pages_EP=pages.to(device), ends_k=ends_k)
 
 
 def packed_checks(
@@ -172,10 +198,11 @@ def packed_checks(
     v_MKD: torch.Tensor,
     pieces: Sequence[Piece],
     causal: bool,
+    page: int = 0,
 ) -> list[Check]:
     """All pieces in one call, each against attention over its own keys."""
     scale = SCALE * q_NHD.shape[2] ** -0.5
-    sequences = packed_of(pieces, q_NHD.device)
+    sequences = packed_of(pieces, q_NHD.device, page)
     out_NHD, lse_HN = kernel.packed(q_NHD, k_MKD, v_MKD, sequences, causal=causal, scale=scale)
     assert out_NHD.shape == q_NHD.shape and lse_HN.dtype == torch.float32
     errors, plains, lses, empties = [], [], [0.0], [0.0]
@@ -184,7 +211,7 @@ def packed_checks(
         stop = first + each.queries
         out_HLD = out_NHD[first:stop].transpose(0, 1)
         if each.keys:
-            run = slice(each.start, each.start + each.keys)
+            run = slots_of(each, page).to(k_MKD.device)
             tensors = (q_NHD[first:stop], k_MKD[run], v_MKD[run])
             q, k, v = (x.transpose(0, 1)[None] for x in tensors)
             want = dense(q, k, v, causal, scale)
@@ -208,21 +235,24 @@ def packing_checks(
 ) -> list[Check]:
     """Keys as an arena has them, and as the engine has them: one head behind the other."""
     found = []
-    for causal in (True, False):
+    ways = ways_of(kernel, shape.dim)
+    for causal, page in ((causal, page) for causal in (True, False) for page in ways):
         pieces = pieces_of(slots, causal)
         count = sum(each.queries for each in pieces)
         q_NHD = SHARPNESS * normal(
             count, shape.heads, shape.dim, dtype=dtype, seed=1, device=device
         )
         for layout in ("slots first", "heads first"):
-            sizes = (slots, shape.kv_heads, shape.dim)
+            held = slots + max(0, page - 1)  # the last page ends there
+            sizes = (held, shape.kv_heads, shape.dim)
             if layout == "heads first":
-                sizes = (shape.kv_heads, slots, shape.dim)
+                sizes = (shape.kv_heads, held, shape.dim)
             k_MKD, v_MKD = (normal(*sizes, dtype=dtype, seed=s, device=device) for s in (2, 3))
             if layout == "heads first":
                 k_MKD, v_MKD = k_MKD.transpose(0, 1), v_MKD.transpose(0, 1)
             what = f"{name}, packed over {slots} slots, {layout}{', causal' * causal}"
-            found += packed_checks(what, kernel, q_NHD, k_MKD, v_MKD, pieces, causal)
+            what += f", pages of {page}" if page else ""
+            found += packed_checks(what, kernel, q_NHD, k_MKD, v_MKD, pieces, causal, page)
     return found
 
 
@@ -230,6 +260,7 @@ def far_checks(
     kernel: Any, shape: Shape, elements: int, dtype: torch.dtype, device: torch.device
 ) -> list[Check]:
     """Keys of more than `elements` numbers, the last of them read: an offset of 32 bits is short.
+    (Not the very last, where a page of keys could not begin.)
 
     Packed where the kernel packs; and one call whose last heads lie beyond.
     """
@@ -245,13 +276,13 @@ def far_checks(
         v_KMD[None],
         True,
     )
-    if not hasattr(kernel, "packed"):
-        return found
+    ways = ways_of(kernel, shape.dim)
+    last = slots - max([1, *ways]) + 1  # where a page may begin
     pieces = [
-        Piece(2, slots - 1024, 1024),
+        Piece(2, last - 1024, 1024),
         Piece(1, 0, 0),
         Piece(7, 5, 300),
-        Piece(3, slots - 9, 9),
+        Piece(3, last - 9, 9),
     ]
     q_NHD = SHARPNESS * normal(13, shape.heads, shape.dim, dtype=dtype, seed=4, device=device)
     for layout in ("heads first", "slots first"):
@@ -259,6 +290,7 @@ def far_checks(
             k_MKD, v_MKD = (x.view(slots, shape.kv_heads, shape.dim) for x in (k_KMD, v_KMD))
         else:
             k_MKD, v_MKD = k_KMD.transpose(0, 1), v_KMD.transpose(0, 1)
-        what = f"{k_KMD.numel()} numbers, packed, {layout}"
-        found += packed_checks(what, kernel, q_NHD, k_MKD, v_MKD, pieces, True)
+        for page in ways:
+            what = f"{k_KMD.numel()} numbers, packed, {layout}{f', pages of {page}' * bool(page)}"
+            found += packed_checks(what, kernel, q_NHD, k_MKD, v_MKD, pieces, True, page)
     return found

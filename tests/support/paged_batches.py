@@ -138,16 +138,19 @@ _MIXED = {
 }
 
 
-def batch_of(kind: str, count: int, page: int, method: str, seed: int) -> Batch:
+def batch_of(
+    kind: str, count: int, page: int, method: str, seed: int, chunk_len: int | None = None
+) -> Batch:
     """
     Args:
         kind: what its requests are at: a prompt's beginning (prefill) or a later part of it
             (block), a token of an answer (decode), or prompt and answer once more (preempted); or
             a mixture.
+        chunk_len: of the chunks; by default so many pages as are about 112 tokens.
     """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     local = 16
-    chunk_len = max(page, 112 // page * page)
+    chunk_len = chunk_len or max(page, 112 // page * page)
     chunk = chunk_len + local
     inv_freq_F = base_inv_freq(1e4, DIM)
     spans: list[tuple[int, int]] = []
