@@ -150,13 +150,13 @@ def block_maxima(logits_RV: torch.Tensor) -> torch.Tensor:
     return torch.cat(maxima, 1) if len(maxima) > 1 else maxima[0]
 
 
-def argmax(logits_RV: torch.Tensor, maxima_RB: torch.Tensor) -> torch.Tensor:
+def argmax(logits_RV: torch.Tensor, maxima_RB: torch.Tensor) -> Array:
     """[R]: of equals the lowest id."""
-    block_R1 = maxima_RB.argmax(-1, keepdim=True)
-    within = torch.arange(_BLOCK, device=logits_RV.device)
-    ids_RW = (block_R1 * _BLOCK + within).clamp_max_(logits_RV.shape[1] - 1)
-    best_R1 = logits_RV.gather(1, ids_RW).argmax(-1, keepdim=True)
-    return ids_RW.gather(1, best_R1)[:, 0]
+    numbers_RV, largest_RB = arrays.of(logits_RV), arrays.of(maxima_RB)
+    first_R1 = largest_RB.argmax(1)[:, None] * _BLOCK
+    ids_RW = (first_R1 + arrays.up_to(_BLOCK, largest_RB)).clip(max=logits_RV.shape[1] - 1)
+    best_R1 = arrays.along(numbers_RV, ids_RW).argmax(1)[:, None]
+    return arrays.along(ids_RW, best_R1)[:, 0]
 
 
 def top(logits_RV: torch.Tensor, maxima_RB: torch.Tensor, count: int) -> Top:
