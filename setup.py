@@ -1,8 +1,9 @@
 """The one thing that pyproject.toml cannot say: the C libraries of attention and engine.
 
 They are compiled as the package is built, and are no extensions of Python: one wheel a platform
-serves every Python and every torch. Without a compiler the wheel is one for any platform, and torch's
-own kernels run. `python setup.py build_native` builds it in the tree, for a run by PYTHONPATH.
+serves every Python and every torch. Without a compiler the wheel is one for any platform, and
+torch's own kernels run. `python setup.py build_native` builds them in the tree, for a run by
+PYTHONPATH.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def level_of(functions: ctypes.CDLL) -> int:
 
 
 def gomp_parallel() -> int | None:
-    """Its address, of the OpenMP that torch uses: the one beside it, where others are loaded too."""
+    """Its address in the OpenMP that torch uses: the one beside it, where others are loaded."""
     try:
         lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -264,7 +264,21 @@ def keep(found: Top, rule: Filters, others_R1: Array | None = None) -> Kept:
     # Of what top_k leaves top_p takes its share: all of it must be known.
     certain_RK = first_RK if rule.most else xp.where(xp.isinf(rule.top_k), kept_RK, first_RK)
     sure_R = ~(certain_RK & ~above_RK).any(1)
+    if not rule.most:
+        sure_R &= ~_hides(found, rule)[:, 0]
     return Kept(ids_RK, xp.where(kept_RK, weights_RK, 0.0), rest_R1, sure_R)
+
+
+def _hides(found: Top, rule: Filters) -> Array:
+    """Bool [R, 1]: whether min_p alone rules, and would keep a token at the bound.
+
+    Candidates at the bound may all have been penalised, and then tell nothing of the others there.
+    """
+    xp = arrays.library(found.values_RK)
+    bound_R1 = arrays.cast(found.bound_R1, "float64")
+    share_R1 = xp.exp((bound_R1 - found.values_RK[:, :1]) / rule.temperature)
+    alone_R1 = xp.isinf(rule.top_k) & xp.isinf(rule.top_p) & (rule.min_p > 0)
+    return alone_R1 & (share_R1 >= rule.min_p)
 
 
 def edge(found: Top, rule: Filters) -> Array:

@@ -83,7 +83,8 @@ class Penalties:
             seen_V = self.seen(vocabulary, host) if self.repetition != 1 else None
             cost_V = self.cost(vocabulary, host) if self.counts else None
             seen, cost = (
-                0 if table is None else arrays.tensor(table).data_ptr() for table in (seen_V, cost_V)
+                0 if table is None else arrays.tensor(table).data_ptr()
+                for table in (seen_V, cost_V)
             )
             self._addresses = seen, cost
         return self._addresses

@@ -250,7 +250,7 @@ def _draw_quickly(
             packed.append(sampler.packed(first + row * pitch, vocabulary))
     for row, token in zip(rows, library.draw(packed, vocabulary), strict=True):
         if finite_R is not None:
-            # What was finite, and now is forbidden altogether, has the first token for its largest.
+            # What was finite, and is now forbidden altogether, is not broken.
             token = (0 if token == _NO_TOKEN else token) if finite_R[row] else _NO_TOKEN
         tokens[row] = token
 
@@ -280,11 +280,15 @@ def _searched(
             jobs.setdefault(sizes[row].pop(0), []).append(row)
         for size, rows in jobs.items():
             mine = [samplers[row] for row in rows]
-            found_R = _search(arrays.picked(logits_RV, rows), arrays.picked(maxima_RB, rows), mine, size)
+            found_R = _search(
+                arrays.picked(logits_RV, rows), arrays.picked(maxima_RB, rows), mine, size
+            )
             tokens_R = arrays.replaced(tokens_R, rows, found_R)
         if rest:
             found_R = _among_the_rest(
-                arrays.picked(logits_RV, rest), arrays.picked(maxima_RB, rest), [samplers[row] for row in rest]
+                arrays.picked(logits_RV, rest),
+                arrays.picked(maxima_RB, rest),
+                [samplers[row] for row in rest],
             )
             tokens_R = arrays.replaced(tokens_R, rest, arrays.of(found_R))
         tokens = arrays.library(tokens_R).where(finite_R, tokens_R, _NO_TOKEN).tolist()

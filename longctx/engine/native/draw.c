@@ -24,6 +24,7 @@
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
+#define FEW(a, b) ((a) < (b) ? (a) : (b))
 #define ALWAYS static inline __attribute__((always_inline))
 
 #define LANES 16
@@ -131,13 +132,19 @@ static double uniform(uint64_t key, int64_t id) {
     return ((double)(int64_t)(word >> 12) + 0.5) * 0x1p-52;
 }
 
-static float penalised(const Row *row, float value, int64_t id) {
-    if (row->seen && row->seen[id]) {
-        float factor = (float)row->repetition + 1.0f;
-        float less = value / factor, more = value * factor;
-        value = less < more ? less : more;
+/* The candidates' values less their penalties; the tables were asked for when they were found. */
+static void penalise(const Row *row, uint64_t *keys, int64_t count) {
+    float factor = (float)row->repetition + 1.0f;
+    if (!row->seen && !row->cost) return;
+    for (int64_t each = 0; each < count; each++) {
+        int64_t id = id_of(keys[each]);
+        float value = value_of(keys[each]);
+        if (row->seen && row->seen[id]) {
+            float less = value / factor, more = value * factor;
+            value = less < more ? less : more;
+        }
+        keys[each] = key_of(row->cost ? value - row->cost[id] : value, id);
     }
-    return row->cost ? value - row->cost[id] : value;
 }
 
 /* The token among sorted candidates; LEFT where others may have to be kept too. */
@@ -292,7 +299,7 @@ TARGET static int64_t NAME(group)(const float *combs, int64_t chunks, int64_t si
     Ints unused = {0};
     int64_t found = 0;
     for (int64_t first = 0; first < chunks; first += size, found += LANES) {
-        int64_t count = first + size < chunks ? size : chunks - first;
+        int64_t count = FEW(size, chunks - first);
         for (int lane = 0; lane < LANES; lane += WIDTH)
             *(FloatsAt *)(groups + found + lane) =
                 NAME(largest)(combs + first * LANES + lane, count, &unused);
@@ -300,29 +307,43 @@ TARGET static int64_t NAME(group)(const float *combs, int64_t chunks, int64_t si
     return found;
 }
 
-/* Into `keys` what reaches the bound, penalised; how many these are, or -1 for more than MOST. With
-   no room for keys: the lowest id of them. */
-TARGET static int64_t NAME(collect)(const Row *row, int64_t vocabulary, const Space *space,
-                                    int64_t chunks, int64_t size, float bound, uint64_t *keys) {
+/* Bit by bit, which of LANES numbers are at least `least`. */
+TARGET ALWAYS uint32_t NAME(reaching)(const float *from, float least) {
+#if WIDTH == 16
+    return _mm512_cmp_ps_mask(_mm512_loadu_ps(from), _mm512_set1_ps(least), _CMP_GE_OQ);
+#elif WIDTH == 8
+    __m256 bound = _mm256_set1_ps(least);
+    uint32_t low = (uint32_t)_mm256_movemask_ps(
+        _mm256_cmp_ps(_mm256_loadu_ps(from), bound, _CMP_GE_OQ));
+    return low | (uint32_t)_mm256_movemask_ps(
+                     _mm256_cmp_ps(_mm256_loadu_ps(from + 8), bound, _CMP_GE_OQ)) << 8;
+#else
+    uint32_t bits = 0;
+    for (int lane = 0; lane < LANES; lane++) bits |= (uint32_t)(from[lane] >= least) << lane;
+    return bits;
+#endif
+}
+
+/* Into `keys` what reaches the bound; how many these are, or -1 for more than MOST. With no room for
+   keys: the lowest id of them. */
+TARGET static int64_t NAME(collect)(const Row *row, int64_t vocabulary, const float *combs,
+                                    float bound, uint64_t *keys) {
     int64_t count = 0, lowest = vocabulary;
-    for (int64_t first = 0, at = 0; first < chunks; first += size, at += LANES)
-        for (int lane = 0; lane < LANES; lane++) {
-            if (!(space->groups[at + lane] >= bound)) continue;
-            int64_t stop = first + size < chunks ? first + size : chunks;
-            for (int64_t chunk = first; chunk < stop; chunk++) {
-                if (!(space->combs[chunk * LANES + lane] >= bound)) continue;
-                int64_t id = chunk * CHUNK + lane, end = chunk * CHUNK + CHUNK;
-                for (end = end < vocabulary ? end : vocabulary; id < end; id += LANES) {
-                    if (!(row->logits[id] >= bound)) continue;
-                    if (!keys) {
-                        lowest = id < lowest ? id : lowest;
-                        break;
-                    }
-                    if (count == MOST) return -1;
-                    keys[count++] = key_of(penalised(row, row->logits[id], id), id);
+    for (int64_t first = 0; first < vocabulary; first += CHUNK, combs += LANES) {
+        int64_t stop = FEW(first + CHUNK, vocabulary);
+        for (uint32_t lanes = NAME(reaching)(combs, bound); lanes; lanes &= lanes - 1)
+            for (int64_t id = first + __builtin_ctz(lanes); id < stop; id += LANES) {
+                if (!(row->logits[id] >= bound)) continue;
+                if (!keys) {
+                    lowest = FEW(id, lowest);
+                    break;
                 }
+                if (count == MOST) return -1;
+                keys[count++] = key_of(row->logits[id], id);
+                if (row->seen) __builtin_prefetch(row->seen + id);
+                if (row->cost) __builtin_prefetch(row->cost + id);
             }
-        }
+    }
     return keys ? count : lowest;
 }
 
@@ -334,15 +355,16 @@ TARGET static int64_t NAME(draw)(const Row *row, int64_t vocabulary, Space *spac
     for (int lane = 1; lane < LANES; lane++)
         largest = space->groups[lane] > largest ? space->groups[lane] : largest;
     if (isinf(largest)) return NOT_FINITE;
-    if (!row->count) return NAME(collect)(row, vocabulary, space, chunks, chunks, largest, 0);
+    if (!row->count) return NAME(collect)(row, vocabulary, space->combs, largest, 0);
     for (int64_t count = row->count; count <= WIDEST; count *= 4) {
         int64_t size = chunks * LANES / (PER_COUNT * count);
         size = size < 1 ? 1 : size;
         int64_t groups = NAME(group)(space->combs, chunks, size, space->groups);
         float bound = bound_of(space->groups, groups, count);
         float least = isinf(bound) ? -FLT_MAX : bound; /* -inf is no candidate */
-        int64_t found = NAME(collect)(row, vocabulary, space, chunks, size, least, space->keys);
+        int64_t found = NAME(collect)(row, vocabulary, space->combs, least, space->keys);
         if (found < 0) break;
+        penalise(row, space->keys, found);
         sort(space->keys, found);
         int64_t token = drawn(row, space, found, bound);
         if (token != LEFT) return token;
