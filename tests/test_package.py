@@ -142,7 +142,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "longctx.__version__",
     ),
     "longctx.doctor": (
-        *("longctx.attention", "longctx.engine.packed", "longctx.errors", "longctx.__version__"),
+        *("longctx.attention", "longctx.engine.packed", "longctx.engine.native"),
+        *("longctx.errors", "longctx.__version__"),
     ),
     # Reads what lies in a run folder, never a model.
     "longctx.plots": (

@@ -40,6 +40,10 @@ class Drawer:
     parallel: int | None
     widest: int
 
+    def __str__(self) -> str:
+        threads = "threads of torch" if self.parallel else "one thread: torch has no GNU OpenMP"
+        return f"{library.LEVELS[self.level]}, {threads}"
+
     def draw(self, rows: Sequence[bytes], vocabulary: int) -> list[int]:
         """Of each row its token, NOT_FINITE, or LEFT where its candidates are too many.
 
