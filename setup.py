@@ -1,8 +1,9 @@
-"""The one thing that pyproject.toml cannot say: the C library of attention/native.
+"""The one thing that pyproject.toml cannot say: the C libraries of attention and engine.
 
-It is compiled as the package is built, and is no extension of Python: one wheel a platform serves
-every Python and every torch. Without a compiler the wheel is one for any platform, and torch's own
-kernels run. `python setup.py build_native` builds it in the tree, for a run by PYTHONPATH.
+They are compiled as the package is built, and are no extensions of Python: one wheel a platform
+serves every Python and every torch. Without a compiler the wheel is one for any platform, and
+torch's own kernels run. `python setup.py build_native` builds them in the tree, for a run by
+PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -16,36 +17,50 @@ from setuptools import Command, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-PACKAGE = "longctx.attention.native"
-FOLDER = Path("attention", "native")
+BUILD = Path("attention", "native", "build.py")
+# Package, C file, what it asks the compiler for.
+LIBRARIES = (
+    ("longctx.attention.native", Path("attention", "native", "decode.c"), ()),
+    (
+        "longctx.engine.native",
+        Path("longctx", "engine", "native", "draw.c"),
+        ("-ffp-contract=off", "-lm"),  # products and sums as numpy has them
+    ),
+)
 
 
-def compile_into(folder: Path) -> bool:
-    """Whether there is a library now; says so in one line where there is none."""
-    spec = importlib.util.spec_from_file_location("longctx_build_native", FOLDER / "build.py")
+def compile_all(build_lib: Path | None = None) -> list[str]:
+    """Beside the C files, or into a build: one line says where it fails.
+
+    Returns:
+        Packages that have a library now.
+    """
+    spec = importlib.util.spec_from_file_location("longctx_build_native", BUILD)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    reason = module.compile_into(folder)
-    if reason is not None:
-        print(f"longctx: no native attention kernel: {reason}; torch's is used", file=sys.stderr)
-    return reason is None
+    reasons = {}
+    for package, source, more in LIBRARIES:
+        into = Path(build_lib, *package.split(".")) if build_lib else source.parent
+        reasons[package] = module.compile_into(into, source, more)
+    for reason in sorted({reason for reason in reasons.values() if reason}):
+        print(f"longctx: no native kernels: {reason}; torch's are used", file=sys.stderr)
+    return [package for package, reason in reasons.items() if not reason]
 
 
 class BuildPackage(build_py):
     def run(self) -> None:
         super().run()
         if self.editable_mode:
-            compile_into(FOLDER)
+            compile_all()
         else:
-            into = Path(self.build_lib, *PACKAGE.split("."))
-            self.distribution.has_native = compile_into(into)
+            self.distribution.has_native = bool(compile_all(Path(self.build_lib)))
 
 
 class BuildNative(Command):
-    """In the tree, beside the C file."""
+    """In the tree, beside the C files."""
 
-    description = "compile attention/native/decode.c in the tree"
+    description = "compile the C libraries in the tree"
     user_options: ClassVar[list[tuple[str, str | None, str]]] = []
 
     def initialize_options(self) -> None:
@@ -55,12 +70,12 @@ class BuildNative(Command):
         pass
 
     def run(self) -> None:
-        if not compile_into(FOLDER):
+        if len(compile_all()) < len(LIBRARIES):
             sys.exit(1)
 
 
 class Wheel(bdist_wheel):
-    """For this platform where the library is in it, and for any Python."""
+    """For this platform where the libraries are in it, and for any Python."""
 
     def get_tag(self) -> tuple[str, str, str]:
         if not getattr(self.distribution, "has_native", False):

@@ -24,7 +24,7 @@ FOLDERS = {
 # links (Windows) has a small text file there, and needs neither.
 LINKS = [ROOT / "longctx" / folder for folder in ("attention", "eval", "plots")]
 # What setup.py compiles, and git does not know.
-LIBRARY = "decode.lib"
+LIBRARIES_IN_C = ("decode.lib", "draw.lib")
 HEAVY = {"torch", "transformers", "accelerate", "numpy", "matplotlib", "flash_attn"}
 
 
@@ -52,7 +52,7 @@ def test_every_other_file_of_a_package_is_packaged() -> None:
         for file in (ROOT / folder).rglob("*"):
             if not file.is_file() or file.suffix == ".py" or "__pycache__" in file.parts:
                 continue
-            if file in LINKS or file.name == LIBRARY:
+            if file in LINKS or file.name in LIBRARIES_IN_C:
                 continue
             name = file.relative_to(ROOT / folder)
             owners = [".".join((package, *name.parts[:depth])) for depth in range(len(name.parts))]
@@ -142,7 +142,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "longctx.__version__",
     ),
     "longctx.doctor": (
-        *("longctx.attention", "longctx.engine.packed", "longctx.errors", "longctx.__version__"),
+        *("longctx.attention", "longctx.engine.packed", "longctx.engine.native"),
+        *("longctx.errors", "longctx.__version__"),
     ),
     # Reads what lies in a run folder, never a model.
     "longctx.plots": (

@@ -1,4 +1,4 @@
-"""Compiles decode.c into a shared library. setup.py loads this file alone: standard library only.
+"""Compiles a C file into a shared library. setup.py loads this file alone: standard library only.
 
 A machine without a compiler gets no library, one line that says so, and torch's kernels.
 """
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("decode.c")
@@ -26,20 +27,28 @@ FLAGS = (
 )
 
 
+def library_of(source: Path) -> Path:
+    """What lies beside a C file once it is compiled."""
+    return source.with_suffix(Path(LIBRARY).suffix)
+
+
 def source_hash(source: Path = SOURCE) -> str:
     """What a library says that it was made of."""
     return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
 
 
-def compile_into(folder: Path) -> str | None:
-    """Put the library into a folder; one that lies there already goes.
+def compile_into(folder: Path, source: Path = SOURCE, more: Sequence[str] = ()) -> str | None:
+    """Put the library of a C file into a folder; one that lies there already goes.
 
     The compiler is $CC where that is set, else the first of cc, gcc and clang on the PATH.
+
+    Args:
+        more: what this file asks the compiler for beside FLAGS.
 
     Returns:
         Why there is no library, as a clause; None where there is one.
     """
-    target = folder / LIBRARY
+    target = folder / library_of(source).name
     target.unlink(missing_ok=True)
     if os.environ.get(LEAVE_OUT, "0") not in ("", "0"):
         return f"{LEAVE_OUT} is set"
@@ -52,9 +61,9 @@ def compile_into(folder: Path) -> str | None:
         return f"no C compiler was found ({f'CC={asked}' if asked else ', '.join(COMPILERS)})"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / LIBRARY
-        define = f'-DSOURCE="{source_hash()}"'
-        command = [*found[0], *FLAGS, define, "-o", str(made), str(SOURCE)]
+        made = Path(scratch) / target.name
+        define = f'-DSOURCE="{source_hash(source)}"'
+        command = [*found[0], *FLAGS, define, "-o", str(made), str(source), *more]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         except OSError as error:

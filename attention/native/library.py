@@ -1,4 +1,5 @@
-"""The library of decode.c: found beside it and loaded once, or the reason why there is none.
+"""The library of decode.c: found beside it and loaded once, or the reason why there is none. Others
+are opened in the same way.
 
 Its threads are those of torch: `GOMP_parallel` of the OpenMP that torch has loaded is handed in. A
 second OpenMP in the process would have threads of its own, which fight with torch's for the cores.
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from longctx.attention.native.build import LEAVE_OUT, LIBRARY, SOURCE, source_hash
+from longctx.attention.native.build import LEAVE_OUT, SOURCE, library_of, source_hash
 
 LEVELS = ("plain C", "AVX2", "AVX-512")
 # What torch's own kernels are held to by this variable, so are these.
@@ -42,7 +43,20 @@ class Library:
 @cache
 def load() -> Library | str:
     """The library, or why there is none, as a clause."""
-    path = SOURCE.with_name(LIBRARY)
+    functions = opened(SOURCE)
+    if isinstance(functions, str):
+        return functions
+    pointer = ctypes.c_void_p
+    functions.longctx_decode.argtypes = (
+        *(pointer, pointer, pointer, pointer),
+        *(ctypes.c_float, ctypes.c_int, pointer, ctypes.c_int),
+    )
+    return Library(functions, level_of(functions), gomp_parallel(), functions.longctx_split())
+
+
+def opened(source: Path) -> ctypes.CDLL | str:
+    """The functions of a C file's library, or why there are none, as a clause."""
+    path = library_of(source)
     if os.environ.get(LEAVE_OUT, "0") not in ("", "0"):
         return f"{LEAVE_OUT} is set"
     if not path.exists():
@@ -56,19 +70,19 @@ def load() -> Library | str:
         made_of = functions.longctx_source().decode()
     except (OSError, AttributeError) as error:
         return f"cannot be loaded ({error})"
-    if made_of != source_hash():
-        return f"was built from another {SOURCE.name}: install longctx again"
-    pointer = ctypes.c_void_p
-    functions.longctx_decode.argtypes = (
-        *(pointer, pointer, pointer, pointer),
-        *(ctypes.c_float, ctypes.c_int, pointer, ctypes.c_int),
-    )
-    level = min(functions.longctx_level(), _HELD.get(os.environ.get("ATEN_CPU_CAPABILITY", ""), 2))
-    return Library(functions, level, _gomp_parallel(), functions.longctx_split())
+    if made_of != source_hash(source):
+        return f"was built from another {source.name}: install longctx again"
+    return functions
 
 
-def _gomp_parallel() -> int | None:
-    """Of the OpenMP that torch uses: the one beside it, where others are loaded too."""
+def level_of(functions: ctypes.CDLL) -> int:
+    """Which of LEVELS a library is to use here."""
+    held = _HELD.get(os.environ.get("ATEN_CPU_CAPABILITY", ""), 2)
+    return min(int(functions.longctx_level()), held)
+
+
+def gomp_parallel() -> int | None:
+    """Its address in the OpenMP that torch uses: the one beside it, where others are loaded."""
     try:
         lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

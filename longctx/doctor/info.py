@@ -213,12 +213,15 @@ def _features() -> list[Feature]:
 
     from longctx.attention import cpu
     from longctx.attention.native import library
+    from longctx.engine.native import drawing
 
     native = cpu.native_bf16()
     features = [Feature("cpu", "native bf16", "bfloat16", native.available, native.reason)]
     loaded = library.load()
     there = not isinstance(loaded, str)
     features.append(Feature("cpu", "native kernel", None, there, str(loaded)))
+    drawer = drawing.load()
+    features.append(Feature("cpu", "native draws", None, not isinstance(drawer, str), str(drawer)))
     for name in DTYPES:
         packs = cpu.packs_linear(getattr(torch, name))
         features.append(Feature("cpu", "packed linear", name, packs.available, packs.reason))

@@ -83,11 +83,20 @@ def replaced(array_R: Array, rows: list[int], by: Array) -> Array:
     return array_R
 
 
-def along(array_RK: Array, at_R1: Array) -> Array:
-    """[R, 1]: of each row the number at its place."""
+def picked(array_R: Array, rows: list[int]) -> Array:
+    """Some rows; no copy of all."""
+    if len(rows) == len(array_R):
+        return array_R
+    if isinstance(array_R, torch.Tensor):
+        return array_R.index_select(0, upload(torch.tensor(rows), array_R.device))
+    return array_R[rows]
+
+
+def along(array_RK: Array, at_RN: Array) -> Array:
+    """[R, N]: of each row the numbers at its places."""
     if isinstance(array_RK, torch.Tensor):
-        return array_RK.gather(1, at_R1)
-    return array_RK[np.arange(len(at_R1))[:, None], at_R1]
+        return array_RK.gather(1, at_RN)
+    return array_RK[np.arange(len(at_RN))[:, None], at_RN]
 
 
 def looked_up(tables: Sequence[Array | None], at_RK: Array) -> Array:

@@ -150,13 +150,13 @@ def block_maxima(logits_RV: torch.Tensor) -> torch.Tensor:
     return torch.cat(maxima, 1) if len(maxima) > 1 else maxima[0]
 
 
-def argmax(logits_RV: torch.Tensor, maxima_RB: torch.Tensor) -> torch.Tensor:
+def argmax(logits_RV: torch.Tensor, maxima_RB: torch.Tensor) -> Array:
     """[R]: of equals the lowest id."""
-    block_R1 = maxima_RB.argmax(-1, keepdim=True)
-    within = torch.arange(_BLOCK, device=logits_RV.device)
-    ids_RW = (block_R1 * _BLOCK + within).clamp_max_(logits_RV.shape[1] - 1)
-    best_R1 = logits_RV.gather(1, ids_RW).argmax(-1, keepdim=True)
-    return ids_RW.gather(1, best_R1)[:, 0]
+    numbers_RV, largest_RB = arrays.of(logits_RV), arrays.of(maxima_RB)
+    first_R1 = largest_RB.argmax(1)[:, None] * _BLOCK
+    ids_RW = (first_R1 + arrays.up_to(_BLOCK, largest_RB)).clip(max=logits_RV.shape[1] - 1)
+    best_R1 = arrays.along(numbers_RV, ids_RW).argmax(1)[:, None]
+    return arrays.along(ids_RW, best_R1)[:, 0]
 
 
 def top(logits_RV: torch.Tensor, maxima_RB: torch.Tensor, count: int) -> Top:
@@ -264,7 +264,21 @@ def keep(found: Top, rule: Filters, others_R1: Array | None = None) -> Kept:
     # Of what top_k leaves top_p takes its share: all of it must be known.
     certain_RK = first_RK if rule.most else xp.where(xp.isinf(rule.top_k), kept_RK, first_RK)
     sure_R = ~(certain_RK & ~above_RK).any(1)
+    if not rule.most:
+        sure_R &= ~_hides(found, rule)[:, 0]
     return Kept(ids_RK, xp.where(kept_RK, weights_RK, 0.0), rest_R1, sure_R)
+
+
+def _hides(found: Top, rule: Filters) -> Array:
+    """Bool [R, 1]: whether min_p alone rules, and would keep a token at the bound.
+
+    Candidates at the bound may all have been penalised, and then tell nothing of the others there.
+    """
+    xp = arrays.library(found.values_RK)
+    bound_R1 = arrays.cast(found.bound_R1, "float64")
+    share_R1 = xp.exp((bound_R1 - found.values_RK[:, :1]) / rule.temperature)
+    alone_R1 = xp.isinf(rule.top_k) & xp.isinf(rule.top_p) & (rule.min_p > 0)
+    return alone_R1 & (share_R1 >= rule.min_p)
 
 
 def edge(found: Top, rule: Filters) -> Array:

@@ -40,6 +40,7 @@ class Penalties:
         self._counts: dict[int, int] = {}
         self._seen_V: Array | None = None
         self._cost_V: Array | None = None
+        self._addresses: tuple[int, int] | None = None
 
     @property
     def counts(self) -> bool:
@@ -56,7 +57,7 @@ class Penalties:
 
     def drop(self) -> None:
         """Give the memory of the marks back: they are made again where they are needed."""
-        self._seen_V = self._cost_V = None
+        self._seen_V = self._cost_V = self._addresses = None
 
     def seen(self, vocabulary: int, device: torch.device) -> Array:
         """Bool [V]; to be read only."""
@@ -74,6 +75,19 @@ class Penalties:
             cost_V[list(self._counts)] = [self._cost(token) for token in self._counts]
             self._cost_V = arrays.placed(cost_V, device)
         return self._cost_V
+
+    def addresses(self, vocabulary: int) -> tuple[int, int]:
+        """Where `seen` and `cost` lie on the host; 0 for one that is not needed."""
+        if self._addresses is None:
+            host = torch.device("cpu")
+            seen_V = self.seen(vocabulary, host) if self.repetition != 1 else None
+            cost_V = self.cost(vocabulary, host) if self.counts else None
+            seen, cost = (
+                0 if table is None else arrays.tensor(table).data_ptr()
+                for table in (seen_V, cost_V)
+            )
+            self._addresses = seen, cost
+        return self._addresses
 
     def put_on(self, logits_V: torch.Tensor) -> None:
         """All of them, in place."""

@@ -8,14 +8,18 @@ never on its neighbours nor on how often a step is repeated. Knows no model and 
     temperature, filters           on the candidates (`candidates.py`)
     random numbers                 by seed, position and token id (`noise.py`)
 
+On a CPU rows that need no probabilities of all tokens are drawn in one call of the C library where
+there is one (`native/drawing.py`), and come out the same.
+
 Shape legend: R rows, V vocabulary, B blocks of it, K candidates.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +30,15 @@ from longctx.engine import arrays, candidates, noise
 from longctx.engine.arrays import Array
 from longctx.engine.constraint import Constraint
 from longctx.engine.errors import NonFiniteLogitsError
+from longctx.engine.native import drawing
 from longctx.engine.penalties import Penalties, penalise
 from longctx.engine.request import Sampling, TokenLogprob
 
 # Stand for a token where there is none: what is read back tells all in one transfer.
-_NO_TOKEN, _MORE, _REST = -1, -2, -3
+_NO_TOKEN, _MORE, _REST = drawing.NOT_FINITE, drawing.LEFT, -3
+# Candidates that the library asks for at first: beside top_k as many again, as penalties may lower
+# some below others, but no more than this; so many where top_k does not say.
+_SPARE = 64
 
 
 class Drawn(NamedTuple):
@@ -52,6 +60,7 @@ class RowSampler:
         rule: temperature and filters.
         sums: whether they need the probabilities of all tokens.
         searches: whether the largest logit is not the answer.
+        settings: as `drawing.packed` takes them.
     """
 
     def __init__(
@@ -84,6 +93,7 @@ class RowSampler:
         self.rule = candidates.RowFilter.of(sampling)
         self.sums = candidates.needs_sum(sampling)
         self.searches = sampling.temperature > 0 or self.late
+        self.settings = self._settings()
 
     @property
     def adjusts(self) -> bool:
@@ -99,6 +109,25 @@ class RowSampler:
     def key(self) -> int:
         """What the next token's random numbers follow from."""
         return noise.key_of(self._start, self._drawn)
+
+    def _settings(self) -> tuple[int, float, float, float, float, float]:
+        rule, penalties = self.rule, self.penalties
+        asked = int(rule.top_k) if rule.top_k < math.inf else _SPARE
+        return (
+            max(asked + min(asked, _SPARE), _SPARE // 4) if self.searches else 0,
+            penalties.repetition - 1 if penalties and self.late else 0.0,
+            *(rule.temperature, rule.top_k, rule.top_p, rule.min_p),
+        )
+
+    def packed(self, logits: int, vocabulary: int) -> bytes:
+        """For the library.
+
+        Args:
+            logits: address of the row's first.
+        """
+        late = self.penalties if self.late else None
+        seen, cost = late.addresses(vocabulary) if late else (0, 0)
+        return drawing.packed(logits, seen, cost, self._start, self._drawn, self.settings)
 
     @property
     def foreseeable(self) -> bool:
@@ -147,10 +176,9 @@ def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn 
         logits_RV: float32, with -inf where the tokenizer has no token. They stay as they are.
     """
     failures: dict[int, Exception] = {}
-    maxima_RB = candidates.block_maxima(logits_RV)
-    finite_R = arrays.finite(arrays.of(maxima_RB))
-    given_RV = logits_RV
+    given_RV, finite_R = logits_RV, None
     if any(sampler.adjusts for sampler in samplers):
+        finite_R = arrays.finite(arrays.of(candidates.block_maxima(logits_RV)))
         logits_RV = logits_RV.clone()
         for row, sampler in enumerate(samplers):
             if sampler.adjusts:
@@ -158,11 +186,9 @@ def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn 
                     sampler.adjust(logits_RV[row], penalties=not sampler.late)
                 except Exception as error:
                     failures[row] = error
-        maxima_RB = candidates.block_maxima(logits_RV)
-    tokens = _tokens(logits_RV, maxima_RB, finite_R, samplers, failures)
-    failures |= {
-        row: NonFiniteLogitsError() for row, token in enumerate(tokens) if token == _NO_TOKEN
-    }
+    tokens = _tokens(logits_RV, finite_R, samplers, failures)
+    broken = (row for row, token in enumerate(tokens) if token == _NO_TOKEN)
+    failures = {row: NonFiniteLogitsError() for row in broken} | failures
     wanted = [
         row
         for row, sampler in enumerate(samplers)
@@ -174,20 +200,76 @@ def draw(logits_RV: torch.Tensor, samplers: Sequence[RowSampler]) -> list[Drawn 
 
 def _tokens(
     logits_RV: torch.Tensor,
-    maxima_RB: torch.Tensor,
-    finite_R: Array,
+    finite_R: Array | None,
     samplers: Sequence[RowSampler],
-    failed: Iterable[int],
+    failed: Collection[int],
+) -> list[int]:
+    """Tokens of all rows; any for those that failed.
+
+    Args:
+        finite_R: None where these logits tell it.
+    """
+    tokens = [_NO_TOKEN if row in failed else _MORE for row in range(len(samplers))]
+    library = _library(logits_RV)
+    if library is not None:
+        _draw_quickly(library, logits_RV, finite_R, samplers, tokens)
+    left = [row for row, token in enumerate(tokens) if token == _MORE]
+    if left:
+        finite_R = None if finite_R is None else arrays.picked(finite_R, left)
+        mine = [samplers[row] for row in left]
+        found = _searched(arrays.picked(logits_RV, left), finite_R, mine)
+        for row, token in zip(left, found, strict=True):
+            tokens[row] = token
+    return tokens
+
+
+def _library(logits_RV: torch.Tensor) -> drawing.Drawer | None:
+    """Of C, where it can read these logits."""
+    if not arrays.hosted(logits_RV.device):
+        return None
+    if logits_RV.dtype != torch.float32 or logits_RV.stride(1) != 1:
+        return None
+    loaded = drawing.load()
+    return None if isinstance(loaded, str) else loaded
+
+
+def _draw_quickly(
+    library: drawing.Drawer,
+    logits_RV: torch.Tensor,
+    finite_R: Array | None,
+    samplers: Sequence[RowSampler],
+    tokens: list[int],
+) -> None:
+    """Fill in the tokens that the library finds, of those that are still to be drawn."""
+    vocabulary = logits_RV.shape[1]
+    first, pitch = logits_RV.data_ptr(), logits_RV.stride(0) * logits_RV.element_size()
+    rows, packed = [], []
+    for row, sampler in enumerate(samplers):
+        if tokens[row] == _MORE and not sampler.sums and sampler.settings[0] <= library.widest:
+            rows.append(row)
+            packed.append(sampler.packed(first + row * pitch, vocabulary))
+    for row, token in zip(rows, library.draw(packed, vocabulary), strict=True):
+        if finite_R is not None:
+            # What was finite, and is now forbidden altogether, is not broken.
+            token = (0 if token == _NO_TOKEN else token) if finite_R[row] else _NO_TOKEN
+        tokens[row] = token
+
+
+def _searched(
+    logits_RV: torch.Tensor, finite_R: Array | None, samplers: Sequence[RowSampler]
 ) -> list[int]:
     """Tokens of all rows: the host waits once, and once more for each time that some row's
     candidates were too few."""
+    maxima_RB = candidates.block_maxima(logits_RV)
+    if finite_R is None:
+        finite_R = arrays.finite(arrays.of(maxima_RB))
     sizes = {
         row: candidates.sizes_for(sampler.sampling, logits_RV.shape[1])
         for row, sampler in enumerate(samplers)
-        if sampler.searches and row not in failed
+        if sampler.searches
     }
     if len(sizes) < len(samplers):
-        tokens_R = arrays.of(candidates.argmax(logits_RV, maxima_RB))
+        tokens_R = candidates.argmax(logits_RV, maxima_RB)
     else:
         tokens_R = arrays.cast(finite_R, "int64")  # of nobody: all are searched for
     pending, rest = list(sizes), list[int]()
@@ -198,11 +280,15 @@ def _tokens(
             jobs.setdefault(sizes[row].pop(0), []).append(row)
         for size, rows in jobs.items():
             mine = [samplers[row] for row in rows]
-            found_R = _search(_rows(logits_RV, rows), _rows(maxima_RB, rows), mine, size)
+            found_R = _search(
+                arrays.picked(logits_RV, rows), arrays.picked(maxima_RB, rows), mine, size
+            )
             tokens_R = arrays.replaced(tokens_R, rows, found_R)
         if rest:
             found_R = _among_the_rest(
-                _rows(logits_RV, rest), _rows(maxima_RB, rest), [samplers[row] for row in rest]
+                arrays.picked(logits_RV, rest),
+                arrays.picked(maxima_RB, rest),
+                [samplers[row] for row in rest],
             )
             tokens_R = arrays.replaced(tokens_R, rest, arrays.of(found_R))
         tokens = arrays.library(tokens_R).where(finite_R, tokens_R, _NO_TOKEN).tolist()
@@ -253,7 +339,7 @@ def _others(
     if not summed:
         return None
     given = [arrays.tensor(each) for each in (found.values_RK, found.bound_R1, rule.temperature)]
-    found_R1 = candidates.others(*(_rows(each, summed) for each in (logits_RV, *given)))
+    found_R1 = candidates.others(*(arrays.picked(each, summed) for each in (logits_RV, *given)))
     none_R1 = arrays.library(rule.temperature).zeros_like(rule.temperature)
     return arrays.replaced(none_R1, summed, arrays.of(found_R1))
 
@@ -278,7 +364,7 @@ def _reports(
     logits_RV: torch.Tensor, rows: list[int], tokens: list[int], samplers: Sequence[RowSampler]
 ) -> dict[int, TokenLogprob]:
     """Log-probabilities under the model itself; the host waits once."""
-    logprobs_RV = torch.log_softmax(_rows(logits_RV, rows), -1)
+    logprobs_RV = torch.log_softmax(arrays.picked(logits_RV, rows), -1)
     ids_R1 = upload(torch.tensor([[tokens[row]] for row in rows]), logits_RV.device)
     columns = [logprobs_RV.gather(1, ids_R1).double()]
     counts = [samplers[row].top_logprobs or 0 for row in rows]
@@ -295,10 +381,3 @@ def _reports(
         pairs = zip(map(int, top[count:]), top[:count], strict=True)
         reports[row] = TokenLogprob(tokens[row], logprob, tuple(pairs)[:wanted])
     return reports
-
-
-def _rows(x_RN: torch.Tensor, rows: list[int]) -> torch.Tensor:
-    """Some rows; no copy of all."""
-    if len(rows) == len(x_RN):
-        return x_RN
-    return x_RN.index_select(0, upload(torch.tensor(rows), x_RN.device))

@@ -24,6 +24,7 @@ from longctx.doctor import info
 from longctx.doctor import process as doctor_process
 from longctx.doctor import table as doctor_table
 from longctx.doctor.checks import CheckRow, DoctorReport, Facts
+from longctx.engine.native import drawing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -168,7 +169,13 @@ def test_all_is_well_here(limits: dict[str, str], monkeypatch: pytest.MonkeyPatc
 def test_the_first_question_says_what_info_says() -> None:
     told = doctor_child.facts({"planted": "doctor_plants:Right"}, processor=True)
     names = [feature["name"] for feature in told["info"]["features"]]
-    assert names == ["native bf16", "native kernel", *["packed linear"] * 3, "int8 linear"]
+    assert names == [
+        "native bf16",
+        "native kernel",
+        "native draws",
+        *["packed linear"] * 3,
+        "int8 linear",
+    ]
     planted = [status for status in told["info"]["kernels"] if status["kernel"] == "planted"]
     assert {status["dtype"] for status in planted} == set(info.DTYPES)
     assert told["auto_dtype"] in info.DTYPES
@@ -247,12 +254,15 @@ def test_info_tells_features_with_reasons() -> None:
     told = json.loads(CliRunner().invoke(cli.app, ["info", "--json"]).stdout)["features"]
     assert [list(feature) for feature in told] == [
         ["device", "name", "dtype", "available", "reason"]
-    ] * 6
+    ] * 7
     assert all(feature["reason"] for feature in told)
     (native,) = [feature for feature in told if feature["name"] == "native kernel"]
     loaded = library.load()
     assert native["available"] is isinstance(loaded, library.Library)
     assert native["reason"] == str(loaded)
+    (draws,) = [feature for feature in told if feature["name"] == "native draws"]
+    assert draws["available"] is isinstance(drawing.load(), drawing.Drawer)
+    assert draws["reason"] == str(drawing.load())
     shown_info = CliRunner().invoke(cli.app, ["info"], env={"COLUMNS": "120"}).stdout
     assert "native bf16" in shown_info and "packed linear" in shown_info
     assert "int8 linear" in shown_info

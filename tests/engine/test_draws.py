@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import drawing_ways
 import numpy as np
 import pytest
 import torch
 from engine_helpers import engine_for, prompt_of, run
 
-from longctx.engine import EngineRequest, Sampling, arrays, candidates, noise
+from longctx.engine import EngineRequest, Sampling, candidates, noise
 from longctx.engine.sampling import Drawn, RowSampler, draw
 
 
@@ -167,10 +168,10 @@ def test_neighbours_order_and_repetition_change_no_draw() -> None:
 
 @pytest.mark.parametrize("vocabulary", [130, 5_003, 30_016])
 @pytest.mark.parametrize("ties", [False, True], ids=["float32", "bfloat16"])
-def test_numpy_draws_what_torch_draws(
+def test_every_way_draws_the_same(
     vocabulary: int, ties: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host's arrays and a device's: the same tokens of thousands of rows."""
+    """The C library, the host's arrays and a device's: the same tokens of thousands of rows."""
     rules = [*SETTINGS, Sampling(), Sampling(repetition_penalty=1.05), Sampling(presence_penalty=1)]
     rules.append(Sampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05))
     rows, tokens = {130: 40, 5_003: 10, 30_016: 2}[vocabulary] * len(rules), set[int]()
@@ -181,8 +182,8 @@ def test_numpy_draws_what_torch_draws(
         if ties:
             logits_RV = logits_RV.bfloat16().float()
         drawn = {}
-        for host in (True, False):
-            monkeypatch.setattr(arrays, "hosted", lambda device, host=host: host)
+        for way in drawing_ways.WAYS:
+            drawing_ways.take(way, monkeypatch)
             samplers = []
             for row in range(rows):
                 made = {
@@ -191,12 +192,12 @@ def test_numpy_draws_what_torch_draws(
                 samplers.append(RowSampler(Sampling(**{**made, "seed": row}), range(0, 99, 2)))
                 for token in (1, 1, 4, row % 100):
                     samplers[-1].note(token)
-            drawn[host] = [tokens_of(logits_RV, samplers)]
-            for sampler, token in zip(samplers, drawn[host][0], strict=True):
+            drawn[way] = [tokens_of(logits_RV, samplers)]
+            for sampler, token in zip(samplers, drawn[way][0], strict=True):
                 sampler.note(token)
-            drawn[host].append(tokens_of(logits_RV, samplers))
-        assert drawn[True] == drawn[False]
-        tokens.update(*drawn[True])
+            drawn[way].append(tokens_of(logits_RV, samplers))
+            assert drawn[way] == drawn[drawing_ways.WAYS[0]], way
+        tokens.update(*drawn[way])
     assert len(tokens) > min(rows, vocabulary) // 4
 
 
@@ -268,6 +269,22 @@ def test_what_top_p_takes_its_share_of_is_certain_too() -> None:
     # exp(6), and as many of 19 times exp(4.9) as half of all that takes
     assert set(tokens) == {0, *(64 * block for block in range(200, 208))}
     assert 0.2 < tokens.count(0) / 400 < 0.35
+
+
+@pytest.mark.parametrize("way", drawing_ways.WAYS)
+def test_what_a_penalty_hides_is_looked_for(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The likeliest but one are all penalised below what min_p keeps; behind them it keeps many."""
+    drawing_ways.take(way, monkeypatch)
+    logits_V = torch.zeros(64 * 2000)
+    logits_V[::64] = 7.9
+    logits_V[: 64 * 150 : 64] = 8.0
+    logits_V[0] = 10.0
+    rules = {"temperature": 1.0, "min_p": 0.06, "repetition_penalty": 2.0}
+    seen = list(range(64, 64 * 150, 64))
+    samplers = [RowSampler(Sampling(**rules, seed=seed), seen) for seed in range(200)]
+    tokens = tokens_of(logits_V.expand(200, -1), samplers)
+    # exp(10) and 1850 times exp(7.9)
+    assert len(set(tokens)) > 150 and not set(tokens) & set(seen)
 
 
 class Only:
