@@ -58,6 +58,20 @@ def interleaved(
     return found
 
 
+def drawn(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Random keys or values; int8: rows with their scales."""
+    import torch
+
+    from longctx.attention.int8_keys import round_into, row_bytes
+
+    x = torch.randn(shape)
+    if dtype != torch.int8:
+        return x.to(dtype)
+    rows = torch.empty(*shape[:-1], row_bytes(shape[-1]), dtype=dtype)
+    round_into(rows, x)
+    return rows
+
+
 def attention(
     length: int, rows: int, dtype_name: str, options: argparse.Namespace
 ) -> dict[str, Any]:
@@ -66,14 +80,16 @@ def attention(
 
     from longctx.attention import ChunkMap, kernels
     from longctx.attention.chunks import Turns
+    from longctx.attention.int8_keys import InInt8
     from longctx.attention.rope import base_inv_freq
     from longctx.attention.step import Run, StepRow, attend_step, plan_step
 
     torch.manual_seed(0)
-    dtype = getattr(torch, dtype_name)
+    kept = getattr(torch, dtype_name)
+    dtype = torch.float32 if kept == torch.int8 else kept  # of queries
     heads, kv_heads, dim = options.heads, options.kv_heads, options.head_dim
     keys, values = (
-        [torch.randn(1, kv_heads, length, dim).to(dtype) for _ in range(rows)] for _ in range(2)
+        [drawn((1, kv_heads, length, dim), kept) for _ in range(rows)] for _ in range(2)
     )
     q_BHLD = torch.randn(1, heads, rows, dim).to(dtype)
     turns = Turns(ChunkMap(options.chunk_size, options.local_size), base_inv_freq(1e6, dim))
@@ -87,12 +103,15 @@ def attention(
     scale = dim**-0.5
 
     def arm(name: str) -> Callable[[], Any]:
-        kernel = kernels.resolve(name, q_BHLD.device, dtype)
+        kernel: Any = kernels.resolve(name, q_BHLD.device, dtype)
+        if kept == torch.int8:
+            kernel = InInt8(kernel)
         return lambda: attend_step(plan, q_BHLD, keys, values, kernel, scale)
 
     size = sum(x.nbytes for x in (*keys, *values))
     # As float32 whatever they are: a sum of bf16 is bound by its arithmetic.
-    flat = [x.view(torch.float32) for x in (*keys, *values)]
+    flat = [x.flatten()[: x.nbytes // 4 * 4 // x.itemsize] for x in (*keys, *values)]
+    flat = [x.view(torch.float32) for x in flat]
     arms = {"memory": lambda: [x.sum() for x in flat], **{name: arm(name) for name in KERNELS}}
     repeats = max(1, BYTES // size)
     times = interleaved(arms, options.rounds, repeats)
@@ -113,7 +132,9 @@ def step(length: int, rows: int, dtype_name: str, options: argparse.Namespace) -
 
     source = locate(options.model)
     config = load_config(source)
-    model = load_model(source, config, getattr(torch, dtype_name), "cpu")
+    kept = getattr(torch, dtype_name)
+    computed = torch.float32 if kept == torch.int8 else kept
+    model = load_model(source, config, computed, "cpu")
     tokenizer = load_tokenizer(source)
     scheme = resolve(config, "yarn+dca")
     generator = torch.Generator().manual_seed(0)
@@ -130,6 +151,7 @@ def step(length: int, rows: int, dtype_name: str, options: argparse.Namespace) -
             asked = {"max_new_tokens": options.tokens, "ignore_eos": True}
             settings = {"kernel": name, "max_context": length + 64, "prompts_first": True}
             settings["speculate"] = "off"  # a token a step
+            settings["kv_dtype"] = kept
             with Engine(model, tokenizer, scheme, **settings) as engine:
                 for at, ids in enumerate(prompts):
                     engine.submit(EngineRequest(ids, **asked), partial(heard, at=at))
@@ -172,7 +194,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", default="8K,16K,64K", help="tokens, K = 1024")
     parser.add_argument("--rows", default="1,8", help="sequences of a step")
-    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument(
+        "--dtypes", default="float32,bfloat16,int8", help="int8: of keys and values, over float32"
+    )
     parser.add_argument("--heads", type=int, default=9)
     parser.add_argument("--kv-heads", type=int, default=3)
     parser.add_argument("--head-dim", type=int, default=64)

@@ -1,7 +1,7 @@
 /* Decode attention on the CPU: all rows of one query of a step over all their keys, in one call.
 
-   A row's keys lie in segments, read where they are, in float32 or bfloat16, and widened in
-   registers. Each segment has its own rotation of the query (Dual Chunk Attention, arXiv 2402.17463);
+   A row's keys lie in segments, read where they are, in float32 or bfloat16, or as int8 with a
+   bfloat16 scale behind each (int8_keys.py), and widened in registers. Each segment has its own rotation of the query (Dual Chunk Attention, arXiv 2402.17463);
    one online softmax (arXiv 1805.02867) goes over all of them, so nothing is merged by part. The
    query heads of a key head go together: a key is read once from memory.
 
@@ -32,8 +32,8 @@
 #define LOG2E 1.4426950408889634f
 #define ALWAYS static inline __attribute__((always_inline))
 
-enum { F32, BF16 };
-static const int64_t type_bytes[] = {4, 2};
+enum { F32, BF16, I8 };
+static const int64_t type_bytes[] = {4, 2, 1};
 
 /* All int64 and in this order, as rows.py packs them. Offsets and strides count elements. */
 typedef struct {
@@ -67,6 +67,9 @@ typedef struct {
     int64_t next;
 } Job;
 
+typedef float Four __attribute__((vector_size(16)));
+typedef float FourAt __attribute__((vector_size(16), aligned(4), may_alias));
+
 /* A thread's own numbers for one task. */
 typedef struct {
     float *query, *sum, *most, *total, *weights;
@@ -79,6 +82,13 @@ ALWAYS float half_to_float(const uint16_t *from) {
     float number;
     memcpy(&number, &bits, 4);
     return number;
+}
+
+/* Of the int8 numbers before it. */
+ALWAYS float scale_behind(const char *row_end) {
+    uint16_t half;
+    memcpy(&half, row_end, 2);
+    return half_to_float(&half);
 }
 
 static void put(char *out, int64_t type, int64_t at, float number) {
@@ -215,6 +225,7 @@ typedef float NAME(FloatsAt) __attribute__((vector_size(4 * LANES), aligned(4), 
 typedef int32_t NAME(Ints) __attribute__((vector_size(4 * LANES)));
 #if LANES == 4
 typedef uint16_t HalvesAt __attribute__((vector_size(8), aligned(2), may_alias));
+typedef int8_t BytesAt __attribute__((vector_size(4), aligned(1), may_alias));
 typedef uint32_t Words __attribute__((vector_size(16)));
 #endif
 #define Floats NAME(Floats)
@@ -228,6 +239,17 @@ TARGET ALWAYS Floats NAME(all)(float number) { return number - (Floats){0}; }
 
 TARGET ALWAYS Floats NAME(widened)(const char *from, int64_t at, int type) {
     if (type == F32) return *(const FloatsAt *)((const float *)from + at);
+    if (type == I8) {
+#if LANES == 16
+        return _mm512_cvtepi32_ps(
+            _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(from + at))));
+#elif LANES == 8
+        return _mm256_cvtepi32_ps(
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(from + at))));
+#else
+        return __builtin_convertvector(*(const BytesAt *)(from + at), Floats);
+#endif
+    }
     const uint16_t *halves = (const uint16_t *)from + at;
 #if LANES == 16
     return (Floats)_mm512_slli_epi32(
@@ -246,6 +268,7 @@ TARGET static __attribute__((noinline)) void NAME(some)(const char *from, int64_
     for (int64_t lane = 0; lane < LANES; lane++)
         out[lane] = lane >= count ? 0
                     : type == F32 ? ((const float *)from)[at + lane]
+                    : type == I8  ? ((const int8_t *)from)[at + lane]
                                   : half_to_float((const uint16_t *)from + at + lane);
 }
 
@@ -337,7 +360,7 @@ TARGET ALWAYS void NAME(score_heads)(const char *const *key, int type, const cha
     for (int64_t d = 0; d < dim; d += LANES) {
         Floats k[4];
         for (int i = 0; i < 4; i++) k[i] = NAME(numbers)(key[i], d, dim, type);
-        if (ahead)
+        if (ahead && (ahead_size > 1 || d % LINE == 0))
             for (int i = 0; i < 4; i++) __builtin_prefetch(ahead[i] + d * ahead_size, 0, 2);
         for (int h = 0; h < heads; h++) {
             Floats q = NAME(floats)(query + h * space + d);
@@ -360,7 +383,7 @@ TARGET ALWAYS void NAME(add_heads)(const char *values, int64_t pitch, int64_t co
         for (int x = 0; x < wide; x++) sum[h][x] = NAME(floats)(sums + h * space + d + x * LANES);
     for (int64_t j = 0; j < count; j++, values += pitch) {
         if (j == due) {
-            int64_t size = type == F32 ? 4 : 2;
+            int64_t size = type_bytes[type];
             const char *row = ahead + j * pitch + d * size;
             for (int64_t at = 0; at < wide * LANES * size; at += LINE)
                 __builtin_prefetch(row + at, 0, 2);
@@ -399,6 +422,7 @@ TARGET ALWAYS void NAME(add_heads)(const char *values, int64_t pitch, int64_t co
                       into + h * PITCH + j)
 #define SCORE_F32(heads) SCORE(F32, heads)
 #define SCORE_BF16(heads) SCORE(BF16, heads)
+#define SCORE_I8(heads) SCORE(I8, heads)
 /* Logits of `count` keys, four at a time: the last ones repeat a key, so that no key's number
    depends on where its segment ends. `ahead`: their values, which come next. */
 TARGET static void NAME(score)(const char *keys, int64_t pitch, int64_t count, int64_t type,
@@ -415,9 +439,16 @@ TARGET static void NAME(score)(const char *keys, int64_t pitch, int64_t count, i
         for (int64_t h = 0; h < group; h += HEADS) {
             if (type == F32) {
                 BY_HEADS(SCORE_F32, group - h)
-            } else {
+            } else if (type == BF16) {
                 BY_HEADS(SCORE_BF16, group - h)
+            } else {
+                BY_HEADS(SCORE_I8, group - h)
             }
+        }
+        if (type == I8) {
+            Four scales;
+            for (int i = 0; i < 4; i++) scales[i] = scale_behind(key[i] + dim);
+            for (int64_t h = 0; h < group; h++) *(FourAt *)(into + h * PITCH + j) *= scales;
         }
     }
 }
@@ -427,26 +458,38 @@ TARGET static void NAME(score)(const char *keys, int64_t pitch, int64_t count, i
                     weights + h * PITCH, d, dim, heads, wide, sums + h * space)
 #define ADD_F32(heads) ADD(F32, heads, 4)
 #define ADD_BF16(heads) ADD(BF16, heads, 4)
+#define ADD_I8(heads) ADD(I8, heads, 4)
 #define ADD_ONE_F32(heads) ADD(F32, heads, 1)
 #define ADD_ONE_BF16(heads) ADD(BF16, heads, 1)
+#define ADD_ONE_I8(heads) ADD(I8, heads, 1)
 TARGET static void NAME(add)(const char *values, int64_t pitch, int64_t count, int64_t type,
-                             const char *ahead, const float *weights, int64_t dim, int64_t group,
+                             const char *ahead, float *weights, int64_t dim, int64_t group,
                              float *sums) {
     int64_t space = padded(dim), every = (group + HEADS - 1) / HEADS, d = 0;
+    if (type == I8) { /* the weights are read here for the last time */
+        float scales[TILE];
+        for (int64_t j = 0; j < count; j++) scales[j] = scale_behind(values + j * pitch + dim);
+        for (int64_t h = 0; h < group; h++)
+            for (int64_t j = 0; j < count; j++) weights[h * PITCH + j] *= scales[j];
+    }
     for (; d + 4 * LANES <= dim; d += 4 * LANES)
         for (int64_t h = 0; h < group; h += HEADS) {
             if (type == F32) {
                 BY_HEADS(ADD_F32, group - h)
-            } else {
+            } else if (type == BF16) {
                 BY_HEADS(ADD_BF16, group - h)
+            } else {
+                BY_HEADS(ADD_I8, group - h)
             }
         }
     for (; d < dim; d += LANES)
         for (int64_t h = 0; h < group; h += HEADS) {
             if (type == F32) {
                 BY_HEADS(ADD_ONE_F32, group - h)
-            } else {
+            } else if (type == BF16) {
                 BY_HEADS(ADD_ONE_BF16, group - h)
+            } else {
+                BY_HEADS(ADD_ONE_I8, group - h)
             }
         }
 }
@@ -628,5 +671,8 @@ TARGET static void NAME(work)(void *argument) {
 #undef ADD_BF16
 #undef ADD_ONE_F32
 #undef ADD_ONE_BF16
+#undef SCORE_I8
+#undef ADD_I8
+#undef ADD_ONE_I8
 
 #endif

@@ -18,10 +18,12 @@ from typing import Any
 import torch
 
 from longctx.attention.chunks import ChunkQueries, KeyPart, Turns
+from longctx.attention.int8_keys import row_bytes
 from longctx.attention.native.library import Library
 from longctx.attention.rows import StepRow, column_of, slots_of
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1}
+TYPES = {torch.float32: 0, torch.bfloat16: 1}  # that it computes in
+_KEPT = {**TYPES, torch.int8: 2}  # rows of int8_keys.py
 # Below so many numbers of keys a second thread costs more to wake than it saves.
 _ALONE = 1 << 15
 
@@ -51,7 +53,7 @@ def takes(
         return False
     for stacks in (keys, values):
         dtype = stacks[0].dtype
-        if dtype not in TYPES or any(x.dtype != dtype or x.stride(3) != 1 for x in stacks):
+        if dtype not in _KEPT or any(x.dtype != dtype or x.stride(3) != 1 for x in stacks):
             return False
     return not (torch.is_grad_enabled() and q_BHLD.requires_grad)
 
@@ -80,7 +82,8 @@ def lay_out(
             f"query heads ({heads}) must be a multiple of key/value heads ({kv_heads})"
         )
     for x in (*keys, *values):
-        if x.shape[1] != kv_heads or x.shape[3] != dim:
+        wide = row_bytes(dim) if x.dtype == torch.int8 else dim
+        if x.shape[1] != kv_heads or x.shape[3] != wide:
             raise ValueError(f"q {tuple(q_BHLD.shape)} and keys or values {tuple(x.shape)} differ")
     segments: list[tuple[int, ...]] = []
     amounts: dict[int, int] = {}
@@ -122,7 +125,7 @@ def lay_out(
     scratch = torch.empty(several * heads * space, dtype=torch.float32)
     left = torch.empty(len(scaled) * kv_heads, dtype=torch.int64)
     table = array("q", _flat(segments))
-    types = [TYPES[x.dtype] for x in (q_BHLD, keys[0], values[0], q_BHLD)]
+    types = [_KEPT[x.dtype] for x in (q_BHLD, keys[0], values[0], q_BHLD)]
     step = array(
         "q",
         [

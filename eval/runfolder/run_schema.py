@@ -85,6 +85,12 @@ class SessionJson(TypedDict):
     quantize: NotRequired[
         Annotated[str, Field("--quantize", when=f"{_LOCAL}; older files lack it")]
     ]
+    kv_dtype: NotRequired[
+        Annotated[
+            str,
+            Field("what keys and values are kept in", when=f"{_LOCAL}; older files lack it"),
+        ]
+    ]
     prefill_chunk: NotRequired[
         Annotated[int, Field("tokens of one forward pass", "tokens", _LOCAL)]
     ]

@@ -140,6 +140,11 @@ def _differs(options: AskOptions, served: ServedModel) -> list[str]:
             None if options.quantize == PLAIN else options.quantize,
             about.get("quantize", PLAIN),
         ),
+        (
+            "--kv-dtype",
+            None if options.kv_dtype == AUTO else options.kv_dtype,
+            about.get("kv_dtype"),
+        ),
     ):
         if wanted is not None and wanted != there:
             found.append(

@@ -56,6 +56,7 @@ def settings_of(options: AskOptions, model: str) -> ServeSettings:
         context=options.context,
         dtype=options.dtype,
         quantize=options.quantize,
+        kv_dtype=options.kv_dtype,
         device_map=options.device_map,
     )
 
@@ -134,6 +135,7 @@ class LocalAnswering:
             "method": prepared.scheme.method,
             "dtype": prepared.chosen.name,
             "quantize": self._options.quantize,
+            "kv_dtype": prepared.kv_dtype,
             "context": self._context,
             "answered_by": "this process",
         }

@@ -148,14 +148,20 @@ class ServerAnswering:
             "method": about.get("method"),
             "dtype": about.get("dtype"),
             "quantize": about.get("quantize"),
+            "kv_dtype": about.get("kv_dtype"),
             "context": about.get("max_model_len"),
             "answered_by": self._base,
         }
 
     @property
     def notes(self) -> tuple[str, ...]:
-        form = self._served.about.get("quantize", PLAIN)
-        return () if form in (PLAIN, self._options.quantize) else (f"its weights are {form}",)
+        about, notes = self._served.about, []
+        form = about.get("quantize", PLAIN)
+        if form not in (PLAIN, self._options.quantize):
+            notes.append(f"its weights are {form}")
+        if about.get("kv_dtype") == "int8" != self._options.kv_dtype:
+            notes.append("its keys and values are int8")
+        return tuple(notes)
 
     @property
     def loaded(self) -> bool:

@@ -47,6 +47,7 @@ class DocumentsOptions:
     )
     dtype: shared.Dtype = shared.AUTO
     quantize: shared.Quantize = shared.PLAIN
+    kv_dtype: shared.KvDtype = shared.AUTO
     kv_budget: Annotated[
         int | None, Option("Memory for keys and values, as 4G.", _ADD, parse_bytes)
     ] = None
@@ -273,6 +274,7 @@ def _loaded(options: DocumentsOptions) -> Iterator[Documents]:
             context=options.context,
             dtype=options.dtype,
             quantize=options.quantize,
+            kv_dtype=options.kv_dtype,
             kv_budget=options.kv_budget,
         )
         loaded = prepare(settings).load()

@@ -32,6 +32,12 @@ class PlanOptions:
     ] = None
     gpus: Annotated[str, Option("Count and size, as 4x80GB; several with commas.")] = _USUAL_GPUS
     weights: Annotated[str, Option("bf16, int8 or int4.")] = "bf16"
+    kv_dtype: Annotated[
+        str,
+        Option(
+            "Of keys and values on this machine's CPU: auto or int8. GPUs keep them in bfloat16."
+        ),
+    ] = shared.AUTO
     json: shared.Json = False
 
 
@@ -41,7 +47,8 @@ def plan(options: PlanOptions) -> None:
     from longctx.runs.plan import make_plan
     from longctx.runs.plan_table import print_plan
 
-    made = make_plan(options.model, options.context, options.gpus, options.weights)
+    wanted = options.model, options.context, options.gpus
+    made = make_plan(*wanted, options.weights, options.kv_dtype)
     if options.json:
         print(json.dumps(made.to_dict()))
     else:

@@ -36,6 +36,7 @@ _DTYPES = {
     "bfloat16": ("BF16", torch.bfloat16),
     "float16": ("F16", torch.float16),
     "float64": ("F64", torch.float64),
+    "int8": ("I8", torch.int8),  # rows of attention/int8_keys.py: numbers, and their scale
 }
 
 

@@ -27,6 +27,7 @@ from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_ste
 from longctx.attention.upload import upload
 from longctx.engine.arena import Arena
 from longctx.engine.buffer import KvBuffer, Segment, spans
+from longctx.engine.key_factors import KeyFactors
 
 # The loader takes a name with "flash" in it for a kernel to download.
 ATTENTION_NAME = "longctx_batch"
@@ -57,6 +58,7 @@ class BatchPlan:
         rows: one sequence behind the other in the packed tokens.
         homes: the key stacks that the runs of `step` name.
         slots_T: where the arena takes the step's tokens, on the host.
+        factors: of each layer's keys; empty: of none.
     """
 
     rows: tuple[RowInput, ...]
@@ -64,12 +66,18 @@ class BatchPlan:
     step: StepPlan
     kernel: Kernel
     slots_T: torch.Tensor
+    factors: Sequence[KeyFactors | None] = ()
 
     def __str__(self) -> str:
         return str(self.step)
 
 
-def plan_batch(rows: Sequence[RowInput], turns: Turns | None, kernel: Kernel) -> BatchPlan:
+def plan_batch(
+    rows: Sequence[RowInput],
+    turns: Turns | None,
+    kernel: Kernel,
+    factors: Sequence[KeyFactors | None] = (),
+) -> BatchPlan:
     """Lay the sequences' tokens one behind the other."""
     stacks: dict[int, int] = {}
     homes: list[KvBuffer | Arena] = []
@@ -86,7 +94,7 @@ def plan_batch(rows: Sequence[RowInput], turns: Turns | None, kernel: Kernel) ->
         slots.append(row.own.slots(row.start, row.start + row.length))
         first = columns.stop
     plan = plan_step(steps, turns)
-    return BatchPlan(tuple(rows), tuple(homes), plan, kernel, torch.cat(slots))
+    return BatchPlan(tuple(rows), tuple(homes), plan, kernel, torch.cat(slots), factors)
 
 
 def _write(
@@ -148,6 +156,8 @@ def batch_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer = cast(int, module.layer_idx)
     plan = longctx_batch
+    if plan.factors and (factors := plan.factors[layer]) is not None:
+        query, key = query * factors.queries_H1D, key * factors.keys_K1D
     keys, values = _write(plan, layer, key, value)
     return attend_step(plan.step, query, keys, values, plan.kernel, scale), None
 

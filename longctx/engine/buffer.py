@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from longctx.attention.int8_keys import put, row_bytes
 from longctx.attention.rows import Run
 from longctx.engine.arena import Arena
 from longctx.engine.mapped import MappedRun
@@ -220,8 +221,8 @@ class KvBuffer:
         if arena is None:
             k_KMD, v_KMD = self._layers[layer] or self._made(layer, k_KLD, v_KLD)
             first, last = at - self.origin, stop - self.origin
-            k_KMD[:, first:last] = k_KLD
-            v_KMD[:, first:last] = v_KLD
+            put(k_KMD[:, first:last], k_KLD)
+            put(v_KMD[:, first:last], v_KLD)
             return
         for _, start, end, slot in self.runs(0, at, stop):
             held = arena.run(layer, slot, end - start, k_KLD, v_KLD)
@@ -233,6 +234,8 @@ class KvBuffer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = self._pool.dtype or k_KLD.dtype
         shapes = k_KLD.shape[0], k_KLD.shape[2], v_KLD.shape[2]
+        if dtype == torch.int8 and k_KLD.dtype != torch.int8:
+            shapes = shapes[0], row_bytes(shapes[1]), row_bytes(shapes[2])
         if k_KLD.device.type != "cpu":
             heads, tokens = shapes[0], self.capacity
             k_KMD = k_KLD.new_empty(heads, tokens, shapes[1], dtype=dtype)

@@ -20,11 +20,14 @@ from longctx.attention.chunks import Turns, turns_of
 from longctx.attention.config import rope_parameters
 from longctx.attention.hf.model import find_parts
 from longctx.attention.hf.patch import SchemePatch, owner
+from longctx.attention.int8_keys import InInt8, row_bytes
+from longctx.attention.kernels.base import Kernel
 from longctx.attention.rope import temperature_bucket
 from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch
 from longctx.engine.buffer import Segment
 from longctx.engine.errors import NonFiniteLogitsError
+from longctx.engine.key_factors import KeyFactors, key_factors
 from longctx.engine.kv import KvPool
 from longctx.engine.packed import PackedLinears
 from longctx.errors import UserError
@@ -64,7 +67,7 @@ class Runner:
         parts = find_parts(model)
         self.model, self.scheme = parts.model, scheme
         self._base, self._rotary = parts.base, parts.rotary
-        config = self._base.config
+        self._config = config = self._base.config
         rope_type = rope_parameters(config)["rope_type"]
         if rope_type not in _FIXED_ROPES:
             raise UserError(
@@ -72,13 +75,19 @@ class Runner:
                 "in one batch would change each other: set it to 'default', or choose a method"
             )
         self.kv_dtype: torch.dtype = kv_dtype or self.model.dtype
-        self._kernel = kernels.resolve(kernel, self._rotary.inv_freq.device, self.kv_dtype)
-        if self.kv_dtype != self.model.dtype:
-            self._kernel = batch_attention.InKeysDtype(self._kernel)
+        self._factors: tuple[KeyFactors | None, ...] = ()
+        rotary_device = self._rotary.inv_freq.device
+        if self.kv_dtype == torch.int8:
+            self._kernel: Kernel = InInt8(kernels.resolve(kernel, rotary_device, self.model.dtype))
+            self._check_int8()
+            self._factors = key_factors(self._base.layers, *self._heads)
+        else:
+            self._kernel = kernels.resolve(kernel, rotary_device, self.kv_dtype)
+            if self.kv_dtype != self.model.dtype:
+                self._kernel = batch_attention.InKeysDtype(self._kernel)
         self._dtype = torch.promote_types(self.model.dtype, torch.float32)
         self._turns: Turns | None = None
         batch_attention.register()
-        self._config = config
         self._patch = SchemePatch(parts, scheme, self, batch_attention.ATTENTION_NAME)
         self._was_training = self.model.training
         self.model.eval()
@@ -143,10 +152,25 @@ class Runner:
 
     @property
     def kv_bytes_per_token(self) -> int:
+        _, kv_heads, dim = self._heads
+        size = row_bytes(dim) if self.kv_dtype == torch.int8 else dim * self.kv_dtype.itemsize
+        return 2 * self.layers * kv_heads * size
+
+    @property
+    def _heads(self) -> tuple[int, int, int]:
+        """Query heads, key/value heads, head dimension."""
         config: Any = self._config
-        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = 2 * self._rotary.inv_freq.shape[0]
-        return 2 * self.layers * int(kv_heads) * head_dim * self.kv_dtype.itemsize
+        heads = int(config.num_attention_heads)
+        kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+        return heads, kv_heads, 2 * self._rotary.inv_freq.shape[0]
+
+    def _check_int8(self) -> None:
+        others = sorted({device.type for device in self.layer_devices} - {"cpu"})
+        if others:
+            raise UserError(
+                f"kv_dtype int8: layers lie on {', '.join(others)}, and keys in int8 are read on "
+                "a CPU alone: leave it out, or take bfloat16"
+            )
 
     @property
     def packs(self) -> bool:
@@ -244,7 +268,7 @@ class Runner:
         self._turns = turns_of(
             self.scheme.chunk_map, self._rotary.inv_freq, self._dtype, self._turns
         )
-        plan = plan_batch(rows, self._turns, self._kernel)
+        plan = plan_batch(rows, self._turns, self._kernel, self._factors)
         return {
             "input_ids": torch.tensor([list(tokens)], device=self.device),
             "position_ids": position_ids_1T.to(self.device),

@@ -25,7 +25,7 @@ from longctx.errors import UserError
 from longctx.models.plan import WEIGHTS_SHARE
 from longctx.models.quantize import planned_bytes
 from longctx.models.source import DTYPES, Source
-from longctx.options.shared import PLAIN
+from longctx.options.shared import AUTO, PLAIN, check_kv_dtype
 
 _GIB = 1 << 30
 
@@ -64,6 +64,35 @@ def named(name: str, flag: str = "--dtype") -> torch.dtype | None:
     if name not in DTYPES:
         raise UserError(f"{flag} {name}: not known: use one of {', '.join(DTYPES)}")
     return None if name == "auto" else getattr(torch, name)
+
+
+def kept(name: str, device: str, computed: torch.dtype) -> torch.dtype:
+    """Settle `--kv-dtype`: what keys and values are kept in.
+
+    Args:
+        device: "cpu" or "cuda".
+        computed: of the model, which `auto` takes.
+
+    Raises:
+        UserError: a name that is no dtype, or one that keys cannot be read in there.
+    """
+    check_kv_dtype(name)
+    if name == "int8" and device != "cpu":
+        raise UserError(
+            f"--kv-dtype int8: keys and values of a byte a number are read on a CPU, not on "
+            f"{device}: leave it out, or use bfloat16 or float16"
+        )
+    return computed if name == AUTO else getattr(torch, name)
+
+
+def computes(kept: torch.dtype, computed: torch.dtype) -> torch.dtype:
+    """What attention over such keys is computed in, by a model of `computed`."""
+    return computed if kept == torch.int8 else kept
+
+
+def kept_in_fingerprint(model: str, kept: torch.dtype, computed: torch.dtype) -> str:
+    """A model's fingerprint, with that in it where answers are others by it."""
+    return model if kept == computed else f"{model} (keys in {name_of(kept)})"
 
 
 def choose(

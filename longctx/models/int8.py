@@ -96,14 +96,18 @@ class Int8Weights:
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         made = [round_weights(layer.weight.detach()) for layer in layers]
         biases: list[torch.Tensor | None] = [layer.bias for layer in layers]
+        # Of the weights before: who rounds keys wants to know.
+        self.norms_O = torch.cat(
+            [torch.linalg.vector_norm(layer.weight.detach().float(), dim=-1) for layer in layers]
+        )
         self._scale_O = torch.cat([scale_O for _, scale_O in made])
         whole_OI = torch.cat([whole_OI for whole_OI, _ in made]) if len(made) > 1 else made[0][0]
         # In a layout of the library's own.
         self._packed = torch.ops.onednn.qlinear_prepack.default(whole_OI, None)
         self._zeros_O = torch.zeros(1, dtype=torch.int64).expand(len(whole_OI))
-        self._bias_O: torch.Tensor | None = None
+        self.bias_O: torch.Tensor | None = None
         if any(bias is not None for bias in biases):
-            self._bias_O = torch.cat(
+            self.bias_O = torch.cat(
                 [
                     torch.zeros(layer.out_features) if bias is None else bias.detach().float()
                     for layer, bias in zip(layers, biases, strict=True)
@@ -124,8 +128,8 @@ class Int8Weights:
         )
         half = out_NO.shape[0] // 2
         out_RO = out_NO[half : half + rows].add_(out_NO[:rows], alpha=256).mul_(scale_R1)
-        if self._bias_O is not None:
-            out_RO += self._bias_O
+        if self.bias_O is not None:
+            out_RO += self.bias_O
         out: torch.Tensor = out_RO.to(x.dtype).view(*x.shape[:-1], out_RO.shape[1])
         if self._many:
             self._last = x, out
@@ -163,6 +167,17 @@ class Int8Linear(nn.Module):
     @property
     def nbytes(self) -> int:
         return size_of(self.in_features, self.out_features, self.biased)
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """[O], float32."""
+        bias_O = self._weights.bias_O
+        return None if bias_O is None or not self.biased else bias_O[self._outputs]
+
+    @property
+    def row_norms_O(self) -> torch.Tensor:
+        """How long each output's weights were before they were rounded."""
+        return self._weights.norms_O[self._outputs]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., I] to [..., O]."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig
 
 from longctx import tiny
@@ -58,6 +59,7 @@ class LocalSettings:
     kernel: str
     dtype: str
     quantize: str
+    kv_dtype: str
     device_map: str
     prefill_chunk: int
     prefix_sharing: bool
@@ -74,6 +76,7 @@ class LocalModel(Model):
     chosen: dtypes.DtypeChoice
     device: str
     device_map: str
+    kept: torch.dtype
     local_schemes: Mapping[str, Scheme]
     engine_notes: list[str] = field(default_factory=list)  # known once loaded
 
@@ -112,6 +115,7 @@ class LocalModel(Model):
             "device_map": self.settings.device_map,
             "dtype_note": self.chosen.note,
             "quantize": self.settings.quantize,
+            "kv_dtype": dtypes.name_of(self.kept),
             "prefill_chunk": self.settings.prefill_chunk,
             "prefix_sharing": self.prefix_sharing,
         }
@@ -140,6 +144,7 @@ class LocalModel(Model):
             settings.longest,
             settings.prefill_chunk,
             settings.prefix_sharing,
+            None if self.kept == self.chosen.dtype else self.kept,
         )
         told = quantize.notes(model, settings.quantize, self.chosen.dtype, self.device)
         sessions, notes = sessions_for(model, self.tokenizer, self.local_schemes.values(), asking)
@@ -169,11 +174,13 @@ def local_model(settings: LocalSettings) -> LocalModel:
     chosen = dtypes.choose(
         settings.dtype, source, model_config, device, settings.output, settings.quantize
     )
-    check_kernel(settings.kernel, list(schemes), device, chosen.dtype)
+    kept = dtypes.kept(settings.kv_dtype, device, chosen.dtype)
+    check_kernel(settings.kernel, list(schemes), device, dtypes.computes(kept, chosen.dtype))
+    numbers = quantize.fingerprint_of(fingerprint(source), settings.quantize, device)
     return LocalModel(
         name=settings.model,
         kind=model_config.model_type,
-        fingerprint=quantize.fingerprint_of(fingerprint(source), settings.quantize, device),
+        fingerprint=dtypes.kept_in_fingerprint(numbers, kept, chosen.dtype),
         dtype=chosen.name,
         kernel=settings.kernel,
         tokenizer=tokenizer,
@@ -190,5 +197,6 @@ def local_model(settings: LocalSettings) -> LocalModel:
         chosen=chosen,
         device=device,
         device_map=device_map,
+        kept=kept,
         local_schemes=schemes,
     )

@@ -52,10 +52,18 @@ class PlannedModel:
     # Of int8: what a CPU takes as bytes, linear layers alone, and as how many bytes.
     linear_parameters: int = 0
     linear_bytes: int = 0
+    # What a CPU keeps of a token where keys are int8; whether they are.
+    int8_kv_bytes_per_token: int = 0
+    cpu_kv_dtype: str = "auto"
 
     def bytes_on_cpu(self, itemsize: int) -> int:
         """Of the weights, what is not rounded in a dtype of that size."""
         return (self.parameters - self.linear_parameters) * itemsize + self.linear_bytes
+
+    @property
+    def int8_kv_bytes(self) -> int:
+        """Keys and values of one context in int8."""
+        return self.int8_kv_bytes_per_token * self.context
 
     @property
     def kv_bytes(self) -> int:
@@ -219,17 +227,26 @@ def best(options: list[Placement]) -> Placement:
 
 
 def model_of(
-    name: str, config: Any, *, context: int, weights: Weights, step_tokens: int, logit_rows: int
+    name: str,
+    config: Any,
+    *,
+    context: int,
+    weights: Weights,
+    step_tokens: int,
+    logit_rows: int,
+    kv_dtype: str = "auto",
 ) -> PlannedModel:
     """Measure a transformers config.
 
     Args:
         step_tokens, logit_rows: of one step, for the estimate of activations.
+        kv_dtype: of keys and values on a CPU, auto or int8.
 
     Raises:
         UserError: packed weights, or a cache that is not keys and values of every layer.
     """
     from longctx.attention.config import default_method, resolve
+    from longctx.attention.int8_keys import ROOM
     from longctx.engine.memory import step_bytes
     from longctx.models.source import shape_of
 
@@ -248,6 +265,9 @@ def model_of(
         first_bytes=counted.first,
         last_bytes=counted.last,
         kv_bytes_per_token=shape.kv_bytes(1, 2),
+        # Of int8, a number takes half of bfloat16, and a key its scale.
+        int8_kv_bytes_per_token=shape.kv_bytes(1, 1) + 2 * shape.layers * shape.kv_heads * ROOM,
+        cpu_kv_dtype=kv_dtype,
         layers=shape.layers,
         heads=shape.heads,
         kv_heads=shape.kv_heads,
@@ -311,13 +331,17 @@ class OnCpu:
     reason: str
     weight_bytes: int
     kv_bytes: int
+    kv_dtype: str
     free_bytes: int
     peak_bytes: int
     fits: bool
 
 
 def on_cpu(model: PlannedModel) -> OnCpu:
-    """The checkpoint taken for bfloat16; keys and values follow, or stay in bfloat16 to fit."""
+    """The checkpoint taken for bfloat16; keys and values follow, or stay in bfloat16 to fit.
+
+    Where int8 is asked for they are that.
+    """
     import torch
 
     from longctx.attention import cpu
@@ -328,6 +352,9 @@ def on_cpu(model: PlannedModel) -> OnCpu:
     weights = model.bytes_on_cpu(4 if wide else 2)
     left = free - weights - model.step_bytes * (2 if wide else 1)
     kv_bytes = 2 * model.kv_bytes if wide and 2 * model.kv_bytes <= left else model.kv_bytes
+    kept = "float32" if kv_bytes > model.kv_bytes else "bfloat16"
+    if model.cpu_kv_dtype == "int8":
+        kept, kv_bytes = "int8", model.int8_kv_bytes
     dtype = "float32" if wide else "bfloat16"
     step = model.one_step_bytes * (2 if wide else 1)
     peak = psutil.Process().memory_info().rss + _SERVER_BYTES + weights
@@ -336,7 +363,7 @@ def on_cpu(model: PlannedModel) -> OnCpu:
     else:
         packed = weights - model.first_bytes if cpu.packs_linear(torch.bfloat16) else 0
         peak += packed + kv_bytes + step
-    return OnCpu(dtype, ability.reason, weights, kv_bytes, free, peak, kv_bytes <= left)
+    return OnCpu(dtype, ability.reason, weights, kv_bytes, kept, free, peak, kv_bytes <= left)
 
 
 def to_dict(

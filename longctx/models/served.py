@@ -45,12 +45,14 @@ class Asking:
         longest: tokens of the longest prompt and its answer.
         prefill_chunk: tokens of one forward pass.
         prefix_sharing: whether prompts go on from what others have computed.
+        kv_dtype: what keys and values are kept in; None: the model's.
     """
 
     kernel: str
     longest: int
     prefill_chunk: int = DEFAULT_PREFILL_CHUNK
     prefix_sharing: bool = True
+    kv_dtype: torch.dtype | None = None
 
 
 class ServedSession(EngineSession):
@@ -84,6 +86,7 @@ class ServedSession(EngineSession):
             max_context=asking.longest,
             kv_budget_bytes=_kv_budget(self._facts, asking, device),
             prompts_first=True,
+            kv_dtype=asking.kv_dtype,
         )
         return self
 
@@ -122,6 +125,12 @@ def sessions_for(
         except UnprovenMethodError:
             raise
         except (UserError, ValueError, TypeError) as error:
+            if asking.kv_dtype is not None:  # a plain loop keeps keys as the model computes them
+                kept = str(asking.kv_dtype).removeprefix("torch.")
+                raise UserError(
+                    f"--kv-dtype {kept}: {scheme.method} runs in a plain loop alone, which keeps "
+                    f"keys in the model's dtype ({error}): leave it out"
+                ) from error
             notes.append(f"{scheme.method}: a plain loop without batches, not the engine: {error}")
         found[scheme.method] = PlainSession(
             model,
@@ -144,7 +153,7 @@ class _Facts(NamedTuple):
 
 
 def _facts(model: Any, scheme: Scheme, asking: Asking) -> _Facts:
-    runner = Runner(model, scheme, asking.kernel, pack=False)
+    runner = Runner(model, scheme, asking.kernel, asking.kv_dtype, pack=False)
     try:
         return _Facts(
             runner.kernel_name,

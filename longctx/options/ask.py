@@ -89,6 +89,7 @@ class AskOptions:
     ] = None
     dtype: shared.Dtype = shared.AUTO
     quantize: shared.Quantize = shared.PLAIN
+    kv_dtype: shared.KvDtype = shared.AUTO
     device_map: shared.DeviceMap = shared.AUTO
 
     def __post_init__(self) -> None:
@@ -104,5 +105,6 @@ class AskOptions:
         if not 0 <= self.temperature <= 100:
             raise UserError(f"--temperature {self.temperature:g}: must be 0 to 100")
         shared.check_quantize(self.quantize)
+        shared.check_kv_dtype(self.kv_dtype)
         if self.local and self.server is not None:
             raise UserError(f"--local with --server {self.server}: leave one of them out")

@@ -197,6 +197,7 @@ class NeedleOptions:
     kernel: shared.Kernel = EngineSettings.kernel
     dtype: shared.Dtype = shared.AUTO
     quantize: shared.Quantize = shared.PLAIN
+    kv_dtype: shared.KvDtype = shared.AUTO
     device_map: shared.DeviceMap = shared.AUTO
     prefill_chunk: shared.PrefillChunk = 2048
     prefix_sharing: Annotated[
@@ -270,7 +271,8 @@ def refuse_local(options: NeedleOptions, reason: str) -> None:
     """
     local = {
         *("methods", "chunk_size", "local_size", "cap", "factor", "kernel", "dtype", "device_map"),
-        *("quantize", "prefill_chunk", "prefix_sharing", "gpu", "engine", "ray", "ray_workers"),
+        *("quantize", "kv_dtype", "prefill_chunk", "prefix_sharing", "gpu", "engine"),
+        *("ray", "ray_workers"),
     }
     for option in options_of(NeedleOptions):
         value = getattr(options, option.field)

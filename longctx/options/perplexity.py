@@ -112,6 +112,7 @@ class PerplexityOptions:
     kernel: shared.Kernel = EngineSettings.kernel
     dtype: shared.Dtype = shared.AUTO
     quantize: shared.Quantize = shared.PLAIN
+    kv_dtype: shared.KvDtype = shared.AUTO
     device_map: shared.DeviceMap = shared.AUTO
     prefill_chunk: shared.PrefillChunk = 512
     dry_run: shared.DryRun = False

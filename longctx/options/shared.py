@@ -66,6 +66,17 @@ def check_quantize(name: str, engine: str = "longctx") -> None:
         )
 
 
+def check_kv_dtype(name: str, engine: str = "longctx") -> None:
+    """
+    Raises:
+        UserError: no such numbers, or an engine that has its own way to keep keys.
+    """
+    if name not in KV_DTYPES:
+        raise UserError(f"--kv-dtype {name}: use one of {', '.join(KV_DTYPES)}")
+    if name != AUTO and engine == "vllm":
+        raise UserError(f"--kv-dtype {name}: vLLM decides that itself: leave it out")
+
+
 def read_methods(text: str, _flag: str) -> tuple[str, ...]:
     return parse_methods(text)
 
@@ -120,6 +131,15 @@ Quantize = Annotated[
     Option(
         "int8: linear layers with a byte for each weight: less memory, faster on a CPU, answers a "
         "little different. none: as the checkpoint has them.",
+        MACHINE,
+    ),
+]
+KV_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+KvDtype = Annotated[
+    str,
+    Option(
+        "Of keys and values: auto, float32, bfloat16, float16, or int8: a byte for each number, on "
+        "a CPU. auto: as the model computes.",
         MACHINE,
     ),
 ]

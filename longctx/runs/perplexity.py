@@ -126,7 +126,9 @@ def _load(prepared: PreparedPerplexity, err: Console, loaded: LoadedModels) -> d
         device,
     )
     told = quantize.notes(model, options.quantize, dtype, device)
-    asking = Asking(options.kernel, options.config.longest, options.prefill_chunk, False)
+    kept = None if prepared.kept == dtype else prepared.kept
+    longest = options.config.longest
+    asking = Asking(options.kernel, longest, options.prefill_chunk, False, kept)
     sessions, notes = sessions_for(model, prepared.tokenizer, prepared.schemes.values(), asking)
     for note in (*told, *notes):
         say(err, f"  {note}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig
 
 from longctx.attention import Scheme
@@ -87,6 +88,7 @@ class PreparedPerplexity:
     chosen: dtypes.DtypeChoice
     device: str
     device_map: str
+    kept: torch.dtype
     schemes: Mapping[str, Scheme]
     trained_length: int
     measurement: Measurement
@@ -158,6 +160,7 @@ class PreparedPerplexity:
                 "device_map": self.options.device_map,
                 "dtype_note": self.chosen.note,
                 "quantize": self.options.quantize,
+                "kv_dtype": dtypes.name_of(self.kept),
                 "prefill_chunk": self.options.prefill_chunk,
             },
         )
@@ -219,7 +222,9 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     chosen = dtypes.choose(
         options.dtype, source, model_config, device, options.output, options.quantize
     )
-    check_kernel(options.kernel, list(schemes), device, chosen.dtype)
+    kept = dtypes.kept(options.kv_dtype, device, chosen.dtype)
+    check_kernel(options.kernel, list(schemes), device, dtypes.computes(kept, chosen.dtype))
+    numbers = quantize.fingerprint_of(fingerprint(source), options.quantize, device)
     vllm = _vllm_model(options, schemes) if options.engine == "vllm" else None
     begin = (_prefix if config.metric == "rolling" else _begin)(tokenizer, config.bos)
     encode = ChatEncoder(tokenizer, "none").contents
@@ -244,7 +249,7 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
     measurement = Measurement(
         config,
         PassIdentity(
-            model=quantize.fingerprint_of(fingerprint(source), options.quantize, device),
+            model=dtypes.kept_in_fingerprint(numbers, kept, chosen.dtype),
             dtype=chosen.name,
             kernel=options.kernel if vllm is None else vllm.kernel,
             tokenizer_sha256=tokenizer_sha256(tokenizer),
@@ -264,6 +269,7 @@ def prepare(options: PerplexityOptions) -> PreparedPerplexity:
         chosen=chosen,
         device=device,
         device_map=device_map,
+        kept=kept,
         schemes=schemes,
         trained_length=trained_length(model_config, options.original_length, schemes),
         measurement=measurement,

@@ -34,7 +34,9 @@ class MemoryPlan:
         return planning.to_dict(self.model, every, list(self.chosen))
 
 
-def make_plan(model: str, context: int | None, gpus: str, weights: str) -> MemoryPlan:
+def make_plan(
+    model: str, context: int | None, gpus: str, weights: str, kv_dtype: str = "auto"
+) -> MemoryPlan:
     """
     Raises:
         UserError: no such model, or arguments that make no sense.
@@ -42,6 +44,8 @@ def make_plan(model: str, context: int | None, gpus: str, weights: str) -> Memor
     sets = planning.parse_gpus(gpus)
     if weights not in WEIGHTS:
         raise UserError(f"--weights {weights}: use one of {', '.join(WEIGHTS)}")
+    if kv_dtype not in ("auto", "int8"):
+        raise UserError(f"--kv-dtype {kv_dtype}: use auto or int8")
     name, config, made_for = _config(model)
     measured = planning.model_of(
         name,
@@ -50,6 +54,7 @@ def make_plan(model: str, context: int | None, gpus: str, weights: str) -> Memor
         weights=weights,
         step_tokens=EngineSettings.chunk_budget,
         logit_rows=planning.logit_rows(EngineSettings.max_running),
+        kv_dtype=kv_dtype,
     )
     by_set = [planning.options_for(measured, each) for each in sets]
     return MemoryPlan(measured, made_for, by_set, [planning.best(found) for found in by_set])

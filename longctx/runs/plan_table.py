@@ -80,7 +80,7 @@ def print_plan(plan: MemoryPlan) -> None:
     here = on_cpu(model)
     console.print(
         f"  on this machine's CPU {here.dtype} ({here.reason}): weights "
-        f"{_gib(here.weight_bytes)}, keys and values {_gib(here.kv_bytes)}, "
+        f"{_gib(here.weight_bytes)}, keys and values in {here.kv_dtype} {_gib(here.kv_bytes)}, "
         f"the process at its peak {_gib(here.peak_bytes)}; {_gib(here.free_bytes)} free: "
         f"{'fits' if here.fits else 'does not fit'}",
         markup=False,

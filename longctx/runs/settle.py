@@ -20,7 +20,7 @@ from longctx.eval.tasks.styles import read_style
 from longctx.models.source import SIMULATED
 from longctx.options.needle import ADAPTIVE_REPEATS, EMBEDDED_SWEEP, NeedleOptions
 from longctx.options.perplexity import EMBEDDED_LENGTHS, PerplexityOptions
-from longctx.options.shared import EMBEDDED_METHODS, check_engine, check_quantize
+from longctx.options.shared import EMBEDDED_METHODS, check_engine, check_kv_dtype, check_quantize
 from longctx.tiny import EMBEDDED
 
 
@@ -34,6 +34,7 @@ def settle_needle(said: NeedleOptions) -> NeedleOptions:
     simulated = said.base_url is None and said.model.startswith(SIMULATED)
     check_engine(said.engine)
     check_quantize(said.quantize, said.engine)
+    check_kv_dtype(said.kv_dtype, said.engine)
     _check_ray(said)
     if said.preset is not None and said.preset not in PRESETS:
         raise UserError(f"--preset {said.preset}: not known: use {', '.join(PRESETS)}")
@@ -120,6 +121,7 @@ def settle_perplexity(said: PerplexityOptions) -> PerplexityOptions:
     """
     check_engine(said.engine)
     check_quantize(said.quantize, said.engine)
+    check_kv_dtype(said.kv_dtype, said.engine)
     if said.text is None:
         _refuse_reading(said, "--text")
     embedded = said.model in ("", EMBEDDED)

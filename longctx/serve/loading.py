@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from longctx import tiny
 from longctx.attention import Scheme, default_method
 from longctx.chat import template
@@ -51,6 +53,7 @@ class PreparedServer:
     device_map: str
     scheme: Scheme
     context: int
+    kept: torch.dtype
 
     @property
     def name(self) -> str:
@@ -65,7 +68,13 @@ class PreparedServer:
             "trained_length": self.scheme.trained_length,
             "dtype": self.chosen.name,
             "quantize": self.settings.quantize,
+            "kv_dtype": self.kv_dtype,
         }
+
+    @property
+    def kv_dtype(self) -> str:
+        """What keys and values are to be kept in."""
+        return dtypes.name_of(self.kept)
 
     def load(self) -> Loaded:
         """Weights, and memory for keys and values.
@@ -82,7 +91,7 @@ class PreparedServer:
             self.source, self.config, dtype, self.device_map, settings.quantize, device
         )
         notes = quantize.notes(model, settings.quantize, dtype, device)
-        engine = self._engine(model, dtypes.named(settings.kv_dtype))
+        engine = self._engine(model, self.kept)
         if (
             engine.fitting_tokens < self.context
             and self.chosen.widened
@@ -93,7 +102,7 @@ class PreparedServer:
                 "tokens of them would fit"
             )
             engine.close()
-            engine = self._engine(model, dtypes.named("bfloat16"))
+            engine = self._engine(model, torch.bfloat16)
         fits = engine.fitting_tokens
         if fits < self.context:
             if settings.context is not None or fits < 1:
@@ -193,9 +202,11 @@ def prepare(settings: ServeSettings) -> PreparedServer:
     if settings.engine == "longctx":
         quantize.check(settings.quantize, source, config, device)
     chosen = dtypes.choose(settings.dtype, source, config, device, quantize=settings.quantize)
-    kept = dtypes.named(settings.kv_dtype, "--kv-dtype") or chosen.dtype
-    check_kernel(settings.kernel, [method], device, kept, named=_METHOD_FLAG)
-    return PreparedServer(settings, source, config, tokenizer, chosen, device_map, scheme, wanted)
+    kept = dtypes.kept(settings.kv_dtype, device, chosen.dtype)
+    computed = dtypes.computes(kept, chosen.dtype)
+    check_kernel(settings.kernel, [method], device, computed, named=_METHOD_FLAG)
+    model = source, config, tokenizer
+    return PreparedServer(settings, *model, chosen, device_map, scheme, wanted, kept)
 
 
 def _wrong_template(tokenizer: Any, settings: ServeSettings) -> str | None:
@@ -222,7 +233,8 @@ def banner(prepared: PreparedServer, loaded: Loaded, url: str) -> list[str]:
     how: list[str | None] = []
     if settings.engine == "longctx":
         device = engine.device.type
-        how.append(dtypes.kernel_words(engine.kernel_name, engine.kv_dtype, device))
+        computed = dtypes.computes(engine.kv_dtype, prepared.chosen.dtype)
+        how.append(dtypes.kernel_words(engine.kernel_name, computed, device))
         how.append(dtypes.linear_words(prepared.chosen.dtype, device))
     told = ", ".join([f"{engine.kernel_name} on {engine.device}", *filter(None, how)])
     lines = [

@@ -29,7 +29,6 @@ def check_settings(settings: ServeSettings, source: Source, method: str) -> None
     for flag, value in (
         ("--kernel", settings.kernel),
         ("--device-map", settings.device_map),
-        ("--kv-dtype", settings.kv_dtype),
     ):
         if value != AUTO:
             raise UserError(f"{flag} {value}: vLLM decides that itself: leave it out")

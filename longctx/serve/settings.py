@@ -149,8 +149,9 @@ class ServeSettings:
     kv_dtype: Annotated[
         str,
         Option(
-            "Of keys and values: auto, float32, bfloat16 or float16. Default: the model's, "
-            "or half of a widened float32 where the context fits only so.",
+            "Of keys and values: auto, float32, bfloat16, float16, or int8: a byte for each "
+            "number, on a CPU. auto: the model's, or half of a widened float32 where the context "
+            "fits only so.",
             _LOAD,
         ),
     ] = shared.AUTO
@@ -258,6 +259,7 @@ class ServeSettings:
             )
         shared.check_engine(self.engine)
         shared.check_quantize(self.quantize, self.engine)
+        shared.check_kv_dtype(self.kv_dtype, self.engine)
         if self.engine == "vllm":
             if self.speculate not in (EngineSettings.speculate, "off"):
                 raise UserError(

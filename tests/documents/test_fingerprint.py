@@ -39,6 +39,7 @@ def test_each_thing_that_keys_depend_on_changes_it(embedded: ModelFacts, copied:
     print_of["bucket"] = embedded.fingerprint(861, None)
     for name in ("dtype", "kv_dtype"):
         print_of[name] = replace(embedded, **{name: "bfloat16"}).fingerprint(724, None)
+    print_of["int8 keys"] = replace(embedded, kv_dtype="int8").fingerprint(724, None)
     print_of["numbers"] = replace(embedded, numbers="int8").fingerprint(724, None)
     for name, options in (
         ("method", {"method": "dca"}),

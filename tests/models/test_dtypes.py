@@ -98,7 +98,7 @@ def test_what_is_asked_for_is_taken_and_its_price_told(
     with pytest.raises(UserError, match="--dtype int4: not known: use one of auto, float32"):
         choose(bf16_model, "int4")
     with pytest.raises(UserError, match="--kv-dtype int4"):
-        dtypes.named("int4", "--kv-dtype")
+        dtypes.kept("int4", "cpu", torch.float32)
 
 
 def test_float16_becomes_float32_on_every_cpu_and_gguf_counts_as_bf16(

@@ -90,6 +90,7 @@ def settings() -> LocalSettings:
         kernel="auto",
         dtype="float32",
         quantize="none",
+        kv_dtype="auto",
         device_map="cpu",
         prefill_chunk=512,
         prefix_sharing=True,

@@ -116,6 +116,20 @@ def test_a_document_is_kept_listed_asked_and_deleted(store: Path) -> None:
         assert {path.name for path in store.iterdir()} == {".lock", "weights.json"}
 
 
+def test_after_a_restart_keys_in_int8_are_mapped_and_answer_as_before(store: Path) -> None:
+    text, options = text_of(1200), {"method": "yarn+dca", "kv_dtype": "int8"}
+    with served(document_store=store, **options) as server:
+        id = add(server, text, "a.txt")["id"]
+        before = ask(server, [id])[0]
+        told = get(server, id)
+        per_token = server.service.engine._scheduler.pool.bytes_per_token
+        assert told["bytes"] < told["tokens"] * (per_token + 4) + 8192  # numbers, scales, ids
+    with served(document_store=store, **options) as server:
+        after, cost = ask(server, [id])
+        assert cost["cached_tokens"] >= told["tokens"] and cost["recomputed_tokens"] == 0
+        assert before == after == computed(server, [("a.txt", text)])
+
+
 def test_the_second_question_after_a_restart_is_answered_as_without_a_store(
     store: Path, method: str
 ) -> None:
@@ -239,7 +253,7 @@ def test_a_prefill_that_was_cut_goes_on_after_a_restart(store: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changed", ["method", "chunk size", "dtype", "weight", "bucket"])
+@pytest.mark.parametrize("changed", ["method", "chunk size", "dtype", "int8", "weight", "bucket"])
 def test_what_was_computed_otherwise_is_computed_again(
     store: Path, tmp_path: Path, changed: str
 ) -> None:
@@ -251,8 +265,8 @@ def test_what_was_computed_otherwise_is_computed_again(
         options["method"] = "dca"
     elif changed == "chunk size":
         options |= {"chunk_size": 256, "local_size": 32}
-    elif changed == "dtype":
-        options["kv_dtype"] = "bfloat16"
+    elif changed in ("dtype", "int8"):
+        options["kv_dtype"] = "bfloat16" if changed == "dtype" else changed
     elif changed == "bucket":
         options["original_length"] = 500
         options |= {"chunk_size": 500, "local_size": 64}
