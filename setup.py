@@ -22,8 +22,8 @@ BUILD = Path("attention", "native", "build.py")
 LIBRARIES = (
     ("longctx.attention.native", Path("attention", "native", "decode.c"), ()),
     (
-        "longctx.engine.native",
-        Path("longctx", "engine", "native", "draw.c"),
+        "longctx.engine",
+        Path("longctx", "engine", "draw.c"),
         ("-ffp-contract=off", "-lm"),  # products and sums as numpy has them
     ),
 )

@@ -142,7 +142,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "longctx.__version__",
     ),
     "longctx.doctor": (
-        *("longctx.attention", "longctx.engine.packed", "longctx.engine.native"),
+        *("longctx.attention", "longctx.engine.packed", "longctx.engine.drawing"),
         *("longctx.errors", "longctx.__version__"),
     ),
     # Reads what lies in a run folder, never a model.

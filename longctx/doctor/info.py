@@ -213,7 +213,7 @@ def _features() -> list[Feature]:
 
     from longctx.attention import cpu
     from longctx.attention.native import library
-    from longctx.engine.native import drawing
+    from longctx.engine import drawing
 
     native = cpu.native_bf16()
     features = [Feature("cpu", "native bf16", "bfloat16", native.available, native.reason)]

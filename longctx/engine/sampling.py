@@ -9,7 +9,7 @@ never on its neighbours nor on how often a step is repeated. Knows no model and 
     random numbers                 by seed, position and token id (`noise.py`)
 
 On a CPU rows that need no probabilities of all tokens are drawn in one call of the C library where
-there is one (`native/drawing.py`), and come out the same.
+there is one (`drawing.py`), and come out the same.
 
 Shape legend: R rows, V vocabulary, B blocks of it, K candidates.
 """
@@ -26,11 +26,10 @@ import numpy as np
 import torch
 
 from longctx.attention.upload import upload
-from longctx.engine import arrays, candidates, noise
+from longctx.engine import arrays, candidates, drawing, noise
 from longctx.engine.arrays import Array
 from longctx.engine.constraint import Constraint
 from longctx.engine.errors import NonFiniteLogitsError
-from longctx.engine.native import drawing
 from longctx.engine.penalties import Penalties, penalise
 from longctx.engine.request import Sampling, TokenLogprob
 

@@ -24,7 +24,7 @@ from longctx.doctor import info
 from longctx.doctor import process as doctor_process
 from longctx.doctor import table as doctor_table
 from longctx.doctor.checks import CheckRow, DoctorReport, Facts
-from longctx.engine.native import drawing
+from longctx.engine import drawing
 
 ROOT = Path(__file__).resolve().parent.parent
 

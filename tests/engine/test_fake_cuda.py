@@ -42,7 +42,7 @@ RANDOM = Sampling(temperature=1.0, top_p=0.9, top_k=20, min_p=0.01, seed=1)
 PENALISED = Sampling(repetition_penalty=1.2, presence_penalty=0.3)
 
 INPUTS = ("upload", "longctx.engine.runner.Runner._inputs")
-TOKENS = ("read", "longctx.engine.sampling._tokens")
+TOKENS = ("read", "longctx.engine.sampling._searched")
 REPORT = ("read", "longctx.engine.sampling._reports")
 
 # How often the host waits for a device in one step of the engine, and who asks for it. Ids and

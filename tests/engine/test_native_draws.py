@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from longctx.attention.native import build
-from longctx.engine import Sampling
+from longctx.engine import Sampling, drawing
 from longctx.engine.errors import NonFiniteLogitsError
-from longctx.engine.native import drawing
 from longctx.engine.sampling import Drawn, RowSampler, draw
 
 needed = pytest.mark.skipif(not drawing_ways.NATIVE, reason=f"the library {drawing_ways.LOADED}")

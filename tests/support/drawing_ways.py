@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from longctx.attention.native import library
-from longctx.engine import arrays
-from longctx.engine.native import drawing
+from longctx.engine import arrays, drawing
 
 LOADED = drawing.load()
 NATIVE = [] if isinstance(LOADED, str) else library.LEVELS[: LOADED.functions.longctx_level() + 1]

@@ -11,7 +11,7 @@
 
    No library beside libc and libm: no Python, no torch, and no thread of its own. The caller hands
    in GOMP_parallel of the OpenMP that torch has loaded. Products and sums are not contracted
-   (drawing.py says so to the compiler), as numpy has them.
+   (setup.py says so to the compiler), as numpy has them.
 
    The file includes itself once for each instruction set. */
 
