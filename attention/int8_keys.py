@@ -4,25 +4,17 @@
 
 So a row is a key like any other, of D + ROOM bytes: it is written, shared, copied, stored and
 mapped as those of floats are. It depends on its token alone, not on what it was written with.
-decode.c reads rows as they lie; other kernels get them widened, a piece at a time (`InInt8`).
+decode.c reads rows as they lie; other kernels get them widened (kernels/in_int8.py).
 
-Shape legend: B batch, K key/value heads, H query heads, L tokens or queries, M key slots, D head
-dimension, R = D + ROOM.
+Shape legend: K key/value heads, L tokens, D head dimension, R = D + ROOM.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-
-from longctx.attention.kernels.base import Kernel, Partial
-from longctx.attention.merge import merge
 
 ROOM = torch.bfloat16.itemsize  # bytes of a scale
 LARGEST = 127
-# So many keys are widened at a time: what that takes does not grow with the context.
-PIECE = 2048
 # Of a scale: rows of zeros stay zeros.
 _TINY = 1e-30
 # The nearest bfloat16 of more by this is no smaller than the number.
@@ -58,42 +50,3 @@ def put(into_KLD: torch.Tensor, x_KLD: torch.Tensor) -> None:
         round_into(into_KLD, x_KLD)
     else:
         into_KLD[:] = x_KLD
-
-
-class InInt8:
-    """A kernel whose keys are rows: what it does not read itself is widened to the query's dtype.
-
-    Keys before the queries' own are taken in pieces, and merged.
-    """
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.name = kernel.name
-        self._kernel = kernel
-        # One that decodes reads rows itself.
-        self.decodes: Any = getattr(kernel, "decodes", None)
-        self.decode: Any = getattr(kernel, "decode", None)
-
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        if device.type != "cpu":
-            return f"reads keys in int8 on a CPU alone, not on {device.type}"
-        return self._kernel.unavailable(device, dtype)
-
-    def __call__(
-        self,
-        q_BHLD: torch.Tensor,
-        k_BKMD: torch.Tensor,
-        v_BKMD: torch.Tensor,
-        *,
-        causal: bool,
-        scale: float,
-    ) -> Partial:
-        keys, own = k_BKMD.shape[2], q_BHLD.shape[2] if causal else 0
-        found, at = None, 0
-        while at < keys or found is None:
-            # The queries' own keys stay together: causal attention is aligned to the last one.
-            stop = keys if keys - at <= max(PIECE, own) else min(at + PIECE, keys - own)
-            pair = (widen(x[:, :, at:stop], q_BHLD.dtype) for x in (k_BKMD, v_BKMD))
-            part = self._kernel(q_BHLD, *pair, causal=causal and stop == keys, scale=scale)
-            found = part if found is None else merge((found, part))
-            at = stop
-        return found

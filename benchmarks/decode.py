@@ -80,7 +80,7 @@ def attention(
 
     from longctx.attention import ChunkMap, kernels
     from longctx.attention.chunks import Turns
-    from longctx.attention.int8_keys import InInt8
+    from longctx.attention.kernels.in_int8 import InInt8
     from longctx.attention.rope import base_inv_freq
     from longctx.attention.step import Run, StepRow, attend_step, plan_step
 

@@ -301,6 +301,6 @@ def test_decode_benchmark_reports_kernels_and_ceiling(tmp_path: Path) -> None:
         return
     report = json.loads(done.stdout)
     seen = [(row["dtype"], row["rows"]) for row in report["results"]]
-    assert seen == [("float32", 1), ("float32", 2), ("bfloat16", 1), ("bfloat16", 2)]
+    assert seen == [(dtype, rows) for dtype in ("float32", "bfloat16", "int8") for rows in (1, 2)]
     for row in report["results"]:
         assert set(row["gb_s"]) == set(row["times"]) == {"memory", "native", "torch_cpu"}

@@ -20,8 +20,9 @@ from longctx.attention.chunks import Turns, turns_of
 from longctx.attention.config import rope_parameters
 from longctx.attention.hf.model import find_parts
 from longctx.attention.hf.patch import SchemePatch, owner
-from longctx.attention.int8_keys import InInt8, row_bytes
+from longctx.attention.int8_keys import row_bytes
 from longctx.attention.kernels.base import Kernel
+from longctx.attention.kernels.in_int8 import InInt8
 from longctx.attention.rope import temperature_bucket
 from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch

@@ -11,7 +11,9 @@ from oracle import relative_error
 
 from longctx.attention import ChunkMap, int8_keys, kernels
 from longctx.attention.chunks import Turns
-from longctx.attention.int8_keys import InInt8, round_into, row_bytes, widen
+from longctx.attention.int8_keys import round_into, row_bytes, widen
+from longctx.attention.kernels import in_int8
+from longctx.attention.kernels.in_int8 import InInt8
 from longctx.attention.rope import base_inv_freq
 from longctx.attention.step import Run, StepRow, attend_step
 
@@ -25,7 +27,7 @@ def rounded(x: torch.Tensor) -> torch.Tensor:
     return rows
 
 
-def in_int8(case: Case) -> Case:
+def as_rows(case: Case) -> Case:
     """The same keys and values in rows; NaN stays around them."""
     keys, values = ([rounded(x) for x in stacks] for stacks in (case.keys, case.values))
     return case._replace(keys=keys, values=values)
@@ -78,7 +80,7 @@ def test_zeros_stay_zeros_and_what_is_no_number_stays_none() -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("chunked", [True, False], ids=["dca", "plain"])
 def test_every_instruction_set_gives_the_softmax_of_the_rows_numbers(chunked, shape, seed) -> None:
-    case = in_int8(drawn(seed, shape, chunked=chunked))
+    case = as_rows(drawn(seed, shape, chunked=chunked))
     for level in levels():
         assert relative_error(decoded(case, level), exact(case)) < 2e-6
 
@@ -87,11 +89,11 @@ def test_every_instruction_set_gives_the_softmax_of_the_rows_numbers(chunked, sh
 def test_keys_alone_may_be_rows_and_queries_of_bf16() -> None:
     for shape in SHAPES:
         case = drawn(7, shape)
-        keys = in_int8(case)._replace(values=case.values)
+        keys = as_rows(case)._replace(values=case.values)
         wide = case._replace(keys=[widen(x, torch.float32) for x in keys.keys])
         for level in levels():
             assert relative_error(decoded(keys, level), wide.exact()) < 2e-6
-        both = in_int8(case)._replace(q=case.q.bfloat16())
+        both = as_rows(case)._replace(q=case.q.bfloat16())
         assert relative_error(decoded(both), exact(both)) < 3e-3
 
 
@@ -127,7 +129,7 @@ def test_pieces_are_one_softmax(
 ) -> None:
     if (reason := kernels.get(name).unavailable(torch.device("cpu"), torch.float32)) is not None:
         pytest.skip(f"{name} {reason}")
-    monkeypatch.setattr(int8_keys, "PIECE", 16)
+    monkeypatch.setattr(in_int8, "PIECE", 16)
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 6, queries, 32, generator=generator)
     k, v = (rounded(torch.randn(2, 2, keys, 32, generator=generator)) for _ in "kv")
@@ -156,10 +158,10 @@ def test_how_much_is_widened_at_a_time_does_not_grow_with_the_context(
         most.append(x.shape[2])
         return widen(x, dtype)
 
-    monkeypatch.setattr(int8_keys, "widen", counted)
-    k = rounded(torch.randn(1, 1, 5 * int8_keys.PIECE + 77, 16))
+    monkeypatch.setattr(in_int8, "widen", counted)
+    k = rounded(torch.randn(1, 1, 5 * in_int8.PIECE + 77, 16))
     InInt8(kernels.get("torch_cpu"))(torch.randn(1, 1, 8, 16), k, k, causal=True, scale=1.0)
-    assert max(most) == int8_keys.PIECE
+    assert max(most) == in_int8.PIECE
 
 
 def test_a_gpu_has_no_kernel_for_rows() -> None:
@@ -168,7 +170,7 @@ def test_a_gpu_has_no_kernel_for_rows() -> None:
 
 
 def test_a_step_of_tokens_and_blocks_reads_rows_by_any_kernel() -> None:
-    case = in_int8(drawn(11, (9, 3, 64), most=600))
+    case = as_rows(drawn(11, (9, 3, 64), most=600))
     block = torch.randn(1, 9, 40, 64, generator=torch.Generator().manual_seed(1))
     row, first = case.rows[0], case.q.shape[2]
     if row.end < 40:
