@@ -21,8 +21,12 @@ import torch
 
 from longctx.attention.int8_keys import put, row_bytes
 from longctx.attention.rows import Run
+from longctx.engine.allocator import give_back
 from longctx.engine.arena import Arena
 from longctx.engine.mapped import MappedRun
+
+# Bytes of small runs; giving back takes some ten milliseconds.
+TRIM_EVERY = 256 << 20
 
 
 class Ledger:
@@ -52,11 +56,20 @@ class Ledger:
     ) -> None:
         self.layers, self.block, self.blocks, self.dtype = layers, block, blocks, dtype
         self.used_blocks = self.idle_blocks = 0
+        self._freed = 0
         self.arena = Arena(blocks * block, layers, dtype, spare) if in_arena else None
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks that so many tokens take, the last one in part."""
         return -(-tokens // self.block)
+
+    def freed(self, size: int) -> None:
+        """A run of so many bytes went back to the allocator. What many leave behind, holes between
+        runs of other lengths, goes back to the system now and then."""
+        self._freed += size
+        if self._freed >= TRIM_EVERY:
+            self._freed = 0
+            give_back()
 
 
 class KvBuffer:
@@ -166,7 +179,9 @@ class KvBuffer:
             self._runs = None
             return
         if not (self._users.any() or self._kept.any()):
+            allocated = 0 if self._mapped is None else self._mapped.allocated
             self._mapped, self._layers = None, [None] * self._pool.layers
+            self._pool.freed(allocated)
         elif self._mapped is not None:
             for run_N in np.split(blocks_N, np.flatnonzero(np.diff(blocks_N) > 1) + 1):
                 first, last = int(run_N[0]) * block, (int(run_N[-1]) + 1) * block

@@ -34,6 +34,11 @@ class MappedRun:
         self._memory = _taken(layers * self._layer_bytes)
         self._layers = layers
 
+    @property
+    def allocated(self) -> int:
+        """Bytes that came from the allocator, and go back there."""
+        return 0 if isinstance(self._memory, mmap.mmap) else len(self._memory)
+
     def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [K, M, D]: views, which keep the memory alive."""
         heads, k_dim, v_dim = self._shapes

@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 
+from longctx.engine import buffer as buffers
 from longctx.engine import mapped
 from longctx.engine.buffer import Segment
 from longctx.engine.kv import KvPool
@@ -64,6 +65,32 @@ def test_what_stays_of_a_shortened_prefix_is_as_it_was() -> None:
         k_1KMD, v_1KMD = buffer.read(layer, 0, found.length)
         assert torch.equal(k_1KMD[0], k_KLD[:, : found.length])
         assert torch.equal(v_1KMD[0], -k_KLD[:, : found.length])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is where memory stays")
+def test_holes_that_small_runs_leave_go_back_to_the_system(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every second of many runs stays: between them there is room, and nobody else's to use."""
+    pool = KvPool(1, 1024, 4096 * 64 * 1024, block=64)
+    k_KLD = torch.ones(2, 192, 64)
+
+    def after(trim_every: int) -> int:
+        monkeypatch.setattr(buffers, "TRIM_EVERY", trim_every)
+        kept, before = [], resident()
+        for _ in range(400):  # 192 KiB each
+            buffer = pool.allocate(0, 192)
+            buffer.write(0, 0, k_KLD, k_KLD)
+            kept.append(buffer)
+        for buffer in kept[::2]:
+            buffer.release()
+        held = resident() - before
+        for buffer in kept[1::2]:
+            buffer.release()
+        return held
+
+    after(8 * MiB)  # what only the first time takes
+    assert after(8 * MiB) < after(1 << 40) - 20 * MiB
 
 
 def test_too_many_addresses_are_a_shortage_of_memory() -> None:
