@@ -21,6 +21,7 @@ BUILD = Path("attention", "native", "build.py")
 # Package, C file, what it asks the compiler for.
 LIBRARIES = (
     ("longctx.attention.native", Path("attention", "native", "decode.c"), ()),
+    ("longctx.attention.native", Path("attention", "native", "prefill.c"), ("-lm",)),
     (
         "longctx.engine",
         Path("longctx", "engine", "draw.c"),
@@ -33,7 +34,7 @@ def compile_all(build_lib: Path | None = None) -> list[str]:
     """Beside the C files, or into a build: one line says where it fails.
 
     Returns:
-        Packages that have a library now.
+        Names of the C files that have a library now.
     """
     spec = importlib.util.spec_from_file_location("longctx_build_native", BUILD)
     assert spec is not None and spec.loader is not None
@@ -42,10 +43,10 @@ def compile_all(build_lib: Path | None = None) -> list[str]:
     reasons = {}
     for package, source, more in LIBRARIES:
         into = Path(build_lib, *package.split(".")) if build_lib else source.parent
-        reasons[package] = module.compile_into(into, source, more)
+        reasons[source.name] = module.compile_into(into, source, more)
     for reason in sorted({reason for reason in reasons.values() if reason}):
         print(f"longctx: no native kernels: {reason}; torch's are used", file=sys.stderr)
-    return [package for package, reason in reasons.items() if not reason]
+    return [name for name, reason in reasons.items() if not reason]
 
 
 class BuildPackage(build_py):

@@ -1,7 +1,8 @@
-"""The library of attention/native for rows of one query, torch's own CPU op for blocks.
+"""The libraries of attention/native: rows of one query, and blocks of queries.
 
 A decoded token is bound by memory: one call reads all keys of all rows once, whatever their parts.
-A block of a prompt is bound by arithmetic, and torch's op (torch_cpu.py) does that well.
+A block of a prompt is bound by arithmetic: its query heads are packed, and its products stay in
+registers. Graphs and gradients go to torch's own op (torch_cpu.py).
 Shape legend in base.py.
 """
 
@@ -13,9 +14,9 @@ from typing import Any
 import torch
 
 from longctx.attention.chunks import ChunkQueries, Turns
-from longctx.attention.kernels.base import Partial
+from longctx.attention.kernels.base import Partial, check_shapes, empty_partial
 from longctx.attention.kernels.torch_cpu import TorchCpuKernel
-from longctx.attention.native import library, rows
+from longctx.attention.native import blocks, library, rows
 from longctx.attention.rows import StepRow
 
 
@@ -25,15 +26,17 @@ class NativeKernel:
     name = "native"
 
     def __init__(self) -> None:
-        self._blocks = TorchCpuKernel()
+        self._torch = TorchCpuKernel()
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         if device.type != "cpu":
             return f"runs on cpu, not on {device.type}"
         if dtype not in rows.TYPES:
             return "computes in float32 and bfloat16 alone"
-        loaded = library.load()
-        return loaded if isinstance(loaded, str) else None
+        for loaded in (library.load(), blocks.load()):
+            if isinstance(loaded, str):
+                return loaded
+        return None
 
     def __call__(
         self,
@@ -44,7 +47,17 @@ class NativeKernel:
         causal: bool,
         scale: float,
     ) -> Partial:
-        return self._blocks(q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale)
+        if not blocks.takes(q_BHLD, k_BKMD, v_BKMD):
+            return self._torch(q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale)
+        check_shapes(q_BHLD, k_BKMD, v_BKMD, causal)
+        if q_BHLD.numel() == 0 or k_BKMD.shape[2] == 0:
+            return empty_partial(q_BHLD)
+        loaded, functions = library.load(), blocks.load()
+        if isinstance(loaded, str) or isinstance(functions, str):
+            raise RuntimeError(f"kernel='native' {loaded if isinstance(loaded, str) else functions}")
+        return Partial(
+            *blocks.attend(loaded, functions, q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale)
+        )
 
     def decodes(
         self, q_BHLD: torch.Tensor, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]

@@ -1,7 +1,9 @@
-"""Decode attention in C: the file, what compiles it, what loads it, and what a step hands to it.
+"""Attention in C: the files, what compiles and loads them, and what is handed to them.
 
-decode.c     the kernel, a plain shared library without Python or torch in it
+decode.c     rows of one query; a plain shared library without Python or torch in it
+prefill.c    blocks of queries, a library as well
 build.py     compiles it, when the package is built; runs without the rest of the package
 library.py   finds and loads what was built, or says why there is none
-rows.py      the rows of a step as the library reads them, and the call
+rows.py      the rows of a step as decode.c reads them, and the call
+blocks.py    blocks of queries as prefill.c reads them, and the call
 """
