@@ -128,8 +128,7 @@ class DualChunkCpuImpl(DualChunkImpl):
                 f"{kv_cache.shape[2]}"
             )
         if self._kernel is None:
-            # vLLM has an OpenMP of its own beside torch's: what is not tried there is not taken.
-            self._kernel = kernels.resolve("torch_cpu", q_THD.device, q_THD.dtype)
+            self._kernel = kernels.resolve("auto", q_THD.device, q_THD.dtype)
         keys, values = (
             (x_1KND, *(x_1KND.index_select(2, slots) for slots in step.gathered))
             for x_1KND in self._stacks(kv_cache)
