@@ -1,4 +1,4 @@
-"""Blocks of queries in C: against float64 in every instruction set, the same bits whatever is around."""
+"""Blocks of queries in C: against float64 in every instruction set, the same bits in any batch."""
 
 from __future__ import annotations
 
