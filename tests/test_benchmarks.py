@@ -304,3 +304,23 @@ def test_decode_benchmark_reports_kernels_and_ceiling(tmp_path: Path) -> None:
     assert seen == [(dtype, rows) for dtype in ("float32", "bfloat16", "int8") for rows in (1, 2)]
     for row in report["results"]:
         assert set(row["gb_s"]) == set(row["times"]) == {"memory", "native", "torch_cpu"}
+
+
+def test_prefill_benchmark_reports_kernels_and_ceiling(tmp_path: Path) -> None:
+    reason = kernels.get("native").unavailable(torch.device("cpu"), torch.float32)
+    arguments = ["--queries", "100", "--lengths", "90,128", "--shapes", "135M", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "prefill.py"), *arguments, "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    if reason is not None:
+        assert done.returncode == 1 and reason in done.stderr
+        return
+    report = json.loads(done.stdout)
+    seen = [(row["dtype"], row["keys"], row["causal"]) for row in report["results"]]
+    cases = [(90, False), (128, False), (128, True)]  # 100 queries at the end of 90 keys: none
+    assert seen == [(dtype, *case) for dtype in ("float32", "bfloat16") for case in cases]
+    for row in report["results"]:
+        assert set(row["gflops"]) == set(row["times"]) == {"matmul", "native", "torch_cpu"}

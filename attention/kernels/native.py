@@ -54,8 +54,9 @@ class NativeKernel:
             return empty_partial(q_BHLD)
         loaded, functions = library.load(), blocks.load()
         if isinstance(loaded, str) or isinstance(functions, str):
-            reason = loaded if isinstance(loaded, str) else functions
-            raise RuntimeError(f"kernel='native' {reason}")
+            raise RuntimeError(
+                f"kernel='native' {loaded if isinstance(loaded, str) else functions}"
+            )
         return Partial(
             *blocks.attend(loaded, functions, q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale)
         )
