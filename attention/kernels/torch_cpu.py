@@ -96,8 +96,10 @@ def _diagonal(
 ) -> Partial:
     """As many keys as queries, each of which sees those up to its own."""
     batch, heads, queries, _ = q_BHLD.shape
-    compiling = torch.compiler.is_compiling()  # a graph would be made anew for every length
-    if compiling or not BLOCKS_FROM <= queries <= BLOCKS_UP_TO:
+    # Not in a graph, which would be made anew for every length; and outside of inference mode, as
+    # in the drop-in, a prompt within a chunk has the op's bits.
+    engine = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+    if not engine or not BLOCKS_FROM <= queries <= BLOCKS_UP_TO:
         return _op(q_BHLD, k_BKLD, v_BKLD, True, scale)
     kv_heads, dim = k_BKLD.shape[1], v_BKLD.shape[3]
     group = heads // kv_heads

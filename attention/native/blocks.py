@@ -38,13 +38,12 @@ def load() -> ctypes.CDLL | str:
 
 
 def takes(q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor) -> bool:
-    """Whether the library reads these tensors. It knows no gradients and no graphs."""
-    tensors = (q_BHLD, k_BKMD, v_BKMD)
-    if any(x.dtype not in TYPES or x.device.type != "cpu" for x in tensors):
+    """Whether the library reads these tensors. In inference mode alone, which engines compute in:
+    it knows no gradients and no graphs, and the drop-in within a chunk has the bits of torch's op.
+    """
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
         return False
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return False
-    return not torch.compiler.is_compiling()
+    return all(x.dtype in TYPES and x.device.type == "cpu" for x in (q_BHLD, k_BKMD, v_BKMD))
 
 
 def attend(

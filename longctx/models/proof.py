@@ -94,7 +94,8 @@ def prove(
 
 
 def states_of(model: Any, device: torch.device) -> HiddenStates:
-    """Of a transformers model by its own forward, whatever scheme is on it."""
+    """Of a transformers model by its own forward, whatever scheme is on it. Not in inference mode,
+    where an extended model has another kernel than the plain one."""
 
     def states(tokens: list[int], layers: int | None, request_length: int) -> torch.Tensor:
         base: Any = model.base_model
@@ -102,7 +103,7 @@ def states_of(model: Any, device: torch.device) -> HiddenStates:
         # Decoders of transformers run `self.layers[: self.config.num_hidden_layers]`.
         config.num_hidden_layers = layers or whole
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 ids = torch.tensor([tokens], device=device)
                 found: torch.Tensor = base(ids, use_cache=False).last_hidden_state[0]
         finally:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from longctx.attention import Scheme
+from longctx.attention import Scheme, resolve
 from longctx.engine import Engine
 from longctx.engine.handle import Answer, Generation
 from longctx.engine.memory import default_kv_budget, step_rows
@@ -24,7 +24,7 @@ from longctx.errors import UserError
 from longctx.eval.protocol import Completion, Session
 from longctx.models.engine_session import EngineSession
 from longctx.models.plain import DEFAULT_PREFILL_CHUNK, PlainSession, input_device
-from longctx.models.proof import HiddenStates, UnprovenMethodError, prove, states_of
+from longctx.models.proof import HiddenStates, UnprovenMethodError, prove
 from longctx.models.quantize import weight_bytes
 
 # Requests in flight, and the memory for their keys: so many contexts of the longest length, or as
@@ -68,7 +68,8 @@ class ServedSession(EngineSession):
         self.share_prefix = asking.prefix_sharing
         self._facts = _facts(model, scheme, asking)
         vocabulary = model.config.get_text_config().vocab_size
-        plain = states_of(model, input_device(model))
+        # By the same kernel: another one's rounding would pass for a method at work.
+        plain = partial(_plain, model, asking.kernel)
         under = partial(_running, model, scheme, asking.kernel)
         proof = prove(scheme, vocabulary, plain, under)
         super().__init__(scheme.method, scheme.to_dict(), self._facts.kernel, proof, IN_FLIGHT)
@@ -179,6 +180,13 @@ def _kv_budget(facts: _Facts, asking: Asking, device: torch.device) -> int | Non
     except UserError:
         wanted = 0
     return max(wanted, asking.longest * facts.kv_bytes_per_token)
+
+
+def _plain(
+    model: Any, kernel: str, tokens: list[int], layers: int | None, request_length: int
+) -> torch.Tensor:
+    with _running(model, resolve(model.config, "none"), kernel) as states:
+        return states(tokens, layers, request_length)
 
 
 @contextmanager
