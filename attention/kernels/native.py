@@ -2,7 +2,8 @@
 
 A decoded token is bound by memory: one call reads all keys of all rows once, whatever their parts.
 A block of a prompt is bound by arithmetic: its query heads are packed, and its products stay in
-registers. Graphs and gradients go to torch's own op (torch_cpu.py).
+registers. Graphs, gradients and all else outside of inference mode go to torch's own op
+(torch_cpu.py), whose bits the plain model has.
 Shape legend in base.py.
 """
 
