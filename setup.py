@@ -27,6 +27,11 @@ LIBRARIES = (
         Path("longctx", "engine", "draw.c"),
         ("-ffp-contract=off", "-lm"),  # products and sums as numpy has them
     ),
+    (
+        "longctx.models",
+        Path("longctx", "models", "int8.c"),
+        ("-ffp-contract=off", "-lm"),  # as torch has them
+    ),
 )
 
 

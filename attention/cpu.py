@@ -129,6 +129,12 @@ def largest_int8_weight() -> int:
     return 64 if "7 bits" in multiplies_int8().reason else 127
 
 
+def multiplies_tiles() -> bool:
+    """Whether oneDNN multiplies bytes by tiles (AMX-INT8): many rows eight times as fast."""
+    limited = any(variable in os.environ for variable in _ISA_LIMITS)
+    return bool(_flags().get("amx_int8")) and not limited
+
+
 def _int8_is_exact(largest: int) -> bool:
     rows, width = 2, 64
     x = torch.full((rows, width), 255, dtype=torch.uint8)

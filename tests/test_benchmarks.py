@@ -324,3 +324,26 @@ def test_prefill_benchmark_reports_kernels_and_ceiling(tmp_path: Path) -> None:
     assert seen == [(dtype, *case) for dtype in ("float32", "bfloat16") for case in cases]
     for row in report["results"]:
         assert set(row["gflops"]) == set(row["times"]) == {"matmul", "native", "torch_cpu"}
+
+
+@pytest.mark.skipif(not INT8, reason="no products of bytes on this processor")
+def test_int8_linear_benchmark_reports_both_ways_with_the_same_bits() -> None:
+    arguments = ["--shapes", "64x128,100x70", "--rows", "1,9", "--rounds", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "int8_linear.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = json.loads(done.stdout)["results"]
+    assert [(row["inputs"], row["outputs"], row["rows"]) for row in rows] == [
+        (64, 128, 1),
+        (64, 128, 9),
+        (100, 70, 1),
+        (100, 70, 9),
+    ]
+    for row in rows:
+        assert row["same"] and set(row["seconds"]) == {"native", "oneDNN", "float32", "memory"}
+        assert row["gb_s"] == pytest.approx(
+            row["inputs"] * row["outputs"] / row["seconds"]["native"] / 1e9
+        )

@@ -214,6 +214,7 @@ def _features() -> list[Feature]:
     from longctx.attention import cpu
     from longctx.attention.native import library
     from longctx.engine import drawing
+    from longctx.models import int8_native
 
     native = cpu.native_bf16()
     features = [Feature("cpu", "native bf16", "bfloat16", native.available, native.reason)]
@@ -227,4 +228,6 @@ def _features() -> list[Feature]:
         features.append(Feature("cpu", "packed linear", name, packs.available, packs.reason))
     int8 = cpu.multiplies_int8()
     features.append(Feature("cpu", "int8 linear", None, int8.available, int8.reason))
+    few = int8_native.able()
+    features.append(Feature("cpu", "native int8", None, few.available, few.reason))
     return features

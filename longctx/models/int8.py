@@ -11,7 +11,8 @@ of 120 random prompts one got another answer with other chunks, none with two by
 
 A row's result depends on that row alone, whatever else is in the step, and as sums of whole numbers
 have no order, not on how many rows there are either: every bit. (torch's `quantized.linear_dynamic`
-has one scale for all rows of a call.) The products are oneDNN's.
+has one scale for all rows of a call.) The products of many rows are oneDNN's; int8.c does the rest,
+and few rows whole. Where it is not, torch does, with the same bits.
 
 Knows no model. Shape legend: R rows, N rows of bytes, I inputs, O outputs.
 """
@@ -26,6 +27,7 @@ import torch
 from torch import nn
 
 from longctx.attention import cpu
+from longctx.models import int8_native
 
 # oneDNN takes activations from 0 to 255 and weights from -127 to 127.
 _ZERO = 128
@@ -54,16 +56,29 @@ def round_rows(x_RI: torch.Tensor) -> Rows:
     A row with a NaN or an infinity has such a scale, and so has all that is computed of it.
     """
     rows, inputs = x_RI.shape
-    x_RI = x_RI.float()
+    filled = filled_up(2 * rows) // 2
+    bytes_NI = torch.empty(2 * filled, inputs, dtype=torch.uint8)
+    high_RI, low_RI = bytes_NI[:rows], bytes_NI[filled : filled + rows]
+    functions = int8_native.load()
+    if isinstance(functions, str) or not int8_native.takes(x_RI):
+        return Rows(bytes_NI, _round_in_torch(x_RI.float(), high_RI, low_RI))
+    scale_R1 = torch.empty(rows, 1)
+    functions.round(x_RI.contiguous(), high_RI, low_RI, scale_R1)
+    return Rows(bytes_NI, scale_R1)
+
+
+def _round_in_torch(
+    x_RI: torch.Tensor, high_RI: torch.Tensor, low_RI: torch.Tensor
+) -> torch.Tensor:
+    """As int8.c does it: writes both bytes of each number, and returns the scales."""
     scale_R1 = x_RI.abs().amax(-1, keepdim=True).clamp_min_(_TINY).mul_(1 / _LARGEST_ROW)
     whole_RI = (x_RI / scale_R1).round_()
-    high_RI = (whole_RI * (1 / 256)).add_(0.5).floor_()
-    filled = filled_up(2 * rows) // 2
-    bytes_NI = torch.empty(2 * filled, inputs, dtype=torch.int8)
-    bytes_NI[:rows] = high_RI
-    bytes_NI[filled : filled + rows] = whole_RI.sub_(high_RI, alpha=256)
-    # 128 more is the sign bit turned; a copy of floats to uint8 takes ten times as long.
-    return Rows(bytes_NI.view(torch.uint8).bitwise_xor_(_ZERO), scale_R1)
+    upper_RI = (whole_RI * (1 / 256)).add_(0.5).floor_()
+    for half_RI, numbers_RI in ((high_RI, upper_RI), (low_RI, whole_RI.sub_(upper_RI, alpha=256))):
+        # 128 more is the sign bit turned; a copy of floats to uint8 takes ten times as long.
+        half_RI.view(torch.int8).copy_(numbers_RI)
+        half_RI.bitwise_xor_(_ZERO)
+    return scale_R1
 
 
 def round_weights(weight_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,6 +128,7 @@ class Int8Weights:
                     for layer, bias in zip(layers, biases, strict=True)
                 ]
             )
+        self._few = int8_native.few_rows(self._packed, whole_OI, self._scale_O, self.bias_O)
         self._many = len(layers) > 1
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -120,20 +136,33 @@ class Int8Weights:
         """[..., I] to [..., O] of all layers."""
         if self._last is not None and self._last[0] is x:
             return self._last[1]
-        bytes_NI, scale_R1 = round_rows(x.reshape(-1, x.shape[-1]))
+        x_RI = x.reshape(-1, x.shape[-1])
+        few, rows = self._few, x_RI.shape[0]
+        if few is not None and 0 < rows <= few.most and int8_native.takes(x):
+            out_RO = few(x_RI.contiguous())
+        else:
+            out_RO = self._of_many(x_RI)
+        out = out_RO.view(*x.shape[:-1], out_RO.shape[1])
+        if self._many:
+            self._last = x, out
+        return out
+
+    def _of_many(self, x_RI: torch.Tensor) -> torch.Tensor:
+        bytes_NI, scale_R1 = round_rows(x_RI)
         rows = scale_R1.shape[0]
         nothing: Any = (None, 1.0, 0, torch.float32, "none", [], "")
         out_NO = _multiply(
             bytes_NI, 1.0, _ZERO, self._packed, self._scale_O, self._zeros_O, *nothing
         )
         half = out_NO.shape[0] // 2
-        out_RO = out_NO[half : half + rows].add_(out_NO[:rows], alpha=256).mul_(scale_R1)
+        high_RO, low_RO = out_NO[:rows], out_NO[half : half + rows]
+        functions = int8_native.load()
+        if not isinstance(functions, str) and int8_native.takes(x_RI):
+            return functions.finish(high_RO, low_RO, scale_R1, self.bias_O, x_RI.dtype)
+        out_RO = low_RO.add_(high_RO, alpha=256).mul_(scale_R1)
         if self.bias_O is not None:
             out_RO += self.bias_O
-        out: torch.Tensor = out_RO.to(x.dtype).view(*x.shape[:-1], out_RO.shape[1])
-        if self._many:
-            self._last = x, out
-        return out
+        return out_RO.to(x_RI.dtype)
 
     def forget(self) -> None:
         self._last = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from longctx.doctor import process as doctor_process
 from longctx.doctor import table as doctor_table
 from longctx.doctor.checks import CheckRow, DoctorReport, Facts
 from longctx.engine import drawing
+from longctx.models import int8_native
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -175,6 +177,7 @@ def test_the_first_question_says_what_info_says() -> None:
         "native draws",
         *["packed linear"] * 3,
         "int8 linear",
+        "native int8",
     ]
     planted = [status for status in told["info"]["kernels"] if status["kernel"] == "planted"]
     assert {status["dtype"] for status in planted} == set(info.DTYPES)
@@ -254,7 +257,7 @@ def test_info_tells_features_with_reasons() -> None:
     told = json.loads(CliRunner().invoke(cli.app, ["info", "--json"]).stdout)["features"]
     assert [list(feature) for feature in told] == [
         ["device", "name", "dtype", "available", "reason"]
-    ] * 7
+    ] * 8
     assert all(feature["reason"] for feature in told)
     (native,) = [feature for feature in told if feature["name"] == "native kernel"]
     loaded = library.load()
@@ -263,6 +266,8 @@ def test_info_tells_features_with_reasons() -> None:
     (draws,) = [feature for feature in told if feature["name"] == "native draws"]
     assert draws["available"] is isinstance(drawing.load(), drawing.Drawer)
     assert draws["reason"] == str(drawing.load())
+    (few,) = [feature for feature in told if feature["name"] == "native int8"]
+    assert (few["available"], few["reason"]) == astuple(int8_native.able())
     shown_info = CliRunner().invoke(cli.app, ["info"], env={"COLUMNS": "120"}).stdout
     assert "native bf16" in shown_info and "packed linear" in shown_info
     assert "int8 linear" in shown_info
