@@ -34,10 +34,8 @@ class NativeKernel:
             return f"runs on cpu, not on {device.type}"
         if dtype not in rows.TYPES:
             return "computes in float32 and bfloat16 alone"
-        for loaded in (library.load(), blocks.load()):
-            if isinstance(loaded, str):
-                return loaded
-        return None
+        loaded = library.load()
+        return loaded if isinstance(loaded, str) else None
 
     def __call__(
         self,
@@ -53,14 +51,8 @@ class NativeKernel:
         check_shapes(q_BHLD, k_BKMD, v_BKMD, causal)
         if q_BHLD.numel() == 0 or k_BKMD.shape[2] == 0:
             return empty_partial(q_BHLD)
-        loaded, functions = library.load(), blocks.load()
-        if isinstance(loaded, str) or isinstance(functions, str):
-            raise RuntimeError(
-                f"kernel='native' {loaded if isinstance(loaded, str) else functions}"
-            )
-        return Partial(
-            *blocks.attend(loaded, functions, q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale)
-        )
+        loaded = _loaded()
+        return Partial(*blocks.attend(loaded, q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale))
 
     def decodes(
         self, q_BHLD: torch.Tensor, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]
@@ -77,9 +69,7 @@ class NativeKernel:
         values: Sequence[torch.Tensor],
         scale: float,
     ) -> torch.Tensor:
-        loaded = library.load()
-        if isinstance(loaded, str):
-            raise RuntimeError(f"kernel='native' {loaded}")
+        loaded = _loaded()
         if q_BHLD.stride(3) != 1:
             q_BHLD = q_BHLD.contiguous()
         step = self._step(loaded, single, turns, kept, q_BHLD, keys, values)
@@ -110,3 +100,10 @@ class NativeKernel:
             step = rows.lay_out(single, turns, loaded.split, q_BHLD, keys, values)
             kept[laid] = step
         return step
+
+
+def _loaded() -> library.Library:
+    loaded = library.load()
+    if isinstance(loaded, str):
+        raise RuntimeError(f"kernel='native' {loaded}")
+    return loaded

@@ -6,35 +6,17 @@ dimension.
 
 from __future__ import annotations
 
-import ctypes
 from array import array
-from functools import cache
-from pathlib import Path
 
 import torch
 
-from longctx.attention.native import library
+from longctx.attention.native.library import Library
 from longctx.attention.native.rows import TYPES
 
-SOURCE = Path(__file__).with_name("prefill.c")
 # Rows of a task: what is packed for it stays in the second cache. Fewer where threads would idle.
 _ROWS, _FEWEST = 192, 48
 # Below so many products a second thread costs more to wake than it saves.
 _ALONE = 1 << 21
-
-
-@cache
-def load() -> ctypes.CDLL | str:
-    """The library of prefill.c, or why there is none, as a clause."""
-    functions = library.opened(SOURCE)
-    if isinstance(functions, str):
-        return functions
-    pointer = ctypes.c_void_p
-    functions.longctx_prefill.argtypes = (
-        *(pointer,) * 6,
-        *(ctypes.c_double, ctypes.c_int, pointer, ctypes.c_int),
-    )
-    return functions
 
 
 def takes(q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor) -> bool:
@@ -47,8 +29,7 @@ def takes(q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor) -> b
 
 
 def attend(
-    loaded: library.Library,
-    functions: ctypes.CDLL,
+    library: Library,
     q_BHLD: torch.Tensor,
     k_BKMD: torch.Tensor,
     v_BKMD: torch.Tensor,
@@ -88,12 +69,12 @@ def attend(
             min(most, -(-rows // 6) * 6),
         ),
     )
-    failed = functions.longctx_prefill(
+    failed = library.prefill.longctx_prefill(
         shape.buffer_info()[0],
         *(x.data_ptr() for x in (q_BHLD, k_BKMD, v_BKMD, out_BLHD, lse_BHL)),
         scale,
-        loaded.level,
-        loaded.parallel,
+        library.level,
+        library.parallel,
         threads,
     )
     if failed:

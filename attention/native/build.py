@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("decode.c")
+HEADERS = Path(__file__).parent  # that C files include, wherever they lie
+SOURCE = HEADERS / "decode.c"
 LIBRARY = "decode.lib"  # with .so at its end it would be a module to Python
 LEAVE_OUT = "LONGCTX_NO_NATIVE"
 COMPILERS = ("cc", "gcc", "clang")
@@ -33,8 +34,9 @@ def library_of(source: Path) -> Path:
 
 
 def source_hash(source: Path = SOURCE) -> str:
-    """What a library says that it was made of."""
-    return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    """What a library says that it was made of: its file, and every header of this folder."""
+    made_of = (source, *sorted(HEADERS.glob("*.h")))
+    return hashlib.sha256(b"".join(each.read_bytes() for each in made_of)).hexdigest()[:16]
 
 
 def compile_into(folder: Path, source: Path = SOURCE, more: Sequence[str] = ()) -> str | None:
@@ -63,7 +65,9 @@ def compile_into(folder: Path, source: Path = SOURCE, more: Sequence[str] = ()) 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / target.name
         define = f'-DSOURCE="{source_hash(source)}"'
-        command = [*found[0], *FLAGS, define, "-o", str(made), str(source), *more]
+        # Its own folder: a file that levels.h is to include lies there.
+        folders = (f"-I{each}" for each in (source.parent, HEADERS))
+        command = [*found[0], *FLAGS, define, *folders, "-o", str(made), str(source), *more]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         except OSError as error:

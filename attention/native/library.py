@@ -1,5 +1,5 @@
-"""The library of decode.c: found beside it and loaded once, or the reason why there is none. Others
-are opened in the same way.
+"""The libraries of this room: found beside their C files and loaded once, or the reason why there
+are none. Those of other rooms are opened in the same way.
 
 Its threads are those of torch: `GOMP_parallel` of the OpenMP that torch has loaded is handed in. A
 second OpenMP in the process would have threads of its own, which fight with torch's for the cores.
@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from longctx.attention.native.build import LEAVE_OUT, SOURCE, library_of, source_hash
+from longctx.attention.native.build import HEADERS, LEAVE_OUT, library_of, source_hash
 
+SOURCES = (HEADERS / "decode.c", HEADERS / "prefill.c")
 LEVELS = ("plain C", "AVX2", "AVX-512")
 # What torch's own kernels are held to by this variable, so are these.
 _HELD = {"default": 0, "avx2": 1}
@@ -24,34 +25,54 @@ _MAPS = Path("/proc/self/maps")
 
 
 @dataclass(frozen=True)
-class Library:
-    """Attributes:
-    level: which of LEVELS this processor is given.
-    parallel: address of GOMP_parallel; None: everything runs in one thread.
+class Machine:
+    """How C runs here.
+
+    Attributes:
+        level: which of LEVELS this processor is given.
+        parallel: address of GOMP_parallel; None: everything runs in one thread.
     """
 
-    functions: ctypes.CDLL
     level: int
     parallel: int | None
-    split: int
 
     def __str__(self) -> str:
         threads = "threads of torch" if self.parallel else "one thread: torch has no GNU OpenMP"
         return f"{LEVELS[self.level]}, {threads}"
 
 
+@dataclass(frozen=True)
+class Library(Machine):
+    """Attributes:
+    decode, prefill: functions of these C files.
+    split: keys of a task of decode.c.
+    """
+
+    decode: ctypes.CDLL
+    prefill: ctypes.CDLL
+    split: int
+
+
 @cache
 def load() -> Library | str:
-    """The library, or why there is none, as a clause."""
-    functions = opened(SOURCE)
-    if isinstance(functions, str):
-        return functions
-    pointer = ctypes.c_void_p
-    functions.longctx_decode.argtypes = (
-        *(pointer, pointer, pointer, pointer),
-        *(ctypes.c_float, ctypes.c_int, pointer, ctypes.c_int),
+    """The libraries of attention, or why there are none, as a clause."""
+    found = []
+    for source in SOURCES:
+        functions = opened(source)
+        if isinstance(functions, str):
+            return functions
+        found.append(functions)
+    decode, prefill = found
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    decode.longctx_decode.argtypes = (
+        *(pointer,) * 4,
+        *(ctypes.c_float, number, pointer, number),
     )
-    return Library(functions, level_of(functions), gomp_parallel(), functions.longctx_split())
+    prefill.longctx_prefill.argtypes = (
+        *(pointer,) * 6,
+        *(ctypes.c_double, number, pointer, number),
+    )
+    return Library(level_of(decode), gomp_parallel(), decode, prefill, decode.longctx_split())
 
 
 def opened(source: Path) -> ctypes.CDLL | str:
@@ -71,7 +92,7 @@ def opened(source: Path) -> ctypes.CDLL | str:
     except (OSError, AttributeError) as error:
         return f"cannot be loaded ({error})"
     if made_of != source_hash(source):
-        return f"was built from another {source.name}: install longctx again"
+        return f"was built from another {source.name} or header: install longctx again"
     return functions
 
 

@@ -188,7 +188,7 @@ def attend(
         MemoryError: no thread got the few numbers that it computes with.
     """
     bases = array("Q", [x.data_ptr() for pair in zip(keys, values, strict=True) for x in pair])
-    failed = library.functions.longctx_decode(
+    failed = library.decode.longctx_decode(
         step.address,
         q_BHLD.data_ptr(),
         out_BLHD.data_ptr(),

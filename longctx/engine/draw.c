@@ -4,36 +4,28 @@
    operations; they draw where this library is not, and for the rows that it leaves to them. A row's
    token depends on that row alone.
 
-   The pass keeps the largest of every comb: DEEP numbers that lie LANES apart, so that no vector is
-   ever reduced. A bound that enough groups of combs reach gives the candidates, some dozens of
+   The pass keeps the largest of every comb: DEEP numbers that lie ABREAST apart, so that no vector
+   is ever reduced. A bound that enough groups of combs reach gives the candidates, some dozens of
    150,000, which are penalised, sorted, filtered and drawn from. While what is kept of them is not
    certainly what filters over the whole row would keep, the bound is lowered.
 
-   No library beside libc and libm: no Python, no torch, and no thread of its own. The caller hands
-   in GOMP_parallel of the OpenMP that torch has loaded. Products and sums are not contracted
-   (setup.py says so to the compiler), as numpy has them.
+   Products and sums are not contracted (setup.py says so to the compiler), as numpy has them.
 
-   The file includes itself once for each instruction set. */
+   levels.h includes the file once more for each instruction set. */
 
-#ifndef WIDTH
+#ifndef LANES
 
 #include <float.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
-#define EXPORT __attribute__((visibility("default")))
-#define FEW(a, b) ((a) < (b) ? (a) : (b))
-#define ALWAYS static inline __attribute__((always_inline))
+#include "common.h" /* of attention/native */
 
-#define LANES 16
+#define ABREAST 16 /* combs of a chunk */
 #define DEEP 32
-#define CHUNK (LANES * DEEP)
+#define CHUNK (ABREAST * DEEP)
 #define MOST 4096   /* candidates of a row; a row that has more is left to the caller */
 #define WIDEST 1024 /* how many are asked for at most */
 #define PER_COUNT 3 /* groups of combs for each that is asked for: at least, and below twice as many */
-#define GROUPS (2 * PER_COUNT * WIDEST + LANES)
+#define GROUPS (2 * PER_COUNT * WIDEST + ABREAST)
 
 /* Stand for a token where there is none, as in sampling.py. */
 enum { NOT_FINITE = -1, LEFT = -2 };
@@ -175,97 +167,28 @@ static int64_t drawn(const Row *row, Space *space, int64_t count, float bound) {
     return id_of(keys[best]);
 }
 
-#define JOIN(a, b) a##_##b
-#define NAMED(a, b) JOIN(a, b)
-#define NAME(a) NAMED(a, ISA)
+#define BODY "draw.c"
+#include "levels.h"
 
-#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
-#define X86 1
-#include <immintrin.h>
-#define ISA avx512
-#define WIDTH 16
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
-#include "draw.c"
-#undef ISA
-#undef WIDTH
-#undef TARGET
-#define ISA avx2
-#define WIDTH 8
-#define TARGET __attribute__((target("avx2,fma")))
-#include "draw.c"
-#undef ISA
-#undef WIDTH
-#undef TARGET
-#endif
-#define ISA plain
-#define WIDTH 4
-#define TARGET
-#include "draw.c"
-
-/* What draw() may be asked for at most: 0 plain C, 1 AVX2, 2 AVX-512. */
-EXPORT int longctx_level(void) {
-#ifdef X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-            return 2;
-        return 1;
-    }
-#endif
-    return 0;
-}
-
-/* The hash of this file: who loads the library compares it with the file beside it. */
-EXPORT const char *longctx_source(void) { return SOURCE; }
 EXPORT int longctx_widest(void) { return WIDEST; }
-
-typedef void (*Work)(void *);
-typedef void (*Parallel)(Work, void *, unsigned, unsigned);
 
 /* tokens: of each row its token, NOT_FINITE where its logits are not or all are -inf, LEFT where the
    caller must draw. parallel: GOMP_parallel or null. */
 EXPORT void longctx_draw(const void *rows, int64_t count, int64_t vocabulary, int64_t *tokens,
                          int level, void *parallel, int threads) {
     Job job = {rows, count, vocabulary, tokens, 0};
-    Work work = work_plain;
     for (int64_t row = 0; row < count; row++) tokens[row] = LEFT; /* where no thread gets memory */
-#ifdef X86
-    work = level >= 2 ? work_avx512 : level == 1 ? work_avx2 : work_plain;
-#endif
-    if (parallel && threads > 1)
-        ((Parallel)parallel)(work, &job, (unsigned)threads, 0);
-    else
-        work(&job);
+    share(AT_LEVEL(work, level), &job, count, parallel, threads);
 }
 
 #else /* one instruction set */
 
-typedef float NAME(Floats) __attribute__((vector_size(4 * WIDTH)));
-typedef float NAME(FloatsAt) __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-typedef int32_t NAME(Ints) __attribute__((vector_size(4 * WIDTH)));
-#define Floats NAME(Floats)
-#define FloatsAt NAME(FloatsAt)
-#define Ints NAME(Ints)
-
-/* The larger of each lane; where x is no number, y. */
-TARGET ALWAYS Floats NAME(larger)(Floats x, Floats y) {
-#if WIDTH == 16
-    return _mm512_max_ps(x, y);
-#elif WIDTH == 8
-    return _mm256_max_ps(x, y);
-#else
-    Ints more = (Ints)(x > y);
-    return (Floats)((more & (Ints)x) | (~more & (Ints)y));
-#endif
-}
-
-/* Lane by lane the largest of `count` vectors, LANES apart; `bad` where one is no number. */
-TARGET ALWAYS Floats NAME(largest)(const float *from, int64_t count, Ints *bad) {
+/* Lane by lane the largest of `count` vectors, ABREAST apart; `bad` where one is no number. */
+TARGET ALWAYS Floats NAME(tallest)(const float *from, int64_t count, Ints *bad) {
     Floats best = (Floats){0} - INFINITY, other = best;
     int64_t each = 0;
-    for (; each + 2 <= count; each += 2, from += 2 * LANES) {
-        Floats x = *(const FloatsAt *)from, y = *(const FloatsAt *)(from + LANES);
+    for (; each + 2 <= count; each += 2, from += 2 * ABREAST) {
+        Floats x = *(const FloatsAt *)from, y = *(const FloatsAt *)(from + ABREAST);
         *bad |= (Ints)(x != x) | (Ints)(y != y);
         best = NAME(larger)(x, best);
         other = NAME(larger)(y, other);
@@ -278,19 +201,19 @@ TARGET ALWAYS Floats NAME(largest)(const float *from, int64_t count, Ints *bad) 
 TARGET static int NAME(comb)(const float *logits, int64_t vocabulary, float *combs) {
     Ints bad = {0};
     int64_t at = 0;
-    for (; at + CHUNK <= vocabulary; at += CHUNK, combs += LANES)
-        for (int lane = 0; lane < LANES; lane += WIDTH)
-            *(FloatsAt *)(combs + lane) = NAME(largest)(logits + at + lane, DEEP, &bad);
+    for (; at + CHUNK <= vocabulary; at += CHUNK, combs += ABREAST)
+        for (int lane = 0; lane < ABREAST; lane += LANES)
+            *(FloatsAt *)(combs + lane) = NAME(tallest)(logits + at + lane, DEEP, &bad);
     int broken = 0;
     if (at < vocabulary) {
-        for (int lane = 0; lane < LANES; lane++) combs[lane] = -INFINITY;
+        for (int lane = 0; lane < ABREAST; lane++) combs[lane] = -INFINITY;
         for (int64_t id = at; id < vocabulary; id++) {
-            float *best = combs + (id - at) % LANES;
+            float *best = combs + (id - at) % ABREAST;
             *best = logits[id] > *best ? logits[id] : *best;
             broken |= logits[id] != logits[id];
         }
     }
-    for (int lane = 0; lane < WIDTH; lane++) broken |= bad[lane];
+    for (int lane = 0; lane < LANES; lane++) broken |= bad[lane];
     return !broken;
 }
 
@@ -298,20 +221,20 @@ TARGET static int NAME(comb)(const float *logits, int64_t vocabulary, float *com
 TARGET static int64_t NAME(group)(const float *combs, int64_t chunks, int64_t size, float *groups) {
     Ints unused = {0};
     int64_t found = 0;
-    for (int64_t first = 0; first < chunks; first += size, found += LANES) {
-        int64_t count = FEW(size, chunks - first);
-        for (int lane = 0; lane < LANES; lane += WIDTH)
+    for (int64_t first = 0; first < chunks; first += size, found += ABREAST) {
+        int64_t count = least(size, chunks - first);
+        for (int lane = 0; lane < ABREAST; lane += LANES)
             *(FloatsAt *)(groups + found + lane) =
-                NAME(largest)(combs + first * LANES + lane, count, &unused);
+                NAME(tallest)(combs + first * ABREAST + lane, count, &unused);
     }
     return found;
 }
 
-/* Bit by bit, which of LANES numbers are at least `least`. */
+/* Bit by bit, which of ABREAST numbers are at least `least`. */
 TARGET ALWAYS uint32_t NAME(reaching)(const float *from, float least) {
-#if WIDTH == 16
+#if LANES == 16
     return _mm512_cmp_ps_mask(_mm512_loadu_ps(from), _mm512_set1_ps(least), _CMP_GE_OQ);
-#elif WIDTH == 8
+#elif LANES == 8
     __m256 bound = _mm256_set1_ps(least);
     uint32_t low = (uint32_t)_mm256_movemask_ps(
         _mm256_cmp_ps(_mm256_loadu_ps(from), bound, _CMP_GE_OQ));
@@ -319,7 +242,7 @@ TARGET ALWAYS uint32_t NAME(reaching)(const float *from, float least) {
                      _mm256_cmp_ps(_mm256_loadu_ps(from + 8), bound, _CMP_GE_OQ)) << 8;
 #else
     uint32_t bits = 0;
-    for (int lane = 0; lane < LANES; lane++) bits |= (uint32_t)(from[lane] >= least) << lane;
+    for (int lane = 0; lane < ABREAST; lane++) bits |= (uint32_t)(from[lane] >= least) << lane;
     return bits;
 #endif
 }
@@ -329,13 +252,13 @@ TARGET ALWAYS uint32_t NAME(reaching)(const float *from, float least) {
 TARGET static int64_t NAME(collect)(const Row *row, int64_t vocabulary, const float *combs,
                                     float bound, uint64_t *keys) {
     int64_t count = 0, lowest = vocabulary;
-    for (int64_t first = 0; first < vocabulary; first += CHUNK, combs += LANES) {
-        int64_t stop = FEW(first + CHUNK, vocabulary);
+    for (int64_t first = 0; first < vocabulary; first += CHUNK, combs += ABREAST) {
+        int64_t stop = least(first + CHUNK, vocabulary);
         for (uint32_t lanes = NAME(reaching)(combs, bound); lanes; lanes &= lanes - 1)
-            for (int64_t id = first + __builtin_ctz(lanes); id < stop; id += LANES) {
+            for (int64_t id = first + __builtin_ctz(lanes); id < stop; id += ABREAST) {
                 if (!(row->logits[id] >= bound)) continue;
                 if (!keys) {
-                    lowest = FEW(id, lowest);
+                    lowest = least(id, lowest);
                     break;
                 }
                 if (count == MOST) return -1;
@@ -352,12 +275,12 @@ TARGET static int64_t NAME(draw)(const Row *row, int64_t vocabulary, Space *spac
     if (!NAME(comb)(row->logits, vocabulary, space->combs)) return NOT_FINITE;
     NAME(group)(space->combs, chunks, chunks, space->groups);
     float largest = space->groups[0];
-    for (int lane = 1; lane < LANES; lane++)
+    for (int lane = 1; lane < ABREAST; lane++)
         largest = space->groups[lane] > largest ? space->groups[lane] : largest;
     if (isinf(largest)) return NOT_FINITE;
     if (!row->count) return NAME(collect)(row, vocabulary, space->combs, largest, 0);
     for (int64_t count = row->count; count <= WIDEST; count *= 4) {
-        int64_t size = chunks * LANES / (PER_COUNT * count);
+        int64_t size = chunks * ABREAST / (PER_COUNT * count);
         size = size < 1 ? 1 : size;
         int64_t groups = NAME(group)(space->combs, chunks, size, space->groups);
         float bound = bound_of(space->groups, groups, count);
@@ -376,16 +299,12 @@ TARGET static int64_t NAME(draw)(const Row *row, int64_t vocabulary, Space *spac
 TARGET static void NAME(work)(void *argument) {
     Job *job = argument;
     size_t chunks = (size_t)(job->vocabulary + CHUNK - 1) / CHUNK;
-    Space *space = malloc(sizeof(Space) + chunks * LANES * sizeof(float));
+    Space *space = malloc(sizeof(Space) + chunks * ABREAST * sizeof(float));
     if (!space) return; /* the others do what is left */
     int64_t row;
-    while ((row = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->count)
+    while ((row = taken(&job->next)) < job->count)
         job->tokens[row] = NAME(draw)(job->rows + row, job->vocabulary, space);
     free(space);
 }
-
-#undef Floats
-#undef FloatsAt
-#undef Ints
 
 #endif

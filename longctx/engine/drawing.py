@@ -28,21 +28,13 @@ _ALONE = 1 << 14
 
 
 @dataclass(frozen=True)
-class Drawer:
+class Drawer(library.Machine):
     """Attributes:
-    level: which of `library.LEVELS` this processor is given.
-    parallel: address of GOMP_parallel; None: everything runs in one thread.
     widest: candidates of a row that it looks for at most.
     """
 
     functions: ctypes.CDLL
-    level: int
-    parallel: int | None
     widest: int
-
-    def __str__(self) -> str:
-        threads = "threads of torch" if self.parallel else "one thread: torch has no GNU OpenMP"
-        return f"{library.LEVELS[self.level]}, {threads}"
 
     def draw(self, rows: Sequence[bytes], vocabulary: int) -> list[int]:
         """Of each row its token, NOT_FINITE, or LEFT where its candidates are too many.
@@ -95,4 +87,4 @@ def load() -> Drawer | str:
     )
     functions.longctx_draw.restype = None
     level, parallel = library.level_of(functions), library.gomp_parallel()
-    return Drawer(functions, level, parallel, functions.longctx_widest())
+    return Drawer(level, parallel, functions, functions.longctx_widest())

@@ -8,34 +8,23 @@
    is. Of many rows only rounding and scaling are done here. Sums of whole numbers have no order, so
    all ways give the same bits.
 
-   No library beside libc and libm: no Python, no torch, and no thread of its own. The caller hands
-   in GOMP_parallel of the OpenMP that torch has loaded. Products and sums are not contracted
-   (setup.py says so to the compiler), as torch has them.
+   Products and sums are not contracted (setup.py says so to the compiler), as torch has them.
 
    Shape legend: R rows, I inputs, O outputs, P inputs filled up. */
 
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "common.h"
 
-#define EXPORT __attribute__((visibility("default")))
-#define ALWAYS static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
-#define FEW(a, b) ((a) < (b) ? (a) : (b))
 
 #define ZERO 128            /* the byte that stands for 0 */
 #define LARGEST (127 * 256) /* whole number of a row's largest */
 #define TINY 1e-30f         /* of a scale: rows of zeros stay zeros */
 #define NEAREST 12582912.f  /* 1.5 * 2^23: added and taken off, it leaves the nearest whole number */
-#define MOST_ROWS 64         /* that are few */
 #define BLOCK 64            /* outputs, and inputs, of a block of BLOCKED weights */
 #define SUMS 4096           /* of BY_INPUT weights, that stay near while the inputs go by */
 #define MOST_ROWS 8         /* of BY_INPUT weights */
-#define LINE 64             /* bytes of a cache line */
 #define AT_ONCE 8           /* inputs that are added to them at a time */
 
-enum { F32, BF16 };
 enum { PLAIN, WITH_AVX2, WITH_VNNI }; /* levels */
 
 /* BLOCKED: [O / BLOCK][P / 4][BLOCK][4], both filled up with zeros to whole blocks.
@@ -69,26 +58,6 @@ struct Job {
     int64_t count, size, next;
 };
 
-ALWAYS float number_at(const char *from, int64_t type, int64_t at) {
-    if (type == F32) return ((const float *)from)[at];
-    uint32_t bits = (uint32_t)((const uint16_t *)from)[at] << 16;
-    float number;
-    memcpy(&number, &bits, 4);
-    return number;
-}
-
-ALWAYS void put(char *into, int64_t type, int64_t at, float number) {
-    if (type == F32) {
-        ((float *)into)[at] = number;
-        return;
-    }
-    uint32_t bits;
-    memcpy(&bits, &number, 4);
-    uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    ((uint16_t *)into)[at] =
-        (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : nearest);
-}
-
 /* One row as bytes, and its scale. Where this is no finite number all bytes stand for 0: what is
    computed of them is no finite number either. */
 ALWAYS float round_row(const char *restrict x, int64_t type, int64_t inputs, int64_t pitch,
@@ -98,12 +67,12 @@ ALWAYS float round_row(const char *restrict x, int64_t type, int64_t inputs, int
     int64_t i = 0;
     for (; i + 16 <= inputs; i += 16)
         for (int lane = 0; lane < 16; lane++) {
-            float size = fabsf(number_at(x, type, i + lane));
+            float size = fabsf(number(x, i + lane, type));
             broken[lane] |= size != size;
             most[lane] = size > most[lane] ? size : most[lane];
         }
     for (; i < inputs; i++) {
-        float size = fabsf(number_at(x, type, i));
+        float size = fabsf(number(x, i, type));
         any |= size != size;
         largest = size > largest ? size : largest;
     }
@@ -112,15 +81,15 @@ ALWAYS float round_row(const char *restrict x, int64_t type, int64_t inputs, int
         largest = most[lane] > largest ? most[lane] : largest;
     }
     float scale = any ? NAN : largest * (float)(1.0 / LARGEST);
-    int64_t whole = any || isinf(scale) ? 0 : inputs;
-    for (i = 0; i < whole; i++) {
-        int32_t number = (int32_t)(number_at(x, type, i) / scale + NEAREST - NEAREST);
-        int32_t upper = (number + 128) >> 8;
+    int64_t count = any || isinf(scale) ? 0 : inputs;
+    for (i = 0; i < count; i++) {
+        int32_t whole = (int32_t)(number(x, i, type) / scale + NEAREST - NEAREST);
+        int32_t upper = (whole + 128) >> 8;
         high[i] = (uint8_t)(upper + ZERO);
-        low[i] = (uint8_t)(number - 256 * upper + ZERO);
+        low[i] = (uint8_t)(whole - 256 * upper + ZERO);
     }
-    memset(high + whole, ZERO, (size_t)(pitch - whole));
-    memset(low + whole, ZERO, (size_t)(pitch - whole));
+    memset(high + count, ZERO, (size_t)(pitch - count));
+    memset(low + count, ZERO, (size_t)(pitch - count));
     return scale;
 }
 
@@ -149,7 +118,7 @@ ALWAYS void finish_sums(const Job *job, int64_t row, int64_t first, int64_t coun
         lower[o] = (float)(low_o[o] - less) * scale_o[o];
     }
     finish_row(upper, lower, job->scale_R[row], job->bias_O ? job->bias_O + first : 0, count);
-    char *out = job->out + row * job->outputs * (job->type == F32 ? 4 : 2);
+    char *out = job->out + row * job->outputs * type_bytes[job->type];
     if (job->type == F32)
         write_row(lower, out, F32, first, count);
     else
@@ -157,7 +126,7 @@ ALWAYS void finish_sums(const Job *job, int64_t row, int64_t first, int64_t coun
 }
 
 ALWAYS void round_rows(const Job *job, int64_t first, int64_t stop) {
-    int64_t size = job->type == F32 ? 4 : 2;
+    int64_t size = type_bytes[job->type];
     for (int64_t row = first; row < stop; row++) {
         const char *x = job->x + row * job->inputs * size;
         uint8_t *high = job->high + row * job->pitch, *low = job->low + row * job->pitch;
@@ -216,7 +185,7 @@ VNNI ALWAYS void multiply_rows(const Job *job, int64_t row, int count, const int
             _mm512_storeu_si512(high + 16 * c, sums[r][c]);
             _mm512_storeu_si512(low + 16 * c, sums[count + r][c]);
         }
-        finish_sums(job, row + r, first, FEW(BLOCK, job->outputs - first), high, low, 1);
+        finish_sums(job, row + r, first, least(BLOCK, job->outputs - first), high, low, 1);
     }
 }
 
@@ -249,7 +218,7 @@ AVX2 static void add_inputs(const Job *job, int64_t input, int64_t first, int64_
     int64_t halves = 2 * job->rows, ahead = input + 2 * AT_ONCE <= job->inputs;
     for (int i = 0; i < AT_ONCE; i++) /* behind the last input x is 0 */
         weights[i] =
-            job->layer->weights + FEW(input + i, job->inputs - 1) * job->outputs + first;
+            job->layer->weights + least(input + i, job->inputs - 1) * job->outputs + first;
     for (int64_t r = 0; r < halves; r++) {
         const uint8_t *bytes = r < job->rows ? job->high + r * job->pitch
                                              : job->low + (r - job->rows) * job->pitch;
@@ -285,13 +254,13 @@ AVX2 static void multiply_by_input(const Job *job, int64_t at, int64_t stop) {
     int32_t sums[SUMS];
     int64_t tile = tile_of(job->rows);
     for (; at < stop; at++) {
-        int64_t first = at * tile, count = FEW(tile, job->outputs - first);
+        int64_t first = at * tile, count = least(tile, job->outputs - first);
         memset(sums, 0, sizeof(sums));
         for (int64_t input = 0; input < job->inputs; input += AT_ONCE)
             add_inputs(job, input, first, count, sums, tile);
         for (int64_t row = 0; row < job->rows; row++)
             for (int64_t o = 0; o < count; o += BLOCK)
-                finish_sums(job, row, first + o, FEW(BLOCK, count - o), sums + row * tile + o,
+                finish_sums(job, row, first + o, least(BLOCK, count - o), sums + row * tile + o,
                             sums + (job->rows + row) * tile + o, 0);
     }
 }
@@ -312,9 +281,6 @@ EXPORT int longctx_level(void) {
     return PLAIN;
 }
 
-/* The hash of this file: who loads the library compares it with the file beside it. */
-EXPORT const char *longctx_source(void) { return SOURCE; }
-
 /* How many rows longctx_multiply takes; 0 where it does not read this layout. */
 EXPORT int64_t longctx_most_rows(int64_t layout, int level) {
     if (layout == BLOCKED) return level >= WITH_VNNI ? INT64_MAX : 0;
@@ -333,10 +299,8 @@ static void work(void *argument) {
     Job *job = argument;
     int64_t at;
     while ((at = __atomic_fetch_add(&job->next, job->size, __ATOMIC_RELAXED)) < job->count)
-        job->part(job, at, FEW(at + job->size, job->count));
+        job->part(job, at, least(at + job->size, job->count));
 }
-
-typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
 static void run(Job *job, Part part, int64_t count, void *parallel, int threads) {
     int64_t tasks = 4 * (int64_t)threads;
@@ -344,10 +308,7 @@ static void run(Job *job, Part part, int64_t count, void *parallel, int threads)
     job->count = count;
     job->size = (count + tasks - 1) / tasks;
     job->next = 0;
-    if (parallel && threads > 1)
-        ((Parallel)parallel)(work, job, (unsigned)threads, 0);
-    else
-        part(job, 0, count);
+    share(work, job, count, parallel, threads);
 }
 
 /* x: [R, I] to bytes of both halves, [R, I] each, and scales [R]. */

@@ -34,20 +34,11 @@ _AT_A_TIME = 1 << 20  # weights that are summed up at a time
 
 
 @dataclass(frozen=True)
-class Functions:
-    """Attributes:
-    level: which of `library.LEVELS` this processor is given.
-    parallel: address of GOMP_parallel; None: everything runs in one thread.
-    """
-
+class Functions(library.Machine):
     library: ctypes.CDLL
-    level: int
-    parallel: int | None
 
     def __str__(self) -> str:
-        instructions = "AVX-512 with VNNI" if self.level == 2 else library.LEVELS[self.level]
-        threads = "threads of torch" if self.parallel else "one thread: torch has no GNU OpenMP"
-        return f"{instructions}, {threads}"
+        return super().__str__().replace("AVX-512", "AVX-512 with VNNI")
 
     def round(
         self, x_RI: torch.Tensor, high_RI: torch.Tensor, low_RI: torch.Tensor, scale_R: torch.Tensor
@@ -247,4 +238,4 @@ def load() -> Functions | str:
         *(*how, ctypes.c_int),
     )
     functions.longctx_round.restype = functions.longctx_finish.restype = None
-    return Functions(functions, library.level_of(functions), library.gomp_parallel())
+    return Functions(library.level_of(functions), library.gomp_parallel(), functions)

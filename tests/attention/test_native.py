@@ -234,17 +234,21 @@ def test_it_can_be_left_out(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("afresh")
-def test_one_that_is_missing_broken_or_old_says_so(monkeypatch, tmp_path) -> None:
-    source = tmp_path / "decode.c"
-    source.write_bytes(build.SOURCE.read_bytes() + b"\n/* changed */\n")
-    monkeypatch.setattr(library, "SOURCE", source)
+@pytest.mark.parametrize("which", range(len(library.SOURCES)))
+def test_one_that_is_missing_broken_or_old_says_so(which, monkeypatch, tmp_path) -> None:
+    theirs = library.SOURCES[which]
+    source = tmp_path / theirs.name
+    source.write_bytes(theirs.read_bytes() + b"\n/* changed */\n")
+    sources = [source if each == theirs else each for each in library.SOURCES]
+    monkeypatch.setattr(library, "SOURCES", sources)
     assert "is not built: a C compiler was missing" in str(library.load())
     library.load.cache_clear()
-    (tmp_path / build.LIBRARY).write_bytes(b"no library")
+    build.library_of(source).write_bytes(b"no library")
     assert str(library.load()).startswith("cannot be loaded (")
     library.load.cache_clear()
-    (tmp_path / build.LIBRARY).write_bytes(build.SOURCE.with_name(build.LIBRARY).read_bytes())
-    assert library.load() == "was built from another decode.c: install longctx again"
+    build.library_of(source).write_bytes(build.library_of(theirs).read_bytes())
+    again = f"was built from another {source.name} or header: install longctx again"
+    assert library.load() == again
 
 
 def test_reasons_of_other_devices_and_types() -> None:

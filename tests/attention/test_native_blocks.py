@@ -18,12 +18,8 @@ from longctx.attention.native import blocks, library
 
 NATIVE, TORCH = kernels.get("native"), kernels.get("torch_cpu")
 FLOAT32, BF16 = torch.float32, torch.bfloat16
-BUILT = blocks.load()
 
-pytestmark = [
-    pytest.mark.skipif(isinstance(LOADED, str), reason=f"the library {LOADED}"),
-    pytest.mark.skipif(isinstance(BUILT, str), reason=f"the library {BUILT}"),
-]
+pytestmark = pytest.mark.skipif(isinstance(LOADED, str), reason=f"the library {LOADED}")
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +40,10 @@ class Case(NamedTuple):
         return REFERENCE(q, k, v, causal=self.causal, scale=q.shape[3] ** -0.5)
 
     def found(self, level: int = 2, threads: int = 1) -> Partial:
-        assert isinstance(LOADED, library.Library) and not isinstance(BUILT, str)
+        assert isinstance(LOADED, library.Library)
         torch.set_num_threads(threads)
         chosen, scale = replace(LOADED, level=min(level, levels()[-1])), self.q.shape[3] ** -0.5
-        return Partial(*blocks.attend(chosen, BUILT, *self[:3], causal=self.causal, scale=scale))
+        return Partial(*blocks.attend(chosen, *self[:3], causal=self.causal, scale=scale))
 
     def theirs(self) -> Partial:
         return TORCH(*self[:3], causal=self.causal, scale=self.q.shape[3] ** -0.5)
@@ -228,7 +224,7 @@ def test_the_kernel_asks_the_library_and_else_torch(monkeypatch) -> None:
 
 
 def test_without_its_library_the_kernel_is_not_there(monkeypatch) -> None:
-    monkeypatch.setattr(blocks, "load", lambda: "is gone")
+    monkeypatch.setattr(library, "load", lambda: "is gone")
     cpu = torch.device("cpu")
     assert NATIVE.unavailable(cpu, FLOAT32) == "is gone"
     assert kernels.auto(cpu, FLOAT32).name == "torch_cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from longctx.attention.native import build
+from longctx.engine import drawing
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,22 @@ def test_the_library_says_what_it_was_made_of(tmp_path: Path) -> None:
     source = ctypes.CDLL(str(tmp_path / build.LIBRARY)).longctx_source
     source.restype = ctypes.c_char_p
     assert source().decode() == build.source_hash()
+
+
+def test_a_changed_header_makes_every_library_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(build.HEADERS, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(build, "HEADERS", tmp_path)
+    before = [build.source_hash(source) for source in (build.SOURCE, drawing.SOURCE)]
+    headers = sorted(tmp_path.glob("*.h"))
+    assert headers
+    for header in headers:
+        text = header.read_bytes()
+        header.write_bytes(text + b"\n")
+        for source, kept in zip((build.SOURCE, drawing.SOURCE), before, strict=True):
+            assert build.source_hash(source) != kept, header.name
+        header.write_bytes(text)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="scripts of a shell")

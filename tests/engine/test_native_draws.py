@@ -248,7 +248,7 @@ def test_one_that_is_missing_or_old_says_so(
     assert "is not built: a C compiler was missing" in str(drawing.load())
     drawing.load.cache_clear()
     build.library_of(source).write_bytes(kept)
-    assert drawing.load() == "was built from another draw.c: install longctx again"
+    assert drawing.load() == "was built from another draw.c or header: install longctx again"
 
 
 def test_the_attentions_build_compiles_it_and_it_says_what_it_was_made_of(

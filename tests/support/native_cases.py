@@ -24,7 +24,7 @@ FLOAT32 = torch.float32
 
 def levels() -> list[int]:
     assert isinstance(LOADED, library.Library)
-    return list(range(LOADED.functions.longctx_level() + 1))
+    return list(range(LOADED.decode.longctx_level() + 1))
 
 
 class Case(NamedTuple):
