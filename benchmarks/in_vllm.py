@@ -4,15 +4,16 @@
 
 Each arm is a process with one engine: `stock` (vLLM's own attention), `dca` (the plugin), and
 `embedded` (longctx's engine, without vLLM). They are asked in turn, in an order that changes from
-round to round: the seconds of all threads for a prompt's first token, and for each token after it.
-Ratios are of neighbours in time; the median of the pairs, and the least and largest. Both engines
-of vLLM run without compiled graphs, and keep no prefixes.
+round to round: the seconds of all threads for a prompt's first token, and the median of the steps
+that give the tokens after it. Ratios are of neighbours in time; the median of the pairs, and the
+least and largest. Both engines of vLLM run without compiled graphs, and keep no prefixes.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 ARMS = ("stock", "dca", "embedded")
@@ -32,6 +34,8 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 _SEED, _WARM = 0, 300
+# Prompt and tokens to the clock's word at each token.
+Generate = Callable[[list[int], int], list[float]]
 
 
 class Arm:
@@ -78,16 +82,16 @@ def child(given: dict[str, Any]) -> None:
         length, number = json.loads(line)
         draw = random.Random(f"{length}/{number}")
         ids = [draw.randrange(3, 600) for _ in range(length)]
-        times = []
-        for new in (1, 1 + options.new):
-            began = time.process_time()
-            generate(ids, new)
-            times.append(time.process_time() - began)
-        told = {"prompt": times[0], "token": max(0.0, times[1] - times[0]) / options.new}
+        began = time.process_time()
+        times = generate(ids, 1 + options.new)
+        if len(times) != 1 + options.new:
+            raise SystemExit(f"{options.arm}: {len(times)} tokens of {1 + options.new}")
+        steps = [after - before for before, after in itertools.pairwise(times)]
+        told = {"prompt": times[0] - began, "token": statistics.median(steps)}
         print(json.dumps(told), flush=True)
 
 
-def in_vllm(options: argparse.Namespace) -> Any:
+def in_vllm(options: argparse.Namespace) -> Generate:
     from vllm import LLM, SamplingParams
 
     asked = {"method": "none" if options.arm == "stock" else "dca"}
@@ -105,18 +109,26 @@ def in_vllm(options: argparse.Namespace) -> Any:
         seed=_SEED,
     )
 
-    def generate(ids: list[int], new: int) -> None:
+    engine, numbers = llm.llm_engine, itertools.count()
+
+    def generate(ids: list[int], new: int) -> list[float]:
         params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, detokenize=False)
-        llm.generate([{"prompt_token_ids": ids}], params, use_tqdm=False)
+        engine.add_request(str(next(numbers)), {"prompt_token_ids": ids}, params)
+        times: list[float] = []
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if len(output.outputs[0].token_ids) > len(times):
+                    times.append(time.process_time())
+        return times
 
     return generate
 
 
-def embedded(options: argparse.Namespace) -> Any:
+def embedded(options: argparse.Namespace) -> Generate:
     import torch
 
     from longctx.attention import resolve
-    from longctx.engine import Engine, EngineRequest
+    from longctx.engine import Delta, Engine, EngineRequest
     from longctx.models.source import load_config, load_model, locate
 
     source = locate(options.model)
@@ -131,11 +143,17 @@ def embedded(options: argparse.Namespace) -> Any:
         speculate="off",
     )
 
-    def generate(ids: list[int], new: int) -> None:
+    def generate(ids: list[int], new: int) -> list[float]:
         asked = EngineRequest(ids, max_new_tokens=new, ignore_eos=True, share_prefix=False)
-        handle = engine.submit(asked)
+        times: list[float] = []
+
+        def listener(event: Any) -> None:
+            if isinstance(event, Delta):
+                times.append(time.process_time())
+
+        engine.submit(asked, listener)
         engine.run_until_idle()
-        handle.result(timeout=0)
+        return times
 
     return generate
 
