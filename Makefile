@@ -91,7 +91,8 @@ test-quick: $(READY) ## the tests that take seconds
 # without AVX-512 and bf16. The rooms where arithmetic runs.
 test-avx2: $(READY) ## the quick tests of attention, engine and server, as on a CPU without AVX-512
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest \
-		-m "not slow" -n $(JOBS) tests/attention tests/engine tests/serve tests/doctor tests/models/test_dtypes.py $(PYTEST_ARGS)
+		-m "not slow" -n $(JOBS) tests/attention tests/engine tests/serve tests/doctor \
+		tests/models/test_dtypes.py tests/models/test_int8.py tests/models/test_int8_native.py $(PYTEST_ARGS)
 
 # pytest's 5 means that nothing was selected, as PYTEST_ARGS may ask for.
 test-slow: $(READY) ## the tests that take minutes
