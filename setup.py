@@ -22,6 +22,7 @@ BUILD = Path("attention", "native", "build.py")
 LIBRARIES = (
     ("longctx.attention.native", Path("attention", "native", "decode.c"), ()),
     ("longctx.attention.native", Path("attention", "native", "prefill.c"), ("-lm",)),
+    ("longctx.attention.native", Path("attention", "native", "round.c"), ()),
     (
         "longctx.engine",
         Path("longctx", "engine", "draw.c"),

@@ -4,7 +4,9 @@
 
 So a row is a key like any other, of D + ROOM bytes: it is written, shared, copied, stored and
 mapped as those of floats are. It depends on its token alone, not on what it was written with.
-decode.c reads rows as they lie; other kernels get them widened (kernels/in_int8.py).
+decode.c and prefill.c read rows as they lie, and take x_d in float32; other kernels get them
+widened to the queries' dtype (kernels/in_int8.py). round.c writes them in inference mode, with the
+same bits.
 
 Shape legend: K key/value heads, L tokens, D head dimension, R = D + ROOM.
 """
@@ -12,6 +14,8 @@ Shape legend: K key/value heads, L tokens, D head dimension, R = D + ROOM.
 from __future__ import annotations
 
 import torch
+
+from longctx.attention.native import rounding
 
 ROOM = torch.bfloat16.itemsize  # bytes of a scale
 LARGEST = 127
@@ -28,6 +32,11 @@ def row_bytes(dim: int) -> int:
 
 def round_into(rows_KLR: torch.Tensor, x_KLD: torch.Tensor) -> None:
     """Write floats as rows. One with a NaN or an infinity has such a scale, and reads as NaNs."""
+    if rows_KLR.shape == (*x_KLD.shape[:-1], row_bytes(x_KLD.shape[-1])) and rounding.takes(
+        rows_KLR, x_KLD
+    ):
+        rounding.write(rows_KLR, x_KLD)
+        return
     x_KLD = x_KLD.float()
     scale_KL1 = torch.linalg.vector_norm(x_KLD, torch.inf, -1, keepdim=True)
     scale_KL1 = scale_KL1.clamp_min_(_TINY).mul_(_UP / LARGEST).to(torch.bfloat16)

@@ -15,14 +15,14 @@ PIECE = 2048
 
 
 class InInt8:
-    """A kernel whose keys are rows: what it does not read itself is widened to the query's dtype.
-
-    Keys before the queries' own are taken in pieces, and merged.
+    """A kernel whose keys are rows: where it does not read them itself they are widened to the
+    query's dtype. Keys before the queries' own are taken in pieces then, and merged.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self.name = kernel.name
         self._kernel = kernel
+        self._reads: Any = getattr(kernel, "reads", None)
         # One that decodes reads rows itself.
         self.decodes: Any = getattr(kernel, "decodes", None)
         self.decode: Any = getattr(kernel, "decode", None)
@@ -41,6 +41,8 @@ class InInt8:
         causal: bool,
         scale: float,
     ) -> Partial:
+        if self._reads is not None and self._reads(q_BHLD, k_BKMD, v_BKMD):
+            return self._kernel(q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale)
         keys, own = k_BKMD.shape[2], q_BHLD.shape[2] if causal else 0
         found, at = None, 0
         while at < keys or found is None:

@@ -22,7 +22,8 @@ from longctx.attention.rows import StepRow
 
 
 class NativeKernel:
-    """float32 and bfloat16 on a CPU; keys and values may be of the other type than queries."""
+    """float32 and bfloat16 on a CPU; keys and values may be of the other type than queries, and in
+    inference mode rows of int8_keys.py."""
 
     name = "native"
 
@@ -32,7 +33,7 @@ class NativeKernel:
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         if device.type != "cpu":
             return f"runs on cpu, not on {device.type}"
-        if dtype not in rows.TYPES:
+        if dtype not in library.TYPES:
             return "computes in float32 and bfloat16 alone"
         loaded = library.load()
         return loaded if isinstance(loaded, str) else None
@@ -48,11 +49,15 @@ class NativeKernel:
     ) -> Partial:
         if not blocks.takes(q_BHLD, k_BKMD, v_BKMD):
             return self._torch(q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale)
-        check_shapes(q_BHLD, k_BKMD, v_BKMD, causal)
+        check_shapes(q_BHLD, blocks.numbers(k_BKMD), blocks.numbers(v_BKMD), causal)
         if q_BHLD.numel() == 0 or k_BKMD.shape[2] == 0:
             return empty_partial(q_BHLD)
         loaded = _loaded()
         return Partial(*blocks.attend(loaded, q_BHLD, k_BKMD, v_BKMD, causal=causal, scale=scale))
+
+    def reads(self, q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor) -> bool:
+        """Whether a call takes rows of int8_keys.py as they lie."""
+        return blocks.takes(q_BHLD, k_BKMD, v_BKMD)
 
     def decodes(
         self, q_BHLD: torch.Tensor, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]

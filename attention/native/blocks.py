@@ -10,8 +10,8 @@ from array import array
 
 import torch
 
-from longctx.attention.native.library import Library
-from longctx.attention.native.rows import TYPES
+from longctx.attention.int8_keys import ROOM
+from longctx.attention.native.library import KEPT, TYPES, Library
 
 # Rows of a task: what is packed for it stays in the second cache. Fewer where threads would idle.
 _ROWS, _FEWEST = 192, 48
@@ -25,7 +25,14 @@ def takes(q_BHLD: torch.Tensor, k_BKMD: torch.Tensor, v_BKMD: torch.Tensor) -> b
     """
     if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
         return False
-    return all(x.dtype in TYPES and x.device.type == "cpu" for x in (q_BHLD, k_BKMD, v_BKMD))
+    if any(x.device.type != "cpu" for x in (q_BHLD, k_BKMD, v_BKMD)):
+        return False
+    return q_BHLD.dtype in TYPES and k_BKMD.dtype in KEPT and v_BKMD.dtype in KEPT
+
+
+def numbers(x_BKMD: torch.Tensor) -> torch.Tensor:
+    """Keys or values without what lies behind them: the shape that they stand for."""
+    return x_BKMD[..., :-ROOM] if x_BKMD.dtype == torch.int8 else x_BKMD
 
 
 def attend(
@@ -37,7 +44,8 @@ def attend(
     causal: bool,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of every query to all keys, or, causal, aligned bottom-right.
+    """Attention of every query to all keys, or, causal, aligned bottom-right. Keys and values in
+    rows of bytes are those of int8_keys.py: their products are taken in float32, and stay so.
 
     Returns:
         out [B, H, L, D] in q's dtype, a view of [B, L, H, D], and lse [B, H, L] float32, natural
@@ -63,7 +71,7 @@ def attend(
         "q",
         (
             *(batch, heads, kv_heads, queries, keys, dim),
-            *(TYPES[x.dtype] for x in (q_BHLD, k_BKMD, v_BKMD, out_BLHD)),
+            *(KEPT[x.dtype] for x in (q_BHLD, k_BKMD, v_BKMD, out_BLHD)),
             *(stride for x in (q_BHLD, k_BKMD, v_BKMD) for stride in x.stride()[:3]),
             int(causal),
             min(most, -(-rows // 6) * 6),

@@ -17,7 +17,10 @@ import torch
 
 from longctx.attention.native.build import HEADERS, LEAVE_OUT, library_of, source_hash
 
-SOURCES = (HEADERS / "decode.c", HEADERS / "prefill.c")
+SOURCES = tuple(HEADERS / name for name in ("decode.c", "prefill.c", "round.c"))
+# As common.h's enum. All are read; what queries and results have is one of TYPES.
+TYPES = {torch.float32: 0, torch.bfloat16: 1}
+KEPT = {**TYPES, torch.int8: 2}  # rows of int8_keys.py
 LEVELS = ("plain C", "AVX2", "AVX-512")
 # What torch's own kernels are held to by this variable, so are these.
 _HELD = {"default": 0, "avx2": 1}
@@ -44,12 +47,13 @@ class Machine:
 @dataclass(frozen=True)
 class Library(Machine):
     """Attributes:
-    decode, prefill: functions of these C files.
+    decode, prefill, rounding: functions of decode.c, prefill.c and round.c.
     split: keys of a task of decode.c.
     """
 
     decode: ctypes.CDLL
     prefill: ctypes.CDLL
+    rounding: ctypes.CDLL
     split: int
 
 
@@ -62,8 +66,8 @@ def load() -> Library | str:
         if isinstance(functions, str):
             return functions
         found.append(functions)
-    decode, prefill = found
-    pointer, number = ctypes.c_void_p, ctypes.c_int
+    decode, prefill, rounding = found
+    pointer, number, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     decode.longctx_decode.argtypes = (
         *(pointer,) * 4,
         *(ctypes.c_float, number, pointer, number),
@@ -72,7 +76,10 @@ def load() -> Library | str:
         *(pointer,) * 6,
         *(ctypes.c_double, number, pointer, number),
     )
-    return Library(level_of(decode), gomp_parallel(), decode, prefill, decode.longctx_split())
+    rounding.longctx_round.argtypes = (pointer, pointer, *(size,) * 8, number, pointer, number)
+    rounding.longctx_round.restype = None
+    split = decode.longctx_split()
+    return Library(level_of(decode), gomp_parallel(), decode, prefill, rounding, split)
 
 
 def opened(source: Path) -> ctypes.CDLL | str:

@@ -4,8 +4,8 @@
    queries are packed once, then keys go by in blocks of KEYS from key 0 on, packed by columns, and
    one online softmax (arXiv 1805.02867) goes over the blocks. Logits and sums are two products of
    the same shape, ROWS rows by WIDE vectors, whose results stay in registers. Keys behind the last
-   one that a tile of rows sees are not computed. bfloat16 is widened as it is packed: all arithmetic
-   is float32.
+   one that a tile of rows sees are not computed. bfloat16 and rows of int8 (int8_keys.py) are
+   widened as they are packed: all arithmetic is float32.
 
    What a row's numbers are depends on its query and the keys that it sees, to the last bit: blocks
    of keys start at multiples of KEYS, and no sum goes across rows.

@@ -176,22 +176,33 @@ TARGET ALWAYS void NAME(turn)(Floats *x) {
 }
 #endif
 
+/* Of a row of int8 the numbers that it stands for. */
+TARGET ALWAYS Floats NAME(scaled)(const char *from, int64_t at, int type, float scale) {
+    Floats x = NAME(widened)(from, at, type);
+    return type == I8 ? x * scale : x;
+}
+
 /* `count` keys by columns; whole vectors of them, zeros behind the last one. */
 TARGET ALWAYS void NAME(pack_keys)(const char *keys, int64_t slot, int64_t count, int64_t dim,
                                    int type, float *into) {
     for (int64_t j = 0; j < count; j += LANES) {
         float *panel = into + j / PANEL * PANEL * dim + j % PANEL;
         int64_t d = 0, some = least(LANES, count - j);
+        float scales[LANES];
+        for (int i = 0; i < some; i++)
+            scales[i] = type == I8 ? scale_behind(keys + (j + i) * slot + dim) : 1;
         for (; d + LANES <= dim; d += LANES) {
             Floats x[LANES];
             for (int i = 0; i < LANES; i++)
-                x[i] = i < some ? NAME(widened)(keys, (j + i) * slot + d, type) : (Floats){0};
+                x[i] = i < some ? NAME(scaled)(keys, (j + i) * slot + d, type, scales[i])
+                                : (Floats){0};
             NAME(turn)(x);
             for (int i = 0; i < LANES; i++) NAME(store)(panel + (d + i) * PANEL, x[i]);
         }
         for (; d < dim; d++)
             for (int i = 0; i < LANES; i++)
-                panel[d * PANEL + i] = i < some ? number(keys, (j + i) * slot + d, type) : 0;
+                panel[d * PANEL + i] =
+                    i < some ? number(keys, (j + i) * slot + d, type) * scales[i] : 0;
     }
 }
 
@@ -200,9 +211,10 @@ TARGET ALWAYS void NAME(pack_values)(const char *values, int64_t slot, int64_t c
     int64_t space = padded(dim);
     for (int64_t j = 0; j < count; j++, into += space) {
         int64_t d = 0;
+        float scale = type == I8 ? scale_behind(values + j * slot + dim) : 1;
         for (; d + LANES <= dim; d += LANES)
-            NAME(store)(into + d, NAME(widened)(values, j * slot + d, type));
-        for (; d < space; d++) into[d] = d < dim ? number(values, j * slot + d, type) : 0;
+            NAME(store)(into + d, NAME(scaled)(values, j * slot + d, type, scale));
+        for (; d < space; d++) into[d] = d < dim ? number(values, j * slot + d, type) * scale : 0;
     }
 }
 
@@ -221,6 +233,14 @@ TARGET static void NAME(pack_queries)(const Job *job, const char *query, int64_t
     }
 }
 
+#define BY_TYPE(type, call) \
+    switch (type) { \
+    case F32: call(F32); break; \
+    case BF16: call(BF16); break; \
+    default: call(I8); \
+    }
+#define PACK_KEYS(type) NAME(pack_keys)(from, shape->key_slot, count, dim, type, space.keys)
+#define PACK_VALUES(type) NAME(pack_values)(from, shape->value_slot, count, dim, type, space.values)
 TARGET static void NAME(attend)(const Job *job, int64_t batch, int64_t kv_head, int64_t first,
                                 int64_t rows, Space space) {
     const Shape *shape = job->shape;
@@ -241,19 +261,11 @@ TARGET static void NAME(attend)(const Job *job, int64_t batch, int64_t kv_head, 
     for (int64_t start = 0; start < stop; start += KEYS) {
         int64_t count = least(KEYS, stop - start);
         const char *from = key + start * shape->key_slot * type_bytes[shape->key_type];
-        if (shape->key_type == F32)
-            NAME(pack_keys)(from, shape->key_slot, count, dim, F32, space.keys);
-        else
-            NAME(pack_keys)(from, shape->key_slot, count, dim, BF16, space.keys);
+        BY_TYPE(shape->key_type, PACK_KEYS)
         from = value + start * shape->value_slot * type_bytes[shape->value_type];
         const float *values = in_place ? (const float *)from : space.values;
         int64_t pitch = in_place ? shape->value_slot : wide_dim;
-        if (!in_place) {
-            if (shape->value_type == F32)
-                NAME(pack_values)(from, shape->value_slot, count, dim, F32, space.values);
-            else
-                NAME(pack_values)(from, shape->value_slot, count, dim, BF16, space.values);
-        }
+        if (!in_place) BY_TYPE(shape->value_type, PACK_VALUES)
         for (int64_t low = 0; low < count; low += PANEL)
             for (int64_t tile = 0; tile < tiles; tile++) {
                 int64_t end = least(seen(shape, least(first + tile * ROWS + ROWS - 1, last)), stop);
@@ -336,3 +348,6 @@ TARGET static void NAME(work)(void *argument) {
 #undef BY_WIDTH
 #undef SCORE
 #undef ADD
+#undef BY_TYPE
+#undef PACK_KEYS
+#undef PACK_VALUES

@@ -19,11 +19,9 @@ import torch
 
 from longctx.attention.chunks import ChunkQueries, KeyPart, Turns
 from longctx.attention.int8_keys import row_bytes
-from longctx.attention.native.library import Library
+from longctx.attention.native.library import KEPT, TYPES, Library
 from longctx.attention.rows import StepRow, column_of, slots_of
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1}  # that it computes in
-_KEPT = {**TYPES, torch.int8: 2}  # rows of int8_keys.py
 # Below so many numbers of keys a second thread costs more to wake than it saves.
 _ALONE = 1 << 15
 
@@ -53,7 +51,7 @@ def takes(
         return False
     for stacks in (keys, values):
         dtype = stacks[0].dtype
-        if dtype not in _KEPT or any(x.dtype != dtype or x.stride(3) != 1 for x in stacks):
+        if dtype not in KEPT or any(x.dtype != dtype or x.stride(3) != 1 for x in stacks):
             return False
     return not (torch.is_grad_enabled() and q_BHLD.requires_grad)
 
@@ -125,7 +123,7 @@ def lay_out(
     scratch = torch.empty(several * heads * space, dtype=torch.float32)
     left = torch.empty(len(scaled) * kv_heads, dtype=torch.int64)
     table = array("q", _flat(segments))
-    types = [_KEPT[x.dtype] for x in (q_BHLD, keys[0], values[0], q_BHLD)]
+    types = [KEPT[x.dtype] for x in (q_BHLD, keys[0], values[0], q_BHLD)]
     step = array(
         "q",
         [

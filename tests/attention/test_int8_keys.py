@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
-from native_cases import LOADED, SHAPES, Case, decoded, drawn, levels
+from native_cases import LOADED, SHAPES, Case, decoded, drawn, levels, rounded
 from oracle import relative_error
 
 from longctx.attention import ChunkMap, int8_keys, kernels
 from longctx.attention.chunks import Turns
-from longctx.attention.int8_keys import round_into, row_bytes, widen
+from longctx.attention.int8_keys import row_bytes, widen
 from longctx.attention.kernels import in_int8
 from longctx.attention.kernels.in_int8 import InInt8
 from longctx.attention.rope import base_inv_freq
@@ -19,12 +19,6 @@ from longctx.attention.step import Run, StepRow, attend_step
 
 REFERENCE = kernels.get("reference")
 needs_library = pytest.mark.skipif(isinstance(LOADED, str), reason=f"the library {LOADED}")
-
-
-def rounded(x: torch.Tensor) -> torch.Tensor:
-    rows = torch.empty(*x.shape[:-1], row_bytes(x.shape[-1]), dtype=torch.int8)
-    round_into(rows, x)
-    return rows
 
 
 def as_rows(case: Case) -> Case:

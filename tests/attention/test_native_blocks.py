@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from native_cases import LOADED, REFERENCE, levels
+from native_cases import LOADED, REFERENCE, levels, rounded
 from oracle import relative_error
 
 from longctx.attention import kernels
+from longctx.attention.int8_keys import widen
+from longctx.attention.kernels import in_int8
 from longctx.attention.kernels.base import Partial
 from longctx.attention.native import blocks, library
 
@@ -196,6 +198,76 @@ def test_large_logits_do_not_overflow_and_what_is_far_off_weighs_nothing() -> No
     case = Case(q, k, v, False)
     for level in levels():
         assert relative_error(case.found(level).out_BHLD, case.exact().out_BHLD) < 1e-5
+
+
+def in_rows(case: Case, order: int) -> Case:
+    """Keys and values in rows: slices of a cache, heads behind tokens, or as they are."""
+    tensors = [rounded(x) for x in (case.k, case.v)]
+    if order == 0:
+        tensors = [torch.nn.functional.pad(x, (0, 0, 3, 4), value=7)[:, :, 3:-4] for x in tensors]
+    elif order == 1:
+        tensors = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in tensors]
+    return case._replace(k=tensors[0], v=tensors[1])
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BF16], ids=str)
+@pytest.mark.parametrize("dim", [64, 80, 128, 8, 18, 2])
+def test_rows_of_int8_have_the_bits_of_the_numbers_that_they_stand_for(dim, dtype) -> None:
+    """Of those in float32, also where queries are bfloat16."""
+    for seed in range(8):
+        case = drawn(seed, dim, (dtype, FLOAT32, FLOAT32))
+        rows = in_rows(case, seed % 3)
+        wide = case._replace(k=widen(rows.k, FLOAT32), v=widen(rows.v, FLOAT32))
+        for level in levels():
+            want = wide.found(level)
+            for found in (
+                rows.found(level),
+                rows._replace(k=wide.k).found(level),
+                rows._replace(v=wide.v).found(level),
+            ):
+                assert torch.equal(found.out_BHLD, want.out_BHLD), library.LEVELS[level]
+                assert torch.equal(found.lse_BHL, want.lse_BHL), library.LEVELS[level]
+
+
+def test_rows_of_int8_are_nearer_to_their_numbers_than_when_widened_to_bf16() -> None:
+    for dim in (64, 128):
+        case = drawn(1, dim, (BF16, FLOAT32, FLOAT32))
+        rows = in_rows(case, 2)
+        exact = case._replace(k=widen(rows.k, FLOAT32), v=widen(rows.v, FLOAT32)).exact()
+        wide = case._replace(k=widen(rows.k, BF16), v=widen(rows.v, BF16))
+        for level in levels():
+            found, theirs = rows.found(level), wide.found(level)
+            error = (found.lse_BHL - exact.lse_BHL).abs().max()
+            assert error < 1e-5 < (theirs.lse_BHL - exact.lse_BHL).abs().max()
+
+
+def test_a_row_that_is_no_number_spoils_who_sees_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, n, 200, 64, generator=generator) for n in (4, 2, 2))
+    for number in (torch.nan, torch.inf):
+        for which in (1, 2):
+            tensors = [q, k.clone(), v.clone()]
+            tensors[which][0, 0, 77, 3] = number
+            rows = in_rows(Case(*tensors, True), 2)
+            for level in levels():
+                out = rows.found(level).out_BHLD
+                assert out[0, :2, 77:].isnan().any(dim=-1).all() and not out[0, 2:].isnan().any()
+
+
+def test_in_inference_mode_nothing_is_widened_outside_of_the_library(monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, n, 2500, 16, generator=generator) for n in (4, 2, 2))
+    q = q[:, :, -30:]
+    rows, given = in_rows(Case(q, k, v, True), 2), {"causal": True, "scale": 0.25}
+    kernel = in_int8.InInt8(NATIVE)
+    outside = kernel(*rows[:3], **given)
+    monkeypatch.setattr(in_int8, "widen", None)
+    with torch.inference_mode():
+        got = kernel(*rows[:3], **given)
+        with pytest.raises(ValueError, match="differ in batch or head_dim"):
+            kernel(q[..., :8], *rows[1:3], **given)
+    assert relative_error(got.out_BHLD, outside.out_BHLD) < 2e-6
+    assert torch.equal(got.out_BHLD, rows.found().out_BHLD)
 
 
 def test_the_kernel_asks_the_library_and_else_torch(monkeypatch) -> None:

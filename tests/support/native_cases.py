@@ -11,6 +11,7 @@ import torch
 
 from longctx.attention import ChunkMap, kernels
 from longctx.attention.chunks import Turns
+from longctx.attention.int8_keys import round_into, row_bytes
 from longctx.attention.native import library, rows
 from longctx.attention.rope import base_inv_freq
 from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_step
@@ -25,6 +26,13 @@ FLOAT32 = torch.float32
 def levels() -> list[int]:
     assert isinstance(LOADED, library.Library)
     return list(range(LOADED.decode.longctx_level() + 1))
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """Rows of int8_keys.py."""
+    kept = torch.empty(*x.shape[:-1], row_bytes(x.shape[-1]), dtype=torch.int8)
+    round_into(kept, x)
+    return kept
 
 
 class Case(NamedTuple):
