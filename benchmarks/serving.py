@@ -3,13 +3,13 @@
     python benchmarks/serving.py --lengths 2K,8K
     python benchmarks/serving.py --model random --lengths 512 --json
     python benchmarks/serving.py --dtype bfloat16 --threads 2 --methods none,yarn+dca --gguf M.gguf
-    python benchmarks/serving.py --quantize int8 --requests 1 --rounds 5
+    python benchmarks/serving.py --quantize int8 --requests 4 --gguf M-Q8_0.gguf --rounds 5
 
 Arms, for every length: generate with sdpa, the engine under each method; both with one request and
 with --requests at once (generate gets them as one batch of equal lengths, its best case); and the
 engine with as many questions about one document. With --quantize int8 the engine under each method
-once more, on weights of bytes. Where they are installed and asked for, llama.cpp
-(--gguf) and vLLM (--vllm). Prompts are random tokens.
+once more, on weights of bytes. Where they are installed and asked for, llama.cpp (--gguf, with a
+sequence for each request) and vLLM (--vllm). Prompts are random tokens.
 
 Prefill is prompt tokens over the time until all have their first token, by the best round; decode
 is tokens of all requests per second, by the fastest step, which neighbours on the machine disturb
@@ -38,9 +38,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from an u
 
 import serving_arms
 import serving_ceilings
+import serving_llama
 from serving_arms import TAIL, Peak, Run
 
-PLAIN, INT8 = "generate", " int8"
+PLAIN, LLAMA, INT8 = "generate", "llama.cpp", " int8"
 
 
 def parse_length(text: str) -> int:
@@ -89,11 +90,11 @@ def prompts_of(count: int, length: int, vocabulary: int, *, document: bool) -> l
 
 
 def arms_of(
-    model: Any, int8: Any, length: int, options: argparse.Namespace
+    model: Any, int8: Any, gguf: Any, length: int, options: argparse.Namespace
 ) -> dict[tuple[str, int], Any]:
     """What is compared at one length: (arm, requests) -> (what opens it, prompts).
 
-    `int8` is the model in bytes, or None."""
+    `int8` is the model in bytes, `gguf` what llama.cpp has loaded; or None."""
     many, vocabulary = options.requests, model.config.vocab_size
     one = prompts_of(1, length, vocabulary, document=False)
     several = prompts_of(many, length, vocabulary, document=False)
@@ -114,11 +115,9 @@ def arms_of(
 
     arms: dict[tuple[str, int], Any] = {(PLAIN, 1): (plain, one)}
     arms.update(engines(one))
-    if options.gguf:
-        made = partial(
-            serving_arms.llama_cpp, options.gguf, clock, tokens, options.threads, context
-        )
-        arms["llama.cpp", 1] = (made, one)
+    llama = partial(serving_llama.llama_cpp, gguf, clock, tokens, options.threads, context)
+    if gguf is not None:
+        arms[LLAMA, 1] = (partial(llama, 1), one)
     if options.vllm:
         made = partial(serving_arms.vllm, options.model, options.dtype, clock, tokens, context)
         arms["vllm", 1] = (made, one)
@@ -127,15 +126,17 @@ def arms_of(
         arms.update(engines(several))
         first = options.methods[0]
         arms[f"engine {first}, one document", many] = (engine(first), questions)
+        if gguf is not None:
+            arms[LLAMA, many] = (partial(llama, many), several)
         if options.vllm:
             arms["vllm", many] = (made, several)
     return arms
 
 
 def run_length(
-    model: Any, int8: Any, length: int, options: argparse.Namespace, ceilings: Any
+    model: Any, int8: Any, gguf: Any, length: int, options: argparse.Namespace, ceilings: Any
 ) -> list[dict[str, Any]]:
-    arms = arms_of(model, int8, length, options)
+    arms = arms_of(model, int8, gguf, length, options)
     runs: dict[tuple[str, int], list[Run]] = {name: [] for name in arms}
     peaks: dict[tuple[str, int], list[float]] = {name: [] for name in arms}
     for _ in range(options.rounds):
@@ -258,6 +259,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = load(options)
     int8 = None if options.quantize == "none" else load(options, options.quantize)
+    gguf = None if options.gguf is None else serving_llama.load(options.gguf)
     ceilings = None
     if options.device == "cpu":
         clock, dtype = clock_of(options), getattr(torch, options.dtype)
@@ -266,7 +268,7 @@ def main() -> None:
             print(f"ceilings: {ceilings}", flush=True)
     results: list[dict[str, Any]] = []
     for length in options.lengths:
-        rows = run_length(model, int8, length, options, ceilings)
+        rows = run_length(model, int8, gguf, length, options, ceilings)
         results.extend(rows)
         if not options.json:
             for row in rows:
@@ -283,6 +285,7 @@ def main() -> None:
             "clock": clock_of(options).__name__,
             "rounds": options.rounds,
             "quantize": options.quantize,
+            "gguf": None if options.gguf is None else options.gguf.name,
             "ceilings": None if ceilings is None else asdict(ceilings),
         }
         print(json.dumps({"about": about, "results": results}))

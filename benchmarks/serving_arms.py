@@ -1,7 +1,8 @@
 """The arms of serving.py: who answers the prompts, and when each token came.
 
 An arm takes prompts of equal length and returns a `Run`. Those that are not transformers or the
-engine are there where their packages are installed; asked for without, they are an error.
+engine are there where their packages are installed; asked for without, they are an error. That of
+llama.cpp is in serving_llama.py.
 """
 
 from __future__ import annotations
@@ -170,36 +171,6 @@ def engine(
             return Run(first, steps, answers, second)
 
         yield run
-
-
-@contextmanager
-def llama_cpp(
-    path: Path, clock: Clock, tokens: int, threads: int, max_context: int
-) -> Iterator[Callable[[Prompts], Run]]:
-    """llama.cpp through llama-cpp-python; one request."""
-    import numpy as np
-    from llama_cpp import Llama, llama_get_logits_ith
-
-    sizes = {"n_ctx": max_context, "n_batch": 512, "n_ubatch": 512}
-    made = Llama(str(path), n_threads=threads, n_threads_batch=threads, verbose=False, **sizes)
-
-    def run(prompts: Prompts) -> Run:
-        def next_token(ids: list[int]) -> int:
-            made.eval(ids)
-            logits = llama_get_logits_ith(made.ctx, -1)
-            return int(np.argmax(np.ctypeslib.as_array(logits, (made.n_vocab(),))))
-
-        made.reset()
-        began, times, answer = clock(), [], []
-        new = prompts[0]
-        for _ in range(tokens):
-            new = [next_token(new)]
-            answer += new
-            times.append(clock() - began)
-        return Run([times[0]], [b - a for a, b in itertools.pairwise(times)], [answer])
-
-    yield run
-    made.close()
 
 
 @contextmanager

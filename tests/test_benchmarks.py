@@ -150,6 +150,14 @@ def test_an_arm_that_is_not_installed_is_refused_not_left_out() -> None:
     assert done.returncode == 2 and "vllm is not installed" in done.stderr
 
 
+def test_llama_cpp_is_refused_where_it_is_not_installed() -> None:
+    if importlib.util.find_spec("llama_cpp") is not None:
+        pytest.skip("llama-cpp-python is installed here")
+    words = [str(SERVING), "--model", "random", "--gguf", "M.gguf"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 2 and "--gguf: llama_cpp is not installed" in done.stderr
+
+
 def test_the_benchmark_inside_vllm_measures_longctxs_engine_without_it(tmp_path: Path) -> None:
     words = ["--model", "embedded", "--lengths", "64", "--pairs", "1", "--new", "2"]
     done = subprocess.run(
