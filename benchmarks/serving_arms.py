@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_WARM = 2048  # tokens at most
 TAIL = 16  # tokens of a question about the document
 Clock = Callable[[], float]
 Prompts = list[list[int]]
@@ -79,9 +80,9 @@ class Peak:
 
 
 def warm(prompts: Prompts, compute: Callable[[list[int]], Any]) -> None:
-    """Compute a prompt backwards, and forget it: what is paid once after a start, memory that the
-    system gives page by page above all, is no part of a figure."""
-    compute(prompts[0][::-1])
+    """Compute a prompt's end backwards, and forget it: what is paid once after a start is no part
+    of a figure."""
+    compute(prompts[0][::-1][:_WARM])
 
 
 @contextmanager
