@@ -314,6 +314,26 @@ def test_decode_benchmark_reports_kernels_and_ceiling(tmp_path: Path) -> None:
         assert set(row["gb_s"]) == set(row["times"]) == {"memory", "native", "torch_cpu"}
 
 
+def test_int8_keys_benchmark_reports_ratios(tmp_path: Path) -> None:
+    reason = kernels.get("native").unavailable(torch.device("cpu"), torch.float32)
+    arguments = ["--lengths", "96", "--layers", "1", "--rounds", "1", "--tokens", "3", "--json"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "int8_keys.py"), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    if reason is not None:
+        assert done.returncode == 1 and reason in done.stderr
+        return
+    report = json.loads(done.stdout)
+    (row,) = report["results"]
+    for name in ("prompt", "token"):
+        each = row[name]
+        assert each["ratio"] == pytest.approx(each["int8"] / each["float32"])
+    assert row["length"] == 96 and set(report["rounding_us"]) == {"native", "torch"}
+
+
 def test_prefill_benchmark_reports_kernels_and_ceiling(tmp_path: Path) -> None:
     reason = kernels.get("native").unavailable(torch.device("cpu"), torch.float32)
     arguments = ["--queries", "100", "--lengths", "90,128", "--shapes", "135M", "--rounds", "1"]
