@@ -58,7 +58,7 @@ venv: $(READY) ## .venv with the package (editable) and all that tests need
 
 # A stamp comes last, so an environment that was interrupted is completed by the next run. The first
 # holds when its make started and the seconds it took.
-$(RUNTIME): pyproject.toml constraints.txt setup.py attention/native/build.py attention/native/decode.c attention/native/prefill.c longctx/engine/draw.c
+$(RUNTIME): pyproject.toml constraints.txt setup.py attention/native/build.py attention/native/decode.c attention/native/prefill.c longctx/engine/draw.c longctx/engine/layer.c
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@echo 'setting up $(VENV) with torch, transformers and what they need: once, a minute or less after the download'
 	test -f $@ || $(PYTHON) -m venv $(VENV)

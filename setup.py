@@ -27,6 +27,11 @@ LIBRARIES = (
         Path("longctx", "engine", "draw.c"),
         ("-ffp-contract=off", "-lm"),  # products and sums as numpy has them
     ),
+    (
+        "longctx.engine",
+        Path("longctx", "engine", "layer.c"),
+        ("-ffp-contract=off",),  # as torch has them
+    ),
 )
 
 

@@ -143,7 +143,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "longctx.doctor": (
         *("longctx.attention", "longctx.engine.packed", "longctx.engine.drawing"),
-        *("longctx.errors", "longctx.__version__"),
+        *("longctx.engine.layer_ops", "longctx.errors", "longctx.__version__"),
     ),
     # Reads what lies in a run folder, never a model.
     "longctx.plots": (
