@@ -33,6 +33,11 @@ LIBRARIES = (
         Path("longctx", "models", "int8.c"),
         ("-ffp-contract=off", "-lm"),  # as torch has them
     ),
+    (
+        "longctx.engine",
+        Path("longctx", "engine", "layer.c"),
+        ("-ffp-contract=off",),  # as torch has them
+    ),
 )
 
 

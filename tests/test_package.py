@@ -24,7 +24,7 @@ FOLDERS = {
 # links (Windows) has a small text file there, and needs neither.
 LINKS = [ROOT / "longctx" / folder for folder in ("attention", "eval", "plots")]
 # What setup.py compiles, and git does not know.
-LIBRARIES_IN_C = ("decode.lib", "prefill.lib", "round.lib", "draw.lib", "int8.lib")
+LIBRARIES_IN_C = ("decode.lib", "prefill.lib", "round.lib", "draw.lib", "layer.lib", "int8.lib")
 HEAVY = {"torch", "transformers", "accelerate", "numpy", "matplotlib", "flash_attn"}
 
 
@@ -143,7 +143,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "longctx.doctor": (
         *("longctx.attention", "longctx.engine.packed", "longctx.engine.drawing"),
-        "longctx.models.int8_native",
+        *("longctx.engine.layer_ops", "longctx.models.int8_native"),
         *("longctx.errors", "longctx.__version__"),
     ),
     # Reads what lies in a run folder, never a model.

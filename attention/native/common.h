@@ -66,6 +66,25 @@ ALWAYS void put(char *out, int64_t type, int64_t at, float number) {
         ((uint16_t *)out)[at] = float_to_half(number);
 }
 
+#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
+#define X86 1
+#include <immintrin.h>
+#endif
+
+/* What this processor has: 0 plain C, 1 AVX2, 2 AVX-512. */
+ALWAYS int level_here(void) {
+#ifdef X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+            return 2;
+        return 1;
+    }
+#endif
+    return 0;
+}
+
 typedef void (*Work)(void *);
 typedef void (*Parallel)(Work, void *, unsigned, unsigned);
 

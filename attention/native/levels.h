@@ -11,9 +11,7 @@
 #define NAMED(a, b) JOIN(a, b)
 #define NAME(a) NAMED(a, ISA)
 
-#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
-#define X86 1
-#include <immintrin.h>
+#ifdef X86
 #define ISA avx512
 #define LANES 16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
@@ -34,19 +32,7 @@
 #define AT_LEVEL(x, level) ((void)(level), x##_plain)
 #endif
 
-/* What may be asked for at most: 0 plain C, 1 AVX2, 2 AVX-512. */
-EXPORT int longctx_level(void) {
-#ifdef X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-            return 2;
-        return 1;
-    }
-#endif
-    return 0;
-}
+EXPORT int longctx_level(void) { return level_here(); }
 
 #else /* one instruction set */
 

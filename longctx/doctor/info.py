@@ -213,7 +213,7 @@ def _features() -> list[Feature]:
 
     from longctx.attention import cpu
     from longctx.attention.native import library
-    from longctx.engine import drawing
+    from longctx.engine import drawing, layer_ops
     from longctx.models import int8_native
 
     native = cpu.native_bf16()
@@ -223,6 +223,8 @@ def _features() -> list[Feature]:
     features.append(Feature("cpu", "native kernel", None, there, str(loaded)))
     drawer = drawing.load()
     features.append(Feature("cpu", "native draws", None, not isinstance(drawer, str), str(drawer)))
+    layers = layer_ops.load()
+    features.append(Feature("cpu", "native layers", None, not isinstance(layers, str), str(layers)))
     for name in DTYPES:
         packs = cpu.packs_linear(getattr(torch, name))
         features.append(Feature("cpu", "packed linear", name, packs.available, packs.reason))

@@ -28,6 +28,7 @@ from longctx.engine import batch_attention, memory
 from longctx.engine.batch_attention import RowInput, plan_batch
 from longctx.engine.buffer import Segment
 from longctx.engine.errors import NonFiniteLogitsError
+from longctx.engine.fused import FusedModules
 from longctx.engine.key_factors import KeyFactors, key_factors
 from longctx.engine.kv import KvPool
 from longctx.engine.packed import PackedLinears
@@ -92,9 +93,12 @@ class Runner:
         self._patch = SchemePatch(parts, scheme, self, batch_attention.ATTENTION_NAME)
         self._was_training = self.model.training
         self.model.eval()
+        self._fused = FusedModules(None)
         try:
+            self._fused = FusedModules(self.model)
             self._packed = PackedLinears(self.model if pack else None)
         except BaseException:
+            self._fused.undo()
             self._patch.remove()
             raise
         self._open = True
@@ -105,6 +109,7 @@ class Runner:
             return
         self._open = False
         self._packed.unpack()
+        self._fused.undo()
         self._patch.remove()
         self.model.train(self._was_training)
 

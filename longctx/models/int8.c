@@ -148,9 +148,7 @@ ALWAYS void finish_rows(const Job *job, int64_t first, int64_t stop) {
 static void round_plain(const Job *job, int64_t a, int64_t b) { round_rows(job, a, b); }
 static void finish_plain(const Job *job, int64_t a, int64_t b) { finish_rows(job, a, b); }
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define X86
-#include <immintrin.h>
+#ifdef X86
 #define AVX2 __attribute__((target("avx2,fma")))
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 
@@ -266,19 +264,12 @@ AVX2 static void multiply_by_input(const Job *job, int64_t at, int64_t stop) {
 }
 #endif
 
-/* What this processor may be asked for at most: 0 plain C, 1 AVX2, 2 AVX-512 with VNNI. */
+/* What may be asked for at most; AVX-512 without VNNI is no more than AVX2 here. */
 EXPORT int longctx_level(void) {
 #ifdef X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512vnni"))
-            return WITH_VNNI;
-        return WITH_AVX2;
-    }
+    if (level_here() == WITH_VNNI && !__builtin_cpu_supports("avx512vnni")) return WITH_AVX2;
 #endif
-    return PLAIN;
+    return level_here();
 }
 
 /* How many rows longctx_multiply takes; 0 where it does not read this layout. */

@@ -25,7 +25,7 @@ from longctx.doctor import info
 from longctx.doctor import process as doctor_process
 from longctx.doctor import table as doctor_table
 from longctx.doctor.checks import CheckRow, DoctorReport, Facts
-from longctx.engine import drawing
+from longctx.engine import drawing, layer_ops
 from longctx.models import int8_native
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,6 +175,7 @@ def test_the_first_question_says_what_info_says() -> None:
         "native bf16",
         "native kernel",
         "native draws",
+        "native layers",
         *["packed linear"] * 3,
         "int8 linear",
         "native int8",
@@ -257,7 +258,7 @@ def test_info_tells_features_with_reasons() -> None:
     told = json.loads(CliRunner().invoke(cli.app, ["info", "--json"]).stdout)["features"]
     assert [list(feature) for feature in told] == [
         ["device", "name", "dtype", "available", "reason"]
-    ] * 8
+    ] * 9
     assert all(feature["reason"] for feature in told)
     (native,) = [feature for feature in told if feature["name"] == "native kernel"]
     loaded = library.load()
@@ -268,6 +269,9 @@ def test_info_tells_features_with_reasons() -> None:
     assert draws["reason"] == str(drawing.load())
     (few,) = [feature for feature in told if feature["name"] == "native int8"]
     assert (few["available"], few["reason"]) == astuple(int8_native.able())
+    (layers,) = [feature for feature in told if feature["name"] == "native layers"]
+    assert layers["available"] is isinstance(layer_ops.load(), layer_ops.LayerOps)
+    assert layers["reason"] == str(layer_ops.load())
     shown_info = CliRunner().invoke(cli.app, ["info"], env={"COLUMNS": "120"}).stdout
     assert "native bf16" in shown_info and "packed linear" in shown_info
     assert "int8 linear" in shown_info
