@@ -34,7 +34,7 @@ WIDTHS = [1, 15, 16, 48, 64, 100, 576, 1000]
 
 def ops_of(level: int) -> LayerOps:
     assert isinstance(LOADED, LayerOps)
-    return LayerOps(LOADED.functions, level, LOADED.parallel)
+    return LayerOps(level, LOADED.parallel, LOADED.functions)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
