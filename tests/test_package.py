@@ -24,7 +24,7 @@ FOLDERS = {
 # links (Windows) has a small text file there, and needs neither.
 LINKS = [ROOT / "longctx" / folder for folder in ("attention", "eval", "plots")]
 # What setup.py compiles, and git does not know.
-LIBRARIES_IN_C = ("decode.lib", "prefill.lib", "draw.lib")
+LIBRARIES_IN_C = ("decode.lib", "prefill.lib", "draw.lib", "layer.lib")
 HEAVY = {"torch", "transformers", "accelerate", "numpy", "matplotlib", "flash_attn"}
 
 
