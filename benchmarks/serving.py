@@ -8,7 +8,7 @@
 Arms, for every length: generate with sdpa, the engine under each method; both with one request and
 with --requests at once (generate gets them as one batch of equal lengths, its best case); and the
 engine with as many questions about one document. With --quantize int8 the engine under each method
-once more, on weights of bytes. Where they are installed and asked for, llama.cpp (--gguf, with a
+once more, on weights of bytes; with --kv-dtype once more, on keys and values in that. Where they are installed and asked for, llama.cpp (--gguf, with a
 sequence for each request) and vLLM (--vllm). Prompts are random tokens.
 
 Prefill is prompt tokens over the time until all have their first token, by the best round; decode
@@ -41,7 +41,7 @@ import serving_ceilings
 import serving_llama
 from serving_arms import TAIL, Peak, Run
 
-PLAIN, LLAMA, INT8 = "generate", "llama.cpp", " int8"
+PLAIN, LLAMA, INT8, KEYS = "generate", "llama.cpp", " int8", ", keys "
 
 
 def parse_length(text: str) -> int:
@@ -102,15 +102,23 @@ def arms_of(
     clock, tokens, context = clock_of(options), options.tokens, length + options.tokens
     plain = partial(serving_arms.generate, model, clock, tokens)
 
-    def engine(method: str, of: Any = model) -> Any:
-        return partial(
-            serving_arms.engine, of, clock, tokens, method, options.chunk_budget, context
-        )
+    def engine(method: str, of: Any = model, kv_dtype: str | None = None) -> Any:
+        opened = partial(serving_arms.engine, of, clock, tokens, method)
+        return partial(opened, options.chunk_budget, context, kv_dtype)
 
     def engines(prompts: list[list[int]]) -> dict[tuple[str, int], Any]:
         made = [(f"engine {method}", engine(method)) for method in options.methods]
         if int8 is not None:
             made += [(f"engine {each}{INT8}", engine(each, int8)) for each in options.methods]
+        if options.kv_dtype:
+            of, behind = (model, "") if int8 is None else (int8, INT8)
+            made += [
+                (
+                    f"engine {each}{behind}{KEYS}{options.kv_dtype}",
+                    engine(each, of, options.kv_dtype),
+                )
+                for each in options.methods
+            ]
         return {(name, len(prompts)): (opened, prompts) for name, opened in made}
 
     arms: dict[tuple[str, int], Any] = {(PLAIN, 1): (plain, one)}
@@ -156,10 +164,11 @@ def run_length(
         ours = PLAIN in arm or "engine" in arm
         floors = (None, None)
         if ceilings is not None and ours and "document" not in arm:
-            of = int8 if arm.endswith(INT8) else model
+            of = int8 if arm.partition(KEYS)[0].endswith(INT8) else model
+            kept = arm.partition(KEYS)[2] or options.dtype
             floors = (
                 count * serving_ceilings.prefill_floor(of, length, ceilings, int8=of is int8),
-                serving_ceilings.step_floor(of, length, count, ceilings),
+                serving_ceilings.step_floor(of, length, count, ceilings, kept),
             )
         same = arm == "engine none" and found[-1].answers == runs[plain][-1].answers
         rows.append(
@@ -168,6 +177,10 @@ def run_length(
                 "requests": count,
                 "length": length,
                 "first_token_s": round(best[name], 4),
+                "rounds": [
+                    {"first_token_s": max(run.first), "step_s": quantile(run.steps, 0.5)}
+                    for run in found
+                ],
                 "first_token_p50_s": round(quantile(firsts, 0.5), 4),
                 "first_token_p99_s": round(quantile(firsts, 0.99), 4),
                 "second_question_s": round(min(seconds), 4) if seconds else None,
@@ -232,6 +245,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gguf", type=Path, help="the same model as a file for llama.cpp")
     parser.add_argument("--quantize", default="none", choices=QUANTIZE, help="int8: its arms too")
+    parser.add_argument(
+        "--kv-dtype",
+        choices=["bfloat16", "int8"],
+        help="an arm with keys in it, on int8 weights too",
+    )
     parser.add_argument("--vllm", action="store_true", help="vLLM on the same directory")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)

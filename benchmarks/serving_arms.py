@@ -127,12 +127,22 @@ def generate(model: Any, clock: Clock, tokens: int) -> Iterator[Callable[[Prompt
 
 @contextmanager
 def engine(
-    model: Any, clock: Clock, tokens: int, method: str, chunk_budget: int, max_context: int
+    model: Any,
+    clock: Clock,
+    tokens: int,
+    method: str,
+    chunk_budget: int,
+    max_context: int,
+    kv_dtype: str | None = None,
 ) -> Iterator[Callable[[Prompts], Run]]:
     """longctx's engine, stepped from here: a token a step, as the others take it."""
+    import torch
+
     from longctx.engine import Delta, Engine, EngineRequest
 
     settings: dict[str, Any] = {"chunk_budget": chunk_budget, "speculate": "off"}
+    if kv_dtype is not None:
+        settings["kv_dtype"] = getattr(torch, kv_dtype)
     with Engine(model, None, method, max_context=max_context, **settings) as made:
 
         def ask(prompts: Prompts, count: int, listener: Any = None) -> list[Any]:

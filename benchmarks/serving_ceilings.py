@@ -95,8 +95,10 @@ def prefill_floor(model: Any, length: int, ceilings: Ceilings, *, int8: bool) ->
     return (linear + attention / ceilings.attention) / 1e9
 
 
-def step_floor(model: Any, length: int, requests: int, ceilings: Ceilings) -> float:
+def step_floor(model: Any, length: int, requests: int, ceilings: Ceilings, kv_dtype: str) -> float:
     """Seconds of one token of each request: all weights once, and everybody's keys and values."""
+    import torch
+
     from longctx.models.quantize import weight_bytes
     from longctx.models.source import shape_of
 
@@ -105,5 +107,5 @@ def step_floor(model: Any, length: int, requests: int, ceilings: Ceilings) -> fl
     head = getattr(model.get_output_embeddings(), "weight", None)
     if head is not table:  # a tied one is read whole
         weights -= table.nbytes
-    keys = requests * shape.kv_bytes(length, model.dtype.itemsize)
+    keys = requests * shape.kv_bytes(length, getattr(torch, kv_dtype).itemsize)
     return (weights + keys) / ceilings.memory / 1e9
