@@ -8,8 +8,9 @@
 Arms, for every length: generate with sdpa, the engine under each method; both with one request and
 with --requests at once (generate gets them as one batch of equal lengths, its best case); and the
 engine with as many questions about one document. With --quantize int8 the engine under each method
-once more, on weights of bytes; with --kv-dtype once more, on keys and values in that. Where they are installed and asked for, llama.cpp (--gguf, with a
-sequence for each request) and vLLM (--vllm). Prompts are random tokens.
+once more, on weights of bytes; with --kv-dtype once more, on keys and values in that. Where they
+are installed and asked for, llama.cpp (--gguf, with a sequence for each request) and vLLM (--vllm).
+Prompts are random tokens.
 
 Prefill is prompt tokens over the time until all have their first token, by the best round; decode
 is tokens of all requests per second, by the fastest step, which neighbours on the machine disturb
