@@ -16,6 +16,7 @@ Shape legend: R rows, W width, T packed tokens of a step, H heads, D head dimens
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -64,7 +65,7 @@ class FusedModules:
     def undo(self) -> None:
         """The modules' own code again."""
         while self._fused:
-            del self._fused.pop().__dict__["forward"]
+            self._fused.pop().__dict__.pop("forward", None)  # somebody may have taken it off
 
 
 def _forward(ops: LayerOps, module: nn.Module, dtype: torch.dtype) -> Forward | None:
@@ -79,7 +80,8 @@ def _forward(ops: LayerOps, module: nn.Module, dtype: torch.dtype) -> Forward | 
             known = fits(module, dtype)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):
         return None
-    return make(ops, module) if known else None
+    # A bound method, which a deep copy of the module binds to the copy and its weights.
+    return types.MethodType(make(ops, module), module) if known else None
 
 
 def _kind(module: nn.Module) -> str:
@@ -125,12 +127,16 @@ def _is_norm(norm: Any, dtype: torch.dtype) -> bool:
 
 
 def _norm(ops: LayerOps, norm: nn.Module) -> Forward:
-    parameters, epsilon, plain = norm._parameters, _epsilon(norm), type(norm).forward
+    epsilon, plain = _epsilon(norm), type(norm).forward
 
-    def forward(hidden_states: torch.Tensor) -> Any:
-        weight_W: Any = parameters["weight"]
-        if not _mine(hidden_states, weight_W):
-            return plain(norm, hidden_states)
+    def forward(self: nn.Module, hidden_states: torch.Tensor) -> Any:
+        weight_W: Any = self._parameters["weight"]
+        if (
+            not _mine(hidden_states, weight_W)
+            or hidden_states.size(-1) != weight_W.size(0)
+            or not weight_W.is_contiguous()
+        ):
+            return plain(self, hidden_states)
         return ops.rms_norm(hidden_states, weight_W, epsilon)
 
     return forward
@@ -180,6 +186,18 @@ def _is_attention(attention: Any, dtype: torch.dtype) -> bool:
     )
 
 
+def _alike(*tensors: torch.Tensor) -> bool:
+    """Whether layer.c reads these together: an adapter or a hook may give another dtype."""
+    q, k, cos, sin = tensors
+    return (
+        q.dtype == k.dtype == cos.dtype == sin.dtype
+        and q.is_cpu
+        and k.is_cpu
+        and cos.is_contiguous()
+        and sin.is_contiguous()
+    )
+
+
 def _turned(x_1THD: torch.Tensor, cos_1TD: torch.Tensor, sin_1TD: torch.Tensor) -> torch.Tensor:
     first, second = x_1THD.transpose(1, 2).chunk(2, -1)
     halves_1HTD = torch.cat((-second, first), -1)
@@ -197,12 +215,12 @@ def _capture(
 
 
 def _attention(ops: LayerOps, attention: nn.Module) -> Forward:
-    modules: Any = attention._modules
     known: Any = attention
     plain, dim, scaling = type(attention).forward, known.head_dim, known.scaling
-    norms = "q_norm" in modules
+    norms = "q_norm" in attention._modules
 
     def forward(
+        self: nn.Module,
         hidden_states: torch.Tensor,
         position_embeddings: Any = None,
         attention_mask: torch.Tensor | None = None,
@@ -217,16 +235,20 @@ def _attention(ops: LayerOps, attention: nn.Module) -> Forward:
             or not _mine(hidden_states, position_embeddings[0])
         ):
             more = {} if cache is None else {"cache": cache}
-            return plain(attention, hidden_states, *given, **more, **kwargs)
+            return plain(self, hidden_states, *given, **more, **kwargs)
+        modules: Any = self._modules
         q, k = modules["q_proj"](hidden_states), modules["k_proj"](hidden_states)
         v_1TW = modules["v_proj"](hidden_states)
         shape = (1, v_1TW.shape[1], -1, dim)
         if norms:
             q, k = modules["q_norm"](q.view(shape)), modules["k_norm"](k.view(shape))
-        query, key = ops.rotate(q, k, *position_embeddings)
+        if _alike(q, k, *position_embeddings):
+            query, key = ops.rotate(q, k, *position_embeddings)
+        else:
+            query, key = (_turned(x.view(shape), *position_embeddings) for x in (q, k))
         value = v_1TW.view(shape).transpose(1, 2)
         out_1THD, _ = batch_attention(
-            attention, query, key, value, attention_mask, scaling=scaling, **kwargs
+            self, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return modules["o_proj"](out_1THD.view(1, shape[1], -1)), None
 

@@ -134,8 +134,9 @@ class Int8Weights:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[..., I] to [..., O] of all layers."""
-        if self._last is not None and self._last[0] is x:
-            return self._last[1]
+        last = self._last  # read once: another thread may put its own there, or forget
+        if last is not None and last[0] is x:
+            return last[1]
         x_RI = x.reshape(-1, x.shape[-1])
         few, rows = self._few, x_RI.shape[0]
         if few is not None and 0 < rows <= few.most and int8_native.takes(x):

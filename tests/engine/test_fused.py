@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -357,6 +358,58 @@ def test_hooks_of_what_is_inside_are_called() -> None:
             module.register_forward_hook(lambda module, *_: seen.append(module))
         greedy(engine, prompt_of(5), 1)
     assert set(seen) == set(inside)
+
+
+@pytest.mark.parametrize("names", [("k_proj",), ("q_proj",), ("q_proj", "k_proj", "v_proj")])
+def test_a_projection_that_answers_in_another_dtype_is_rotated_in_it(names: Any) -> None:
+    """As an adapter that computes in float32 does: layer.c would read other numbers as its own."""
+    model = tiny_models.build("llama").to(torch.bfloat16)
+    prompt = prompt_of(70)
+    with engine_for(model) as engine:
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            for name in names:
+                attention._modules[name].register_forward_hook(lambda *given: given[2].float())
+            attention.o_proj.register_forward_pre_hook(lambda _, given: given[0].bfloat16())
+        states = engine._runner.hidden(prompt)
+        engine._runner._fused.undo()
+        plain = engine._runner.hidden(prompt)
+    assert (states - plain).abs().max() <= 0.1 * plain.abs().max()
+
+
+def test_a_copy_made_while_an_engine_owns_the_model_has_weights_of_its_own() -> None:
+    model, x = tiny_models.build("llama"), random(1, 3, 48)
+    with engine_for(model):
+        norm = copy.deepcopy(model.model.norm)
+        attention = copy.deepcopy(model.model.layers[0].self_attn)
+    norm.weight.data.zero_()
+    assert not norm(x).any() and model.model.norm(x).any()
+    assert vars(attention)["forward"].__self__ is attention
+
+
+def test_a_weight_that_takes_less_room_than_its_shape_is_read_by_torch() -> None:
+    model, x = tiny_models.build("llama"), random(1, 3, 48)
+    norm = model.model.norm
+    norm.weight = nn.Parameter(torch.tensor([2.0]).expand(48), requires_grad=False)
+    plain = norm(x)
+    with engine_for(model):
+        assert torch.equal(norm(x), plain)
+
+
+def test_rows_of_another_width_are_an_error_as_ever() -> None:
+    model = tiny_models.build("llama")
+    with engine_for(model), pytest.raises(RuntimeError, match="must match the size"):
+        model.model.norm(random(1, 3, 47))
+
+
+def test_a_model_is_given_back_whole_where_somebody_took_a_forward_off() -> None:
+    model = tiny_models.build("llama")
+    before = model.config._attn_implementation
+    engine = engine_for(model)
+    del vars(model.model.norm)["forward"]
+    engine.close()
+    assert not any("forward" in vars(each) for each in model.modules())
+    assert model.config._attn_implementation == before
 
 
 def test_without_the_library_the_model_computes_itself(monkeypatch: pytest.MonkeyPatch) -> None:

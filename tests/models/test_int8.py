@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from longctx.attention import cpu
 from longctx.models.int8 import (
     Int8Linear,
+    Int8Weights,
     filled_up,
     round_rows,
     round_weights,
@@ -106,6 +108,22 @@ def test_layers_side_by_side_compute_what_each_does_alone() -> None:
         one, other = rows_of(4), rows_of(4, seed=5)
         for at, x in ((2, one), (0, one), (0, other), (1, one)):  # in any order
             assert torch.equal(made[at](x), alone[at](x))
+
+
+def test_another_thread_may_forget_between_any_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = side_by_side([nn.Linear(64, 8) for _ in range(2)])
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    kept: list[Any] = [None]
+
+    def read(_: Int8Weights) -> Any:
+        found, kept[0] = kept[0], None  # the other thread, right behind this one's look
+        return found
+
+    last = property(read, lambda _, value: kept.__setitem__(0, value))
+    monkeypatch.setattr(Int8Weights, "_last", last, raising=False)
+    with torch.inference_mode():
+        first = layers[0](x)
+        assert torch.equal(layers[0](x), first)
 
 
 def test_no_rows_give_none() -> None:
