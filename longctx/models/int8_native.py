@@ -164,11 +164,11 @@ def few_rows(
     if isinstance(functions, str):
         return None
     layout = layout_of(*whole_OI.shape)
-    if layout is None or torch.ops.mkldnn._nbytes(packed) < _size(layout, *whole_OI.shape):
-        return None
-    if not functions.library.longctx_most_rows(layout, functions.level):
+    if layout is None or not functions.library.longctx_most_rows(layout, functions.level):
         return None
     address = torch.ops.mkldnn.data_ptr(packed)
+    if not _lies_so(layout, whole_OI, address, torch.ops.mkldnn._nbytes(packed)):
+        return None
     return FewRows(functions, layout, address, whole_OI, scale_O, bias_O)
 
 
@@ -208,8 +208,21 @@ def packed_as(layout: int, whole_OI: torch.Tensor) -> bytes:
     return blocks.permute(0, 2, 1, 3).contiguous().numpy().tobytes()
 
 
-def _size(layout: int, outputs: int, inputs: int) -> int:
-    return outputs * inputs if layout == BY_INPUT else _up(outputs) * _up(inputs)
+def _lies_so(layout: int, whole_OI: torch.Tensor, address: int, size: int) -> bool:
+    """Whether the first and the last of a layer's own weights are where the layout has them."""
+    outputs, inputs = whole_OI.shape
+    if layout == BY_INPUT:
+        parts = {0: whole_OI[:, :1], (inputs - 1) * outputs: whole_OI[:, -1:]}
+    else:
+        last = (outputs - 1) // _BLOCK * _BLOCK
+        parts = {0: whole_OI[:_BLOCK], last * _up(inputs): whole_OI[last:]}
+    for offset, part_OI in parts.items():
+        expected = packed_as(layout, part_OI)
+        if size < offset + len(expected):
+            return False
+        if ctypes.string_at(address + offset, len(expected)) != expected:
+            return False
+    return True
 
 
 def _up(size: int) -> int:

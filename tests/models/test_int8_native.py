@@ -203,6 +203,19 @@ def test_weights_in_another_layout_are_left_to_oneDNN(
 
 @needed
 @multiplies
+@pytest.mark.parametrize("shape", [(263, 253), (64, 64), (1, 70), (2100, 3)])
+def test_a_layers_own_weights_are_looked_at(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = int8_native.layout_of(*shape)
+    other = {BLOCKED: BY_INPUT, BY_INPUT: BLOCKED}[layout]  # type: ignore[index]
+    assert int8.Int8Weights([layer(*shape)])._few is not None
+    monkeypatch.setattr(int8_native, "layout_of", lambda *_: other)
+    assert int8.Int8Weights([layer(*shape)])._few is None
+
+
+@needed
+@multiplies
 def test_few_rows_do_not_go_through_oneDNN(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = layer(263, 253)
     weights, asked = int8.Int8Weights([plain]), list[int]()
