@@ -19,13 +19,13 @@ BELOW = ("longctx/models", "longctx/engine", "eval", "plots", "attention")
 @pytest.mark.slow  # each call of ours is looked at
 @pytest.mark.parametrize(
     ("granularity", "fewest_rooms", "most_stays", "most_climbs"),
-    [((), 50, 508, 4), (("--packages",), 10, 64, 9)],
+    [((), 50, 531, 4), (("--packages",), 10, 64, 9)],
     ids=["modules", "packages"],
 )
 def test_a_needle_run_goes_back_and_forth_no_more_than_it_does(
     granularity: tuple[str, ...], fewest_rooms: int, most_stays: int, most_climbs: int
 ) -> None:
-    """500 stays in 130 modules, 61 in 19 packages where this was measured; a machine with other
+    """523 stays in 132 modules, 61 in 19 packages where this was measured; a machine with other
     kernels may differ."""
     done = subprocess.run(
         [sys.executable, "tests/support/walk.py", "needle", *granularity],

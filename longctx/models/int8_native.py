@@ -30,7 +30,7 @@ _BLOCK = 64  # outputs and inputs of a block
 _SEEN = 16 * _BLOCK
 # Below so many bytes of weights, or numbers of rows, a second thread costs more than it saves.
 _ALONE = 1 << 18
-_AT_A_TIME = 1 << 20  # weights that are summed up at a time
+_AT_A_TIME = 1 << 16  # weights that are summed up at a time
 
 
 @dataclass(frozen=True)
