@@ -33,7 +33,7 @@ _ROUTERS = ("gate", "router", "shared_expert_gate")
 _SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 # Numbers in linear layers from which bytes are offered: below, small operations take the time.
 _PAYS_FROM = 50_000_000
-_TRIM_EVERY = 64 << 20
+_TRIM_EVERY = 4 << 20
 
 
 class LinearSizes(NamedTuple):
