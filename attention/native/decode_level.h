@@ -1,8 +1,9 @@
 /* decode.c in one instruction set: logits, weights, sums, and what a thread does. levels.h includes
    it. */
 
+/* Queries of a key head that are taken at once, at most: four keys' sums of each are registers. */
 #if LANES == 16
-#define HEADS 4
+#define HEADS 7
 #else
 #define HEADS 2
 #endif
@@ -121,19 +122,36 @@ TARGET ALWAYS void NAME(add_heads)(const char *values, int64_t pitch, int64_t co
             NAME(store)(sums + h * space + d + x * LANES, sum[h][x]);
 }
 
+/* How many queries of a group go together: as few times as can be, alike. */
+TARGET ALWAYS int64_t NAME(together)(int64_t group) {
+    int64_t parts = (group + HEADS - 1) / HEADS;
+    return (group + parts - 1) / parts;
+}
+
 /* A compiler keeps the sums in registers where it knows how many there are. */
-#if HEADS == 4
+#if HEADS == 7
 #define BY_HEADS(call, heads) \
     switch (heads) { \
     case 1: call(1); break; \
     case 2: call(2); break; \
     case 3: call(3); break; \
-    default: call(4); \
+    case 4: call(4); break; \
+    case 5: call(5); break; \
+    case 6: call(6); break; \
+    default: call(7); \
     }
 #else
 #define BY_HEADS(call, heads) \
     if ((heads) == 1) { call(1); } else { call(2); }
 #endif
+#define BY_TYPE(call, heads) \
+    if (type == F32) { \
+        BY_HEADS(call##_F32, heads) \
+    } else if (type == BF16) { \
+        BY_HEADS(call##_BF16, heads) \
+    } else { \
+        BY_HEADS(call##_I8, heads) \
+    }
 
 #define SCORE(type, heads) \
     NAME(score_heads)(key, type, h ? 0 : next, ahead_size, query + h * space, dim, heads, \
@@ -146,7 +164,7 @@ TARGET ALWAYS void NAME(add_heads)(const char *values, int64_t pitch, int64_t co
 TARGET static void NAME(score)(const char *keys, int64_t pitch, int64_t count, int64_t type,
                                const char *ahead, int64_t ahead_pitch, int64_t ahead_size,
                                const float *query, int64_t dim, int64_t group, float *into) {
-    int64_t space = padded(dim);
+    int64_t space = padded(dim), at_once = NAME(together)(group);
     for (int64_t j = 0; j < count; j += 4) {
         const char *key[4], *next[4];
         for (int i = 0; i < 4; i++) {
@@ -154,14 +172,9 @@ TARGET static void NAME(score)(const char *keys, int64_t pitch, int64_t count, i
             key[i] = keys + at * pitch;
             next[i] = ahead + at * ahead_pitch;
         }
-        for (int64_t h = 0; h < group; h += HEADS) {
-            if (type == F32) {
-                BY_HEADS(SCORE_F32, group - h)
-            } else if (type == BF16) {
-                BY_HEADS(SCORE_BF16, group - h)
-            } else {
-                BY_HEADS(SCORE_I8, group - h)
-            }
+        for (int64_t h = 0; h < group; h += at_once) {
+            int64_t now = least(at_once, group - h);
+            BY_TYPE(SCORE, now)
         }
         if (type == I8) {
             Four scales;
@@ -172,7 +185,7 @@ TARGET static void NAME(score)(const char *keys, int64_t pitch, int64_t count, i
 }
 
 #define ADD(type, heads, wide) \
-    NAME(add_heads)(values, pitch, count, type, ahead, ahead ? h / HEADS : count, every, \
+    NAME(add_heads)(values, pitch, count, type, ahead, ahead ? h / at_once : count, every, \
                     weights + h * PITCH, d, dim, heads, wide, sums + h * space)
 #define ADD_F32(heads) ADD(F32, heads, 4)
 #define ADD_BF16(heads) ADD(BF16, heads, 4)
@@ -183,7 +196,8 @@ TARGET static void NAME(score)(const char *keys, int64_t pitch, int64_t count, i
 TARGET static void NAME(add)(const char *values, int64_t pitch, int64_t count, int64_t type,
                              const char *ahead, float *weights, int64_t dim, int64_t group,
                              float *sums) {
-    int64_t space = padded(dim), every = (group + HEADS - 1) / HEADS, d = 0;
+    int64_t space = padded(dim), at_once = NAME(together)(group), d = 0;
+    int64_t every = (group + at_once - 1) / at_once;
     if (type == I8) { /* the weights are read here for the last time */
         float scales[TILE];
         for (int64_t j = 0; j < count; j++) scales[j] = scale_behind(values + j * pitch + dim);
@@ -191,24 +205,14 @@ TARGET static void NAME(add)(const char *values, int64_t pitch, int64_t count, i
             for (int64_t j = 0; j < count; j++) weights[h * PITCH + j] *= scales[j];
     }
     for (; d + 4 * LANES <= dim; d += 4 * LANES)
-        for (int64_t h = 0; h < group; h += HEADS) {
-            if (type == F32) {
-                BY_HEADS(ADD_F32, group - h)
-            } else if (type == BF16) {
-                BY_HEADS(ADD_BF16, group - h)
-            } else {
-                BY_HEADS(ADD_I8, group - h)
-            }
+        for (int64_t h = 0; h < group; h += at_once) {
+            int64_t now = least(at_once, group - h);
+            BY_TYPE(ADD, now)
         }
     for (; d < dim; d += LANES)
-        for (int64_t h = 0; h < group; h += HEADS) {
-            if (type == F32) {
-                BY_HEADS(ADD_ONE_F32, group - h)
-            } else if (type == BF16) {
-                BY_HEADS(ADD_ONE_BF16, group - h)
-            } else {
-                BY_HEADS(ADD_ONE_I8, group - h)
-            }
+        for (int64_t h = 0; h < group; h += at_once) {
+            int64_t now = least(at_once, group - h);
+            BY_TYPE(ADD_ONE, now)
         }
 }
 
@@ -378,6 +382,7 @@ TARGET static void NAME(work)(void *argument) {
 
 #undef HEADS
 #undef BY_HEADS
+#undef BY_TYPE
 #undef SCORE
 #undef SCORE_F32
 #undef SCORE_BF16

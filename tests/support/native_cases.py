@@ -18,8 +18,10 @@ from longctx.attention.step import Run, StepPlan, StepRow, attend_step, plan_ste
 
 LOADED = library.load()
 REFERENCE = kernels.get("reference")
-# HEADS, KV_HEADS, DIM: groups of 1 to 8, head dims that are no multiple of a register too.
+# HEADS, KV_HEADS, DIM: groups that go at once and in equal and unequal parts, head dims that are no
+# multiple of a register too.
 SHAPES = [(4, 4, 64), (9, 3, 64), (14, 2, 64), (28, 4, 128), (8, 1, 32), (6, 2, 80), (10, 2, 18)]
+SHAPES += [(12, 2, 64), (16, 1, 48)]
 FLOAT32 = torch.float32
 
 
