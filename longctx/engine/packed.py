@@ -7,6 +7,7 @@ what it was; unpack() puts the same numbers back. The model's code calls the sam
 
 from __future__ import annotations
 
+import types
 from collections import Counter
 from typing import Any
 
@@ -82,22 +83,23 @@ class PackedLinears:
         compute, bias, features = _linear(), layer.bias, layer.in_features
         weight, plain = layer.weight, nn.functional.linear
 
-        def forward(x: torch.Tensor) -> Any:
+        def forward(self: nn.Linear, x: torch.Tensor) -> Any:
             rows = x.numel() // features
-            if rows and rows % WHOLE_ROWS == 0:
+            # A deep copy of the layer has a weight of its own, which is not the packed one.
+            if rows and rows % WHOLE_ROWS == 0 and self.weight is weight:
                 return compute(x, packed, bias, "none", [], "")
-            return plain(x, weight, bias)
+            return plain(x, self.weight, self.bias)
 
         self._beside.append(layer)
-        layer.__dict__["forward"] = forward
+        layer.__dict__["forward"] = types.MethodType(forward, layer)
 
     def unpack(self) -> None:
         """The layers as they were, bit for bit, the same parameters included."""
         while self._beside:
-            del self._beside.pop().__dict__["forward"]
+            self._beside.pop().__dict__.pop("forward", None)  # somebody may have taken it off
         while self._layers:
             layer, parameter, packed = self._layers.pop()
-            del layer.__dict__["forward"]
+            layer.__dict__.pop("forward", None)
             parameter.data = packed.to_dense()
             layer.weight = parameter
 

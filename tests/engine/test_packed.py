@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -124,6 +125,30 @@ def test_unpacking_gives_the_parameters_back_bit_for_bit() -> None:
         assert torch.equal(parameter, before[name]) and parameter.requires_grad
     assert all("forward" not in vars(layer) for layer in model.values())
     assert len(packed) == 0
+
+
+def test_a_copy_of_a_small_layer_computes_with_a_weight_of_its_own() -> None:
+    layer = nn.Linear(48, 40)
+    packed = PackedLinears(nn.ModuleList([layer]))
+    copied = copy.deepcopy(layer)
+    with torch.no_grad():
+        copied.weight.zero_()
+        copied.bias.zero_()
+        for rows in (1, packed_linears.WHOLE_ROWS):
+            x = torch.ones(1, rows, 48)
+            assert not copied(x).any() and layer(x).any()
+    packed.unpack()
+
+
+def test_unpacking_goes_on_where_somebody_took_a_forward_off() -> None:
+    model = layers("biased", "plain")
+    model["small"] = nn.Linear(48, 40)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    packed = PackedLinears(model)
+    for layer in model.values():
+        vars(layer).pop("forward", None)
+    packed.unpack()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
 def test_what_is_shared_wrapped_or_of_another_kind_is_left_alone() -> None:
